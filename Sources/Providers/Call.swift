@@ -1,0 +1,44 @@
+/// What an app may ask of a model. The raw values are those of `ai.generations.kind`.
+package enum CallKind: String, Sendable, CaseIterable {
+  case chat
+  case embedding
+}
+
+/// One attempt at one provider, as `ai.worker_claim()` hands it out: everything a dialect needs to
+/// write the request, and nothing it would have to decide.
+package struct Call: Sendable {
+  package var kind: CallKind
+  /// Name of the wire protocol: `openai`, `anthropic` or `local`.
+  package var dialect: String
+  /// Scheme, authority and path prefix without a trailing slash, such as `https://api.openai.com/v1`.
+  package var baseURL: String
+  /// The value of the provider's secret; nil where the provider needs none.
+  package var secret: String?
+  /// Headers of the provider's row, sent as they are, after the dialect's own.
+  package var headers: [String: String]
+  /// The model's name on the wire.
+  package var model: String
+  /// Whether the answer is to be streamed. Always false for embeddings.
+  package var stream: Bool
+  /// `{"messages": [...], "params": {...}}` for a chat (OpenAI's chat form), or
+  /// `{"input": "...", "params": {...}}` for an embedding. UTF-8 JSON, as PostgreSQL printed it.
+  package var request: [UInt8]
+  /// Options of the provider merged with those of the model, such as
+  /// `{"anthropic_version": "2023-06-01"}`. UTF-8 JSON object.
+  package var options: [UInt8]
+
+  package init(
+    kind: CallKind, dialect: String, baseURL: String, secret: String?, headers: [String: String],
+    model: String, stream: Bool, request: [UInt8], options: [UInt8]
+  ) {
+    self.kind = kind
+    self.dialect = dialect
+    self.baseURL = baseURL
+    self.secret = secret
+    self.headers = headers
+    self.model = model
+    self.stream = stream
+    self.request = request
+    self.options = options
+  }
+}

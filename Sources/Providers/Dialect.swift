@@ -1,0 +1,73 @@
+/// An HTTP request, ready to be sent.
+package struct ProviderRequest: Sendable {
+  package var method = "POST"
+  package var url: String
+  package var headers: [(name: String, value: String)]
+  package var body: [UInt8]
+
+  package init(url: String, headers: [(name: String, value: String)], body: [UInt8]) {
+    self.url = url
+    self.headers = headers
+    self.body = body
+  }
+}
+
+/// Status and headers of a response. Header names are lower case; of repeated ones the last counts.
+package struct ResponseHead: Sendable {
+  package var status: Int
+  package var headers: [String: String]
+
+  package init(status: Int, headers: [String: String]) {
+    self.status = status
+    self.headers = headers
+  }
+}
+
+/// How a body is cut into the units that `ResponseReader.receive` takes.
+package enum Framing: Sendable {
+  /// Server-sent events: one unit an event.
+  case events
+  /// Newline-delimited JSON: one unit a line.
+  case lines
+  /// The body as one unit, when it is complete (or as far as it came).
+  case whole
+}
+
+/// How the transfer ended, as far as the transport can tell.
+package enum TransferEnd: Sendable {
+  /// The response was complete by the rules of HTTP.
+  case complete
+  /// It was not: one of `connect`, `timeout`, `reset`, `truncated`, `tooLarge`, with words for people.
+  case broken(Failure.Signal, String)
+}
+
+/// Reads one response. A pure state machine: no I/O, no clock but the one given for HTTP dates.
+/// Calls come in the order `head`, `receive`*, `finish`; `finish` alone where no response came.
+package protocol ResponseReader: Sendable {
+  /// Takes status and headers; gives the framing of the body.
+  mutating func head(_ head: ResponseHead) -> Framing
+
+  /// Takes one unit: the SSE event's name (nil where it had none) and data, a line, or the whole body.
+  /// Gives the text that became visible by it, "" where none did. Never fails: what cannot be
+  /// understood is kept for `finish` to report.
+  mutating func receive(event: String?, data: [UInt8]) -> String
+
+  /// True once the protocol's own terminal marker was seen: the transfer may be ended early.
+  var isComplete: Bool { get }
+
+  /// Gives the result.
+  mutating func finish(_ end: TransferEnd) -> Outcome
+}
+
+/// A wire protocol: how a call is written, how its answer is read.
+package protocol Dialect: Sendable {
+  /// The name in `ai.providers.dialect`.
+  static var name: String { get }
+
+  /// Gives the request for `call`; throws a `Failure` with signal `unsendable` where the call
+  /// cannot be said in this protocol.
+  static func request(for call: Call) throws(Failure) -> ProviderRequest
+
+  /// A fresh reader for the response to `call`.
+  static func reader(for call: Call) -> any ResponseReader
+}

@@ -1,0 +1,85 @@
+/// Tokens of one call, as totals that include their parts, whatever the provider's own convention:
+/// `cacheRead + cacheWrite + cacheWrite1h ≤ input`, `reasoning ≤ output`.
+package struct Usage: Sendable, Equatable {
+  /// All input tokens: uncached, read from a prompt cache and written to one.
+  package var input = 0
+  package var cacheRead = 0
+  /// Written to a prompt cache at the provider's default lifetime.
+  package var cacheWrite = 0
+  /// Written to a prompt cache with the one-hour lifetime (Anthropic's `ephemeral_1h`).
+  package var cacheWrite1h = 0
+  /// All output tokens, reasoning included.
+  package var output = 0
+  package var reasoning = 0
+
+  package init() {}
+}
+
+/// A whole answer.
+package struct Reply: Sendable {
+  /// The text; empty where the model only called tools.
+  package var output = ""
+  /// The assistant message in OpenAI's form (`role`, `content`, `tool_calls`, …) as UTF-8 JSON; nil for embeddings.
+  package var message: [UInt8]?
+  /// The vector of an embedding.
+  package var embedding: [Float]?
+  /// OpenAI's vocabulary: `stop`, `length`, `tool_calls`, `content_filter`; nil for embeddings.
+  package var finishReason: String?
+  /// nil where the provider reported none; the books then carry an estimate, marked as one.
+  package var usage: Usage?
+  /// The model's name as the provider returned it.
+  package var model: String?
+  package var serviceTier: String?
+  package var requestID: String?
+
+  package init() {}
+}
+
+/// Why a call gave no whole answer. It is a description, never a decision: what follows from it is
+/// a row of `ai.retry_rules`.
+package struct Failure: Sendable, Error {
+  /// What was seen. The raw values are those of `ai.retry_rules.signal`.
+  package enum Signal: String, Sendable, CaseIterable {
+    /// Nothing reached the provider: DNS, connection refused, TLS.
+    case connect
+    /// The provider answered with an HTTP status that is not 2xx.
+    case http
+    /// An error object inside a 2xx answer or stream.
+    case embeddedError = "embedded_error"
+    /// The stream or body ended before its terminal marker.
+    case truncated
+    /// A 2xx body that is not what the protocol says (malformed JSON, an HTML page).
+    case malformed
+    /// A 2xx answer without a body.
+    case empty
+    /// Time ran out: no connection progress, a stall, or the call's whole time.
+    case timeout
+    /// The connection broke.
+    case reset
+    /// The answer exceeded the size limit.
+    case tooLarge = "too_large"
+    /// The call cannot be written in this dialect, or its secret is missing.
+    case unsendable
+  }
+  package var signal: Signal
+  package var httpStatus: Int?
+  /// The provider's own words for it: OpenAI `error.type`/`error.code`, Anthropic `error.type`/`details.error_code`.
+  package var type: String?
+  package var code: String?
+  /// For people. At most 1,000 characters, without secrets; may quote the provider.
+  package var message: String
+  /// From `retry-after-ms`, `retry-after` (seconds or HTTP date), in that order of precedence.
+  package var retryAfterMilliseconds: Int?
+  /// The provider's `x-should-retry`, where sent.
+  package var shouldRetry: Bool?
+  package var requestID: String?
+  /// What arrived before it failed: text, usage, model as far as known.
+  package var partial: Reply?
+
+  package init(_ signal: Signal, message: String) {
+    self.signal = signal
+    self.message = message
+  }
+}
+
+package typealias Outcome = Result<Reply, Failure>
