@@ -1,0 +1,178 @@
+internal import CLibpq
+import Synchronization
+
+/// One session of a PostgreSQL server.
+///
+/// Statements run one after the other, in the order of their calls, on a thread of the connection's
+/// own. Nothing inside suspends, so a second call never comes between the parts of a first one.
+///
+/// When the server goes away, the statement under way and all later ones throw `.connection`; open
+/// another connection. Cancelling a Swift task does not cancel its statement: `cancel()` does.
+package actor Connection {
+  private nonisolated let executor: ThreadExecutor
+  private nonisolated let canceller = Mutex<CancelHandle?>(nil)
+  private var handle: ConnectionHandle?
+  private var statements = StatementCache()
+
+  package nonisolated var unownedExecutor: UnownedSerialExecutor {
+    executor.asUnownedSerialExecutor()
+  }
+
+  /// Connects with libpq's rules.
+  ///
+  /// - Parameters:
+  ///   - conninfo: a `postgresql://` URI, `key=value` pairs, a database name, or `""` for the
+  ///     environment's (`PGHOST`, …). Without `connect_timeout` connecting may take five seconds a host.
+  ///   - applicationName: shown in `pg_stat_activity` where neither `conninfo` nor `PGAPPNAME` says
+  ///     otherwise.
+  /// - Throws: `.connection`; the message never holds the password.
+  package static func open(
+    _ conninfo: String, applicationName: String
+  ) async throws(PostgresError) -> Connection {
+    let connection = Connection(executor: try ThreadExecutor())
+    try await connection.connect(conninfo, applicationName)
+    return connection
+  }
+
+  private init(executor: ThreadExecutor) { self.executor = executor }
+
+  deinit { executor.stop() }
+
+  private func connect(_ conninfo: String, _ applicationName: String) throws(PostgresError) {
+    let opened = try ConnectionHandle(opening: conninfo, applicationName: applicationName)
+    let cancel = CancelHandle(opened.pointer)
+    canceller.withLock { $0 = cancel }
+    handle = consume opened
+  }
+
+  /// The server's process, as in `pg_stat_activity.pid`; nil after `close()`.
+  package var processID: Int32? {
+    guard let pointer = try? live() else { return nil }
+    return PQbackendPID(pointer)
+  }
+
+  /// The server's version as a number, such as 180004; nil after `close()`.
+  package var serverVersion: Int32? {
+    guard let pointer = try? live() else { return nil }
+    return PQserverVersion(pointer)
+  }
+
+  /// Whether the session is inside a transaction block, a failed one included.
+  package var isInTransaction: Bool {
+    guard let pointer = try? live() else { return false }
+    let status = PQtransactionStatus(pointer)
+    return status == PQTRANS_INTRANS || status == PQTRANS_INERROR
+  }
+
+  /// Runs one statement of the extended protocol, prepared at its first use.
+  ///
+  /// - Parameters:
+  ///   - sql: one statement with `$1`, `$2`, …. Its text is the key of the prepared statement, so it
+  ///     must come from a bounded set: values belong into `parameters`.
+  ///   - parameters: in text form, nil for NULL. Their types are inferred by the server.
+  /// - Throws: `.server`, `.connection`, `.input` for a NUL character, `.unsupported` for COPY.
+  @discardableResult
+  package func query(
+    _ sql: String, _ parameters: [String?] = []
+  ) throws(PostgresError) -> QueryResult {
+    let pointer = try live()
+    guard let cached = statements[sql] else {
+      return try execute(prepare(sql, on: pointer), parameters, on: pointer)
+    }
+    do {
+      return try execute(cached, parameters, on: pointer)
+    } catch {
+      // A statement that was prepared before an upgrade of the schema (0A000, "cached plan must not
+      // change result type") or before DISCARD (26000) has done nothing yet and may run again.
+      guard error.sqlState == "0A000" || error.sqlState == "26000",
+        PQtransactionStatus(pointer) == PQTRANS_IDLE
+      else { throw error }
+      statements.removeAll()
+      _ = try run(on: pointer) { PQsendQuery(pointer, "deallocate all") }
+      return try execute(prepare(sql, on: pointer), parameters, on: pointer)
+    }
+  }
+
+  /// Runs any number of statements of the simple protocol: one transaction, unless they say otherwise.
+  ///
+  /// - Throws: as `query`; `position` counts the characters of `sql`.
+  package func script(_ sql: String) throws(PostgresError) {
+    let pointer = try live()
+    try checkNUL(sql)
+    _ = try run(on: pointer) { PQsendQuery(pointer, sql) }
+  }
+
+  /// Asks the server to cancel the statement under way, which then throws SQLSTATE 57014.
+  ///
+  /// From any thread, at any time; blocks until the server has taken the request. A request that comes
+  /// when nothing runs has no effect, one that comes late may hit the next statement.
+  package nonisolated func cancel() {
+    _ = canceller.withLock { $0 }?.send()
+  }
+
+  /// Ends the session, after the statements called before. What is called later throws `.connection`.
+  package func close() {
+    canceller.withLock { $0 = nil }
+    handle = nil
+    statements.removeAll()
+  }
+}
+
+extension Connection {
+  private func live() throws(PostgresError) -> OpaquePointer {
+    guard let pointer = handle?.pointer else {
+      throw PostgresError(.connection, "the connection is closed")
+    }
+    return pointer
+  }
+
+  private func prepare(
+    _ sql: String, on pointer: OpaquePointer
+  ) throws(PostgresError) -> String {
+    try checkNUL(sql)
+    if statements.isFull {
+      statements.removeAll()
+      _ = try run(on: pointer) { PQsendQuery(pointer, "deallocate all") }
+    }
+    let name = statements.nextName()
+    _ = try run(on: pointer) { PQsendPrepare(pointer, name, sql, 0, nil) }
+    statements[sql] = name
+    return name
+  }
+
+  private func execute(
+    _ name: String, _ parameters: [String?], on pointer: OpaquePointer
+  ) throws(PostgresError) -> QueryResult {
+    let outcome = withCStrings(parameters) { values in
+      PQsendQueryPrepared(pointer, name, Int32(parameters.count), values, nil, nil, 0)
+    }
+    switch outcome {
+    case .sent(let status): return try run(on: pointer) { status }
+    case .containsNUL(let number):
+      throw PostgresError(.input, "parameter $\(number) contains a NUL character")
+    }
+  }
+
+  /// Sends, and waits for the end of the answer.
+  private func run(
+    on pointer: OpaquePointer, _ send: () -> Int32
+  ) throws(PostgresError) -> QueryResult {
+    guard send() == 1 else {
+      throw PostgresError(
+        PQstatus(pointer) == CONNECTION_OK ? .input : .connection, connection: pointer)
+    }
+    var answer = Answer()
+    while let result = PQgetResult(pointer) {
+      answer.take(ResultHandle(pointer: result), from: pointer)
+    }
+    // Nobody listens here; libpq would keep what a stray LISTEN brings.
+    while let notification = PQnotifies(pointer) { PQfreemem(notification) }
+    return try answer.finish(connectionIsGood: PQstatus(pointer) == CONNECTION_OK)
+  }
+
+  private func checkNUL(_ sql: String) throws(PostgresError) {
+    guard !sql.utf8.contains(0) else {
+      throw PostgresError(.input, "the statement contains a NUL character")
+    }
+  }
+}
