@@ -1,0 +1,2 @@
+-- Signatures that earlier versions had and this one has not. Runs before everything else, because `create or replace`
+-- can neither rename a parameter nor change a return type. Nothing yet.

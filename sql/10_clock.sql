@@ -1,0 +1,27 @@
+-- Time, in one place, so that tests can move it.
+
+-- The start of the caller's statement. A session whose login role is a member of ai_tester, a role that only tests
+-- make, may shift it by the setting ai.clock_offset; anybody else's setting is ignored.
+create or replace function ai.shifted_now() returns timestamptz
+language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from pg_roles where rolname = 'ai_tester') and pg_has_role(session_user, 'ai_tester', 'member') then
+    return statement_timestamp() + current_setting('ai.clock_offset')::interval;
+  end if;
+  return statement_timestamp();
+end
+$$;
+comment on function ai.shifted_now() is 'The clock with the offset that a tester may set. Call ai.now().';
+revoke execute on function ai.shifted_now() from public;
+
+-- No SET clause, so that it is inlined.
+create or replace function ai.now() returns timestamptz
+language sql stable parallel safe security invoker
+as $$
+  select case when coalesce(pg_catalog.current_setting('ai.clock_offset', true), '') = ''
+              then pg_catalog.statement_timestamp() else ai.shifted_now() end
+$$;
+comment on function ai.now() is 'The clock of every state machine: the start of the statement.';
+revoke execute on function ai.now() from public;

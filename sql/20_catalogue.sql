@@ -1,0 +1,110 @@
+-- Which model answers, and what tokens cost.
+
+-- The model to call: the named one, or the p_target-th of the profile's route; null where there is none.
+-- A tenant's own model or route goes before the shared one of the same name.
+create or replace function ai.target_model(p_tenant uuid, p_kind text, p_model text, p_profile text, p_target integer)
+returns bigint
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_model is not null and p_target = 1 then
+      (select m.id from ai.models m join ai.providers p on p.id = m.provider_id and p.enabled
+        where m.name = p_model and m.kind = p_kind and m.enabled and (m.tenant_id = p_tenant or m.tenant_id is null)
+        order by m.tenant_id nulls last limit 1)
+    when p_model is null then
+      (select m.id
+         from ai.routes r
+         join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind
+         join ai.providers p on p.id = m.provider_id and p.enabled
+        where r.profile = p_profile and r.kind = p_kind and r.enabled
+          and r.tenant_id is not distinct from
+              (select case when exists (select from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind)
+                           then p_tenant end)
+        order by r.position offset p_target - 1 limit 1)
+  end
+$$;
+comment on function ai.target_model(uuid, text, text, text, integer) is
+  'Id of the model that answers: by name, or the n-th target (from 1) of a profile''s route. Null: none.';
+revoke execute on function ai.target_model(uuid, text, text, text, integer) from public;
+
+-- Tokens are given as totals that include their parts. Money is never rounded: the factor is a multiplication by
+-- 0.000001, because a division of numeric chooses a scale and may lose digits.
+--   uncached input = input - cached - cache_write - cache_write_1h
+--   a rate that is missing is that of: cached, cache_write -> input; cache_write_1h -> cache_write; reasoning -> output
+create or replace function ai.token_cost(
+  p_rates jsonb, p_input bigint, p_cached bigint, p_cache_write bigint, p_cache_write_1h bigint, p_output bigint, p_reasoning bigint)
+returns numeric
+language sql immutable parallel safe security invoker
+as $$
+  select 0.000001 * (
+      (p_input - p_cached - p_cache_write - p_cache_write_1h) * coalesce((p_rates ->> 'input')::numeric, 0)
+    + p_cached         * coalesce((p_rates ->> 'cache_read')::numeric, (p_rates ->> 'input')::numeric, 0)
+    + p_cache_write    * coalesce((p_rates ->> 'cache_write')::numeric, (p_rates ->> 'input')::numeric, 0)
+    + p_cache_write_1h * coalesce((p_rates ->> 'cache_write_1h')::numeric, (p_rates ->> 'cache_write')::numeric, (p_rates ->> 'input')::numeric, 0)
+    + (p_output - p_reasoning) * coalesce((p_rates ->> 'output')::numeric, 0)
+    + p_reasoning      * coalesce((p_rates ->> 'reasoning')::numeric, (p_rates ->> 'output')::numeric, 0))
+$$;
+comment on function ai.token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint) is
+  'What tokens cost by the rates of one price version (per million tokens), exact. Totals include their parts.';
+revoke execute on function ai.token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint) from public;
+grant execute on function ai.token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint) to ai_user, ai_monitor;
+
+-- Keeps the versions of a price without gap or overlap, and the past as it was: a new version ends the one before it;
+-- the rates of a version that has begun are never changed. Raises PT400, PT409. Locks the model's row, so that two
+-- new versions of one model follow each other.
+create or replace function ai.version_price() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_class text;
+begin
+  for v_class in select key from jsonb_each(new.rates)
+                  where key not in ('input', 'cache_read', 'cache_write', 'cache_write_1h', 'output', 'reasoning')
+                     or jsonb_typeof(value) <> 'number' or (value #>> '{}')::numeric < 0 loop
+    raise exception 'the rate "%" is not one of a token class, or not a number from 0', v_class
+      using errcode = 'PT400', hint = 'Classes: input, cache_read, cache_write, cache_write_1h, output, reasoning; money per million tokens.';
+  end loop;
+  if not new.rates ? 'input' or (not new.rates ? 'output' and (select kind from ai.models where id = new.model_id) = 'chat') then
+    raise exception 'a price needs rates for input and, unless the model embeds, output' using errcode = 'PT400';
+  end if;
+  if tg_op = 'UPDATE' then
+    if (new.rates, new.currency, new.model_id, new.valid_from) is distinct from (old.rates, old.currency, old.model_id, old.valid_from) then
+      raise exception 'a price version is not changed, it is replaced'
+        using errcode = 'PT409', hint = 'Insert a new row with its valid_from; this one ends there by itself.';
+    end if;
+    return new;
+  end if;
+  perform from ai.models where id = new.model_id for no key update;
+  if exists (select from ai.prices p where p.model_id = new.model_id and p.valid_from > new.valid_from) then
+    raise exception 'a later price version exists already'
+      using errcode = 'PT409', detail = 'Versions are added at the end: the past stays as it was billed.';
+  end if;
+  update ai.prices p set valid_to = new.valid_from
+   where p.model_id = new.model_id and p.valid_from < new.valid_from and p.valid_to > new.valid_from;
+  return new;
+end
+$$;
+comment on function ai.version_price() is 'Trigger: a new price version ends the one before; versions that began are not changed.';
+revoke execute on function ai.version_price() from public;
+
+-- objects
+
+create or replace trigger version_price before insert or update on ai.prices
+  for each row execute function ai.version_price();
+
+drop policy if exists visible on ai.providers;
+create policy visible on ai.providers for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+drop policy if exists visible on ai.models;
+create policy visible on ai.models for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+drop policy if exists visible on ai.routes;
+create policy visible on ai.routes for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+drop policy if exists visible on ai.prices;
+create policy visible on ai.prices for select to ai_user using (exists (select from ai.models m where m.id = model_id));
+drop policy if exists visible on ai.retry_rules;
+create policy visible on ai.retry_rules for select to ai_user using (true);
+
+-- base_url, headers and the name of the secret are the operator's business.
+grant select (id, tenant_id, name, dialect, enabled, created_at) on ai.providers to ai_user;
+grant select on ai.models, ai.routes, ai.prices, ai.retry_rules to ai_user;

@@ -1,0 +1,80 @@
+-- A worker's life: it registers, says that it lives, sleeps and wakes, stops. docs/worker-protocol.md is the contract.
+
+-- Registers a worker. Raises PT409 where worker and schema do not speak the same protocol.
+create or replace function ai.worker_register(p_name text, p_version text, p_protocol integer)
+returns table (worker_id uuid, channel text, heartbeat_ms integer, maintain_ms integer, publish_ms integer)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_protocol constant integer := 1;
+  v_id       uuid := ai.uuid_v7();
+begin
+  if p_protocol is distinct from c_protocol then
+    raise exception 'worker and schema do not speak the same protocol'
+      using errcode = 'PT409',
+            detail = format('The worker (version %s) speaks protocol %s, the schema speaks %s.', p_version, p_protocol, c_protocol),
+            hint = case when p_protocol < c_protocol then 'Upgrade the worker.' else 'Upgrade the schema: martlet migrate' end;
+  end if;
+  insert into ai.workers (id, name, version, protocol, channel, started_at, heartbeat_at)
+  values (v_id, p_name, p_version, p_protocol, 'ai_worker_' || replace(v_id::text, '-', ''), ai.now(), ai.now());
+  return query
+    select v_id, 'ai_worker_' || replace(v_id::text, '-', ''), s.heartbeat_ms, s.maintain_ms, s.publish_ms from ai.settings s;
+end
+$$;
+comment on function ai.worker_register(text, text, integer) is 'Makes a worker known. Gives its id, the channel of its cancellations, and its rhythms.';
+
+-- Updates one row. False: another worker declared this one dead; it must abort everything and register again.
+create or replace function ai.worker_heartbeat(p_worker uuid) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update ai.workers w set heartbeat_at = ai.now() where w.id = p_worker and w.ended_at is null;
+  return found;
+end
+$$;
+comment on function ai.worker_heartbeat(uuid) is 'Says that a worker lives; false if it was declared dead meanwhile.';
+
+-- Waits until no insert is in flight, then holds the handshake lock on this session until ai.worker_wake(). Blocks as
+-- long as the longest inserting transaction: on a connection of its own.
+create or replace function ai.worker_sleep() returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_advisory_lock(1634300001, 0);
+end
+$$;
+comment on function ai.worker_sleep() is 'Takes the handshake lock: from now on every insert notifies ai_work.';
+
+create or replace function ai.worker_wake() returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_advisory_unlock(1634300001, 0);
+end
+$$;
+comment on function ai.worker_wake() is 'Lets the handshake lock go: inserts stop notifying.';
+
+-- What ai.cancel() asks this worker to abort.
+create or replace function ai.worker_cancellations(p_worker uuid)
+returns table (generation_id uuid, attempt integer)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select l.generation_id, l.attempt::integer from ai.leases l where l.worker_id = p_worker and l.cancel_requested_at is not null
+$$;
+comment on function ai.worker_cancellations(uuid) is 'Attempts of this worker that an app has cancelled.';
+
+revoke execute on function ai.worker_register(text, text, integer), ai.worker_heartbeat(uuid), ai.worker_sleep(), ai.worker_wake(),
+  ai.worker_cancellations(uuid) from public;
+grant execute on function ai.worker_register(text, text, integer), ai.worker_heartbeat(uuid), ai.worker_sleep(), ai.worker_wake(),
+  ai.worker_cancellations(uuid) to ai_worker;
+
+-- objects
+
+grant select on ai.workers to ai_monitor;
+drop policy if exists visible on ai.workers;
+create policy visible on ai.workers for select to ai_monitor using (true);
