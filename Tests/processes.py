@@ -1,0 +1,105 @@
+"""The real `martlet` processes that tests start, stop, freeze and kill."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import waiting
+
+
+def flags(options: Mapping[str, object]) -> list[str]:
+    """Command-line flags: `once=True` is `--once`, `grace_ms=5` is `--grace-ms 5`, None and False are left out."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        arguments.append("--" + name.replace("_", "-"))
+        if value is not True:
+            arguments.append(str(value))
+    return arguments
+
+
+class Process:
+    """A process whose output goes to a file."""
+
+    def __init__(self, command: Iterable[object], log: Path, env: Mapping[str, str]) -> None:
+        self.command = [str(part) for part in command]
+        self.log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env}
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def text(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait(self, seconds: float = 60) -> int:
+        """Waits for its end and returns its exit code (negative: the signal that ended it)."""
+        return self._process.wait(seconds)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def terminate(self, seconds: float = 60) -> int:
+        """Asks it to stop (SIGTERM) and waits until it has."""
+        self.signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def kill(self) -> None:
+        """Kills it (SIGKILL): it gets no chance to tidy up."""
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def says(self, text: str, seconds: float = 30) -> str:
+        """Waits until `text` is in its output; fails at once if it ends without."""
+
+        def said() -> str | None:
+            running = self.running
+            output = self.text
+            if text in output:
+                return output
+            assert running, f"{self.command} ended with {self._process.returncode} without saying {text!r}:\n{output}"
+            return None
+
+        return waiting.until(said, f"{text!r} in {self.log}", seconds)
+
+
+class Simulator(Process):
+    """`martlet simulate`, on a port of its own."""
+
+    base_url: str
+
+    def announced_url(self, seconds: float = 30) -> str:
+        """Waits until it says where it listens, and returns that address without a path."""
+
+        def address() -> str | None:
+            found = re.search(r"http://[0-9.]+:[0-9]+", self.text)
+            assert found or self.running, f"the simulator ended at once:\n{self.text}"
+            return found.group() if found else None
+
+        return waiting.until(address, "the simulator's address", seconds)
+
+
+class Worker(Process):
+    """`martlet work`."""
