@@ -1,0 +1,324 @@
+import CCurl
+import Glibc
+
+/// One libcurl easy handle and the transfer it runs at the moment; used again for the next one.
+/// Confined to the transfer thread.
+final class Exchange {
+  let easy: UnsafeMutableRawPointer
+  private let errorText: UnsafeMutablePointer<CChar>
+  /// libcurl reads the request's body from here while it sends: no Swift array stays put for that.
+  private var bodyCopy = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+  private var headerList: UnsafeMutablePointer<curl_slist>?
+
+  private(set) var id = TransferID(number: 0)
+  var sink: (any TransferSink)?
+  /// Called within `receive` when the sink has enough.
+  var onEarlyEnd: ((Exchange) -> Void)?
+  var drainUntil: UInt64 = 0
+  private(set) var isDraining = false
+
+  private var started: UInt64 = 0
+  private var firstByte: UInt64?
+  private var headers: [String: String] = [:]
+  private var headIsDone = false
+  private var headerBytes = 0
+  private var bodyBytes = 0
+  private var requestBytes = 0
+  private var limits = (header: 0, body: 0)
+  private var attempts = 0
+  private var mayHaveSentAll = false
+  /// Why a callback stopped the transfer.
+  private var fault: TransferFailure?
+
+  private static let keptBodyCapacity = 64 << 10
+  private static let drainBytes = 64 << 10
+
+  init?() {
+    guard let easy = curl_easy_init() else { return nil }
+    self.easy = easy
+    errorText = .allocate(capacity: Int(CURL_ERROR_SIZE))
+    errorText.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
+  }
+
+  deinit {
+    curl_easy_cleanup(easy)
+    curl_slist_free_all(headerList)
+    bodyCopy.deallocate()
+    errorText.deallocate()
+  }
+
+  /// Sets the handle up. Gives the reason where the request cannot be sent.
+  func prepare(
+    _ request: HTTPRequest, id: TransferID, sink: any TransferSink, at time: UInt64,
+    _ configuration: TransferPool.Configuration
+  ) -> String? {
+    if let problem = request.problem { return problem }
+    self.id = id
+    self.sink = sink
+    started = time
+    limits = (request.maxHeaderBytes, request.maxResponseBytes)
+    requestBytes = request.body.count
+    errorText[0] = 0
+
+    set(CURLOPT_PRIVATE, Unmanaged.passUnretained(self).toOpaque())
+    set(CURLOPT_ERRORBUFFER, errorText)
+    set(CURLOPT_NOSIGNAL, 1)
+    // Aborting a transfer must not wait for a name lookup that hangs.
+    set(CURLOPT_QUICK_EXIT, 1)
+    set(CURLOPT_PROTOCOLS_STR, "http,https")
+    set(CURLOPT_FOLLOWLOCATION, 0)
+    // With HTTP/1.1 a cancelled transfer closes its own connection, and what left is known exactly.
+    set(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1)
+    set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
+    set(CURLOPT_TCP_NODELAY, 1)
+    set(CURLOPT_TCP_KEEPALIVE, 1)
+    set(CURLOPT_MAXAGE_CONN, configuration.keptConnectionAge)
+    set(CURLOPT_SSL_VERIFYPEER, 1)
+    set(CURLOPT_SSL_VERIFYHOST, 2)
+    if let file = configuration.certificateAuthorities { set(CURLOPT_CAINFO, file) }
+
+    set(CURLOPT_CONNECTTIMEOUT_MS, max(1, request.connectTimeout))
+    set(CURLOPT_TIMEOUT_MS, max(0, request.totalTimeout))
+    if request.stallTimeout > 0 {
+      set(CURLOPT_LOW_SPEED_LIMIT, 1)
+      set(CURLOPT_LOW_SPEED_TIME, (request.stallTimeout + 999) / 1000)
+    }
+    if request.acceptsCompression { set(CURLOPT_ACCEPT_ENCODING, "") }
+
+    let context = Unmanaged.passUnretained(self).toOpaque()
+    martlet_curl_set_data_callback(easy, CURLOPT_WRITEFUNCTION, bodyArrived)
+    set(CURLOPT_WRITEDATA, context)
+    martlet_curl_set_data_callback(easy, CURLOPT_HEADERFUNCTION, headerArrived)
+    set(CURLOPT_HEADERDATA, context)
+    martlet_curl_set_prerequest_callback(easy, requestBegins)
+    set(CURLOPT_PREREQDATA, context)
+
+    setBody(request)
+    setHeaders(request.headers)
+    let code = martlet_curl_set_string(easy, CURLOPT_URL, request.url)
+    return code == CURLE_OK ? nil : "libcurl refuses the address"
+  }
+
+  private func setBody(_ request: HTTPRequest) {
+    if request.method == "GET", request.body.isEmpty { return }
+    if request.method == "HEAD" { return set(CURLOPT_NOBODY, 1) }
+    if bodyCopy.count < request.body.count || bodyCopy.baseAddress == nil {
+      bodyCopy.deallocate()
+      bodyCopy = .allocate(byteCount: max(1_024, request.body.count), alignment: 1)
+    }
+    bodyCopy.copyBytes(from: request.body)
+    set(CURLOPT_POST, 1)
+    martlet_curl_set_offset(easy, CURLOPT_POSTFIELDSIZE_LARGE, numericCast(request.body.count))
+    set(CURLOPT_POSTFIELDS, bodyCopy.baseAddress)
+    if request.method != "POST" { set(CURLOPT_CUSTOMREQUEST, request.method) }
+  }
+
+  private func setHeaders(_ headers: [(name: String, value: String)]) {
+    // A name without a value takes the header out: no waiting for `100 Continue`, no form type.
+    append("Expect:")
+    if !headers.contains(where: { $0.name.lowercased() == "content-type" }) {
+      append("Content-Type:")
+    }
+    for (name, value) in headers {
+      // libcurl's way to say a header with an empty value.
+      let isEmpty = value.utf8.allSatisfy { $0 == 0x20 || $0 == 0x09 }
+      append(isEmpty ? "\(name);" : "\(name): \(value)")
+    }
+    martlet_curl_set_list(easy, CURLOPT_HTTPHEADER, headerList)
+  }
+
+  private func append(_ line: String) {
+    if let longer = curl_slist_append(headerList, line) { headerList = longer }
+  }
+
+  private func set(_ option: CURLoption, _ value: Int) {
+    martlet_curl_set_long(easy, option, value)
+  }
+
+  private func set(_ option: CURLoption, _ value: String) {
+    martlet_curl_set_string(easy, option, value)
+  }
+
+  private func set(_ option: CURLoption, _ value: UnsafeMutableRawPointer?) {
+    martlet_curl_set_pointer(easy, option, value)
+  }
+
+  /// Forgets the transfer; the handle keeps its memory for the next one.
+  func recycle() {
+    curl_easy_reset(easy)
+    curl_slist_free_all(headerList)
+    headerList = nil
+    sink = nil
+    onEarlyEnd = nil
+    isDraining = false
+    firstByte = nil
+    headers.removeAll(keepingCapacity: true)
+    headIsDone = false
+    headerBytes = 0
+    bodyBytes = 0
+    attempts = 0
+    mayHaveSentAll = false
+    fault = nil
+    if bodyCopy.count > Self.keptBodyCapacity {
+      bodyCopy.deallocate()
+      bodyCopy = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    }
+  }
+}
+
+// MARK: - What libcurl reports
+
+extension Exchange {
+  /// A kept connection may turn out to be dead after the request went out on it. libcurl would
+  /// then send the request again on a fresh one; a model's answer may be paid for twice by that.
+  /// Only where not a byte of it had left may it go again.
+  fileprivate func begin() -> Bool {
+    attempts += 1
+    guard attempts > 1, hasSentAnything else { return true }
+    // libcurl has begun to count anew; how much of the request left is no longer known.
+    mayHaveSentAll = true
+    fault = TransferFailure(kind: .reset, message: "the kept connection closed without a response")
+    return false
+  }
+
+  private var hasSentAnything: Bool { martlet_curl_get_long(easy, CURLINFO_REQUEST_SIZE) > 0 }
+
+  /// Takes one line of a head. False stops the transfer.
+  fileprivate func header(_ line: UnsafeRawBufferPointer) -> Bool {
+    headerBytes += line.count
+    guard headerBytes <= limits.header else {
+      fault = TransferFailure(
+        kind: .tooLarge, message: "the response's head exceeds \(limits.header) bytes")
+      return false
+    }
+    // Trailers, after the body.
+    if headIsDone { return true }
+    var end = line.count
+    while end > 0, line[end - 1] == 0x0a || line[end - 1] == 0x0d { end -= 1 }
+    if end == 0 {
+      let status = martlet_curl_get_long(easy, CURLINFO_RESPONSE_CODE)
+      if (100..<200).contains(status) {
+        headers.removeAll(keepingCapacity: true)
+      } else {
+        headIsDone = true
+        sink?.head(status: status, headers: headers)
+      }
+      return true
+    }
+    // The status line has no colon before its first space; libcurl has read it already.
+    guard let colon = line[..<end].firstIndex(of: UInt8(ascii: ":")),
+      !line[..<colon].contains(0x20)
+    else { return true }
+    var start = colon + 1
+    while start < end, line[start] == 0x20 || line[start] == 0x09 { start += 1 }
+    while end > start, line[end - 1] == 0x20 || line[end - 1] == 0x09 { end -= 1 }
+    let name = String(decoding: line[..<colon], as: UTF8.self).lowercased()
+    headers[name] = String(decoding: line[start..<end], as: UTF8.self)
+    return true
+  }
+
+  /// Takes a piece of the body. False stops the transfer.
+  fileprivate func receive(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    bodyBytes += bytes.count
+    if isDraining { return bodyBytes - limits.body <= Self.drainBytes }
+    guard bodyBytes <= limits.body else {
+      fault = TransferFailure(
+        kind: .tooLarge, message: "the response's body exceeds \(limits.body) bytes")
+      return false
+    }
+    if firstByte == nil { firstByte = monotonicNanoseconds() }
+    guard sink?.body(bytes) == .enough else { return true }
+    isDraining = true
+    limits.body = bodyBytes
+    onEarlyEnd?(self)
+    return true
+  }
+}
+
+// MARK: - The end
+
+extension Exchange {
+  func outcome(_ failure: TransferFailure?) -> TransferOutcome {
+    let now = monotonicNanoseconds()
+    let sent = Int(martlet_curl_get_offset(easy, CURLINFO_SIZE_UPLOAD_T))
+    return TransferOutcome(
+      failure: failure,
+      requestSent: hasSentAnything && (sent >= requestBytes || mayHaveSentAll),
+      firstByte: firstByte.map { Double($0 - started) / 1e6 },
+      total: Double(now - started) / 1e6,
+      bytesReceived: bodyBytes,
+      bytesSent: sent,
+      reusedConnection: attempts > 0 && martlet_curl_get_long(easy, CURLINFO_NUM_CONNECTS) == 0)
+  }
+
+  /// What libcurl's result means; nil: success.
+  func failure(of result: CURLcode) -> TransferFailure? {
+    if let fault { return fault }
+    guard result != CURLE_OK else { return nil }
+    let message =
+      errorText[0] != 0 ? String(cString: errorText) : String(cString: curl_easy_strerror(result))
+    return TransferFailure(
+      kind: TransferFailure.Kind(result, hasSentAnything: hasSentAnything), message: message)
+  }
+}
+
+extension TransferFailure.Kind {
+  fileprivate init(_ result: CURLcode, hasSentAnything: Bool) {
+    switch result {
+    case CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT,
+      CURLE_PROXY:
+      // After a kept connection died under the request, libcurl may fail to make a new one.
+      self = hasSentAnything ? .reset : .connect
+    case CURLE_OPERATION_TIMEDOUT:
+      self = .timeout
+    case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM,
+      CURLE_SSL_CIPHER, CURLE_SSL_CACERT_BADFILE, CURLE_SSL_CRL_BADFILE, CURLE_SSL_ISSUER_ERROR,
+      CURLE_SSL_ENGINE_INITFAILED, CURLE_USE_SSL_FAILED, CURLE_SSL_PINNEDPUBKEYNOTMATCH,
+      CURLE_SSL_INVALIDCERTSTATUS, CURLE_SSL_CLIENTCERT:
+      self = hasSentAnything ? .reset : .tls
+    case CURLE_PARTIAL_FILE:
+      self = .truncated
+    case CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND,
+      CURLE_SSL_SHUTDOWN_FAILED:
+      self = .reset
+    case CURLE_FILESIZE_EXCEEDED:
+      self = .tooLarge
+    case CURLE_URL_MALFORMAT, CURLE_BAD_FUNCTION_ARGUMENT:
+      self = .invalidRequest
+    case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING:
+      self = .invalidResponse
+    default:
+      self = .other
+    }
+  }
+}
+
+// MARK: - C callbacks
+
+private func exchange(_ context: UnsafeMutableRawPointer?) -> Exchange? {
+  context.map { Unmanaged<Exchange>.fromOpaque($0).takeUnretainedValue() }
+}
+
+/// A count other than the one given makes libcurl stop; for an empty piece that would be 0.
+private func bodyArrived(
+  bytes: UnsafeMutablePointer<CChar>?, size: Int, count: Int, context: UnsafeMutableRawPointer?
+) -> Int {
+  let total = size * count
+  let piece = UnsafeRawBufferPointer(start: bytes, count: total)
+  return exchange(context)?.receive(piece) == true ? total : total + 1
+}
+
+private func headerArrived(
+  bytes: UnsafeMutablePointer<CChar>?, size: Int, count: Int, context: UnsafeMutableRawPointer?
+) -> Int {
+  let total = size * count
+  let line = UnsafeRawBufferPointer(start: bytes, count: total)
+  return exchange(context)?.header(line) == true ? total : total + 1
+}
+
+private func requestBegins(
+  context: UnsafeMutableRawPointer?, _: UnsafeMutablePointer<CChar>?,
+  _: UnsafeMutablePointer<CChar>?, _: Int32, _: Int32
+) -> Int32 {
+  exchange(context)?.begin() == true ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+}

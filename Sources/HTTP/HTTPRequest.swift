@@ -1,0 +1,76 @@
+/// One HTTP request with the limits it runs under.
+package struct HTTPRequest: Sendable {
+  /// An HTTP token, upper case by convention.
+  package var method: String
+  /// Absolute, `http` or `https`.
+  package var url: String
+  /// Sent in this order. A name or value with a control character makes the request invalid:
+  /// nothing is sent then.
+  package var headers: [(name: String, value: String)]
+  package var body: [UInt8]
+
+  /// From the start of the name lookup to the end of the TLS handshake, in milliseconds.
+  package var connectTimeout = 5_000
+  /// The longest pause without a byte in either direction, in milliseconds, rounded up to whole
+  /// seconds (libcurl's unit); 0: none. It also counts while waiting for the first byte.
+  package var stallTimeout = 60_000
+  /// The whole transfer, in milliseconds; 0: no limit.
+  package var totalTimeout = 600_000
+  /// Largest body in bytes, counted after decompression.
+  package var maxResponseBytes = 64 << 20
+  /// Largest head in bytes: status line and headers, 1xx heads included.
+  package var maxHeaderBytes = 256 << 10
+  /// Offers every content encoding that libcurl can undo. For bodies that are read whole: servers
+  /// that compress a stream flush it late.
+  package var acceptsCompression = false
+
+  package init(
+    method: String = "POST", url: String, headers: [(name: String, value: String)] = [],
+    body: [UInt8] = []
+  ) {
+    self.method = method
+    self.url = url
+    self.headers = headers
+    self.body = body
+  }
+
+  /// Says what makes the request unsendable, without quoting a header's value; nil: nothing.
+  /// This is the defence against header injection and against addresses that are no addresses.
+  var problem: String? {
+    guard !method.isEmpty, method.utf8.allSatisfy(Self.isToken) else {
+      return "the method is not an HTTP token"
+    }
+    let lower = url.prefix(8).lowercased()
+    guard lower.hasPrefix("http://") || lower.hasPrefix("https://") else {
+      return "the address is neither http nor https"
+    }
+    guard url.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7f }) else {
+      return "the address contains a space or a control character"
+    }
+    for header in headers {
+      guard !header.name.isEmpty, header.name.utf8.allSatisfy(Self.isToken) else {
+        return "a header's name is not an HTTP token"
+      }
+      guard header.value.utf8.allSatisfy({ ($0 >= 0x20 && $0 != 0x7f) || $0 == 0x09 }) else {
+        return "the value of header \(header.name) contains a control character"
+      }
+    }
+    return nil
+  }
+
+  /// RFC 9110 §5.6.2.
+  private static func isToken(_ byte: UInt8) -> Bool {
+    switch byte {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+      UInt8(ascii: "a")...UInt8(ascii: "z"):
+      true
+    case UInt8(ascii: "!"), UInt8(ascii: "#"), UInt8(ascii: "$"), UInt8(ascii: "%"),
+      UInt8(ascii: "&"), UInt8(ascii: "'"), UInt8(ascii: "*"), UInt8(ascii: "+"),
+      UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "^"), UInt8(ascii: "_"),
+      UInt8(ascii: "`"), UInt8(ascii: "|"), UInt8(ascii: "~"):
+      true
+    default:
+      false
+    }
+  }
+}

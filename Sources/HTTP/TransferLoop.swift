@@ -1,0 +1,221 @@
+import CCurl
+import Glibc
+
+/// The transfer thread: libcurl's multi handle driven by epoll. Everything here is confined to
+/// that thread once `run` has begun.
+///
+/// libcurl tells which descriptors to watch and when to call it again; in return it touches only
+/// the transfers that have something to do. `curl_multi_poll`, the simpler way, looks at every
+/// transfer on every turn.
+final class TransferLoop {
+  private let inbox: Inbox
+  private let configuration: TransferPool.Configuration
+  private let multi: UnsafeMutableRawPointer
+  private let epoll: Int32
+  private var active: [TransferID: Exchange] = [:]
+  private var idle: [Exchange] = []
+  /// Transfers whose sink has its answer; the rest of the response is read and dropped.
+  private var draining: [Exchange] = []
+  /// When libcurl wants to be called without an event; nil: not at all.
+  private var timer: UInt64?
+  private var commands: [Inbox.Command] = []
+
+  private static let keptExchanges = 512
+  private static let batch = 256
+  /// How long the rest of a finished stream may take before its connection is given up.
+  private static let drainNanoseconds: UInt64 = 250_000_000
+
+  init?(inbox: Inbox, configuration: TransferPool.Configuration) {
+    epoll = martlet_epoll_create()
+    guard epoll >= 0 else { return nil }
+    guard let multi = curl_multi_init() else {
+      close(epoll)
+      return nil
+    }
+    self.multi = multi
+    self.inbox = inbox
+    self.configuration = configuration
+    martlet_curl_multi_set_long(multi, CURLMOPT_MAXCONNECTS, configuration.keptConnections)
+    let ready =
+      martlet_curl_multi_set_callbacks(
+        multi, socketChanged, timerChanged, Unmanaged.passUnretained(self).toOpaque()) == CURLM_OK
+      && martlet_epoll_watch(epoll, inbox.event, true, false, false) == 0
+    if !ready { return nil }
+  }
+
+  deinit {
+    curl_multi_cleanup(multi)
+    close(epoll)
+  }
+
+  func run() {
+    martlet_thread_setup(configuration.name)
+    let ready = UnsafeMutableBufferPointer<martlet_readiness>.allocate(capacity: Self.batch)
+    defer { ready.deallocate() }
+    while obey() {
+      runTimer()
+      reap()
+      let count = martlet_epoll_wait(
+        epoll, ready.baseAddress, Int32(Self.batch), millisecondsToWait())
+      for index in 0..<max(0, Int(count)) {
+        let event = ready[index]
+        if event.fd == inbox.event {
+          martlet_event_clear(event.fd)
+          continue
+        }
+        var bits: Int32 = 0
+        if event.readable { bits |= CURL_CSELECT_IN }
+        if event.writable { bits |= CURL_CSELECT_OUT }
+        if event.failed { bits |= CURL_CSELECT_ERR }
+        var running: Int32 = 0
+        curl_multi_socket_action(multi, event.fd, bits, &running)
+      }
+      reap()
+      sweep()
+    }
+    let stopped = TransferFailure(kind: .cancelled, message: "the transfer pool was stopped")
+    for exchange in active.values { end(exchange, failure: stopped) }
+    idle.removeAll()
+  }
+
+  /// Does what other threads ask. False: the thread is to end.
+  private func obey() -> Bool {
+    let stopped = inbox.take(into: &commands)
+    for command in commands {
+      switch command {
+      case .start(let id, let request, let sink, let time):
+        start(id, request, sink, time)
+      case .cancel(let id):
+        guard let exchange = active[id] else { continue }
+        end(exchange, failure: TransferFailure(kind: .cancelled, message: "cancelled"))
+      }
+    }
+    commands.removeAll(keepingCapacity: true)
+    return !stopped
+  }
+
+  private func start(
+    _ id: TransferID, _ request: HTTPRequest, _ sink: any TransferSink, _ time: UInt64
+  ) {
+    guard let exchange = idle.popLast() ?? Exchange() else {
+      sink.finished(.notStarted(.other, "no libcurl handle", since: time))
+      return
+    }
+    if let problem = exchange.prepare(request, id: id, sink: sink, at: time, configuration) {
+      exchange.recycle()
+      idle.append(exchange)
+      sink.finished(.notStarted(.invalidRequest, problem, since: time))
+      return
+    }
+    exchange.onEarlyEnd = { [unowned self] exchange in self.drain(exchange) }
+    active[id] = exchange
+    let code = curl_multi_add_handle(multi, exchange.easy)
+    if code != CURLM_OK {
+      end(exchange, failure: TransferFailure(kind: .other, message: "libcurl error \(code.rawValue)"))
+    }
+  }
+
+  private func runTimer() {
+    guard let due = timer, due <= monotonicNanoseconds() else { return }
+    timer = nil
+    var running: Int32 = 0
+    curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &running)
+  }
+
+  /// Ends what libcurl has finished.
+  private func reap() {
+    var easy: UnsafeMutableRawPointer?
+    var result = CURLE_OK
+    while martlet_curl_multi_next_done(multi, &easy, &result) {
+      guard let easy, let context = martlet_curl_get_private(easy) else { continue }
+      let exchange = Unmanaged<Exchange>.fromOpaque(context).takeUnretainedValue()
+      end(exchange, failure: exchange.failure(of: result))
+    }
+  }
+
+  /// Takes a transfer out of libcurl, tells its sink and keeps the handle for another.
+  private func end(_ exchange: Exchange, failure: TransferFailure?) {
+    active[exchange.id] = nil
+    let sink = exchange.sink
+    let outcome = exchange.outcome(failure)
+    curl_multi_remove_handle(multi, exchange.easy)
+    if exchange.isDraining { draining.removeAll { $0 === exchange } }
+    exchange.recycle()
+    if idle.count < Self.keptExchanges { idle.append(exchange) }
+    sink?.finished(outcome)
+  }
+
+  /// Called inside libcurl's write callback, where the handle must not be removed.
+  private func drain(_ exchange: Exchange) {
+    exchange.drainUntil = monotonicNanoseconds() + Self.drainNanoseconds
+    draining.append(exchange)
+    let sink = exchange.sink
+    exchange.sink = nil
+    sink?.finished(exchange.outcome(nil))
+  }
+
+  private func sweep() {
+    guard !draining.isEmpty else { return }
+    let now = monotonicNanoseconds()
+    for exchange in draining where exchange.drainUntil <= now { end(exchange, failure: nil) }
+  }
+
+  private func millisecondsToWait() -> Int32 {
+    var due = timer
+    for exchange in draining { due = min(due ?? .max, exchange.drainUntil) }
+    guard let due else { return -1 }
+    let now = monotonicNanoseconds()
+    guard due > now else { return 0 }
+    return Int32(clamping: (due - now + 999_999) / 1_000_000)
+  }
+
+  fileprivate func watch(_ socket: Int32, _ what: Int32, known: Bool) {
+    if what == CURL_POLL_REMOVE {
+      _ = martlet_epoll_forget(epoll, socket)
+    } else {
+      _ = martlet_epoll_watch(epoll, socket, what & CURL_POLL_IN != 0, what & CURL_POLL_OUT != 0, known)
+    }
+  }
+
+  /// Marks a descriptor as one that epoll knows, until libcurl drops it.
+  fileprivate func remember(_ socket: Int32) {
+    curl_multi_assign(multi, socket, Unmanaged.passUnretained(self).toOpaque())
+  }
+
+  fileprivate func callAgain(in milliseconds: Int) {
+    timer =
+      milliseconds < 0 ? nil : monotonicNanoseconds() + UInt64(milliseconds) &* 1_000_000
+  }
+}
+
+/// libcurl asks to watch, or to forget, a descriptor.
+private func socketChanged(
+  _: UnsafeMutableRawPointer?, socket: curl_socket_t, what: Int32,
+  context: UnsafeMutableRawPointer?, known: UnsafeMutableRawPointer?
+) -> Int32 {
+  guard let context else { return 0 }
+  let loop = Unmanaged<TransferLoop>.fromOpaque(context).takeUnretainedValue()
+  loop.watch(socket, what, known: known != nil)
+  if known == nil, what != CURL_POLL_REMOVE { loop.remember(socket) }
+  return 0
+}
+
+/// libcurl asks to be called after a time, or no more (-1).
+private func timerChanged(
+  _: UnsafeMutableRawPointer?, milliseconds: Int, context: UnsafeMutableRawPointer?
+) -> Int32 {
+  guard let context else { return 0 }
+  Unmanaged<TransferLoop>.fromOpaque(context).takeUnretainedValue().callAgain(in: milliseconds)
+  return 0
+}
+
+extension TransferOutcome {
+  fileprivate static func notStarted(
+    _ kind: TransferFailure.Kind, _ message: String, since start: UInt64
+  ) -> TransferOutcome {
+    TransferOutcome(
+      failure: TransferFailure(kind: kind, message: message), requestSent: false, firstByte: nil,
+      total: Double(monotonicNanoseconds() - start) / 1e6, bytesReceived: 0, bytesSent: 0,
+      reusedConnection: false)
+  }
+}
