@@ -54,6 +54,38 @@ static const unsigned char sql_6[] = {
 #embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char sql_7[] = {
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_8[] = {
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_9[] = {
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_10[] = {
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_11[] = {
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_12[] = {
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_13[] = {
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_14[] = {
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
 static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_0, "20261121000100_schema_roles_settings.sql"),
   FILE_ENTRY(migrations_1, "20261121000200_identity.sql"),
@@ -71,6 +103,14 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_4, "30_admission.sql"),
   FILE_ENTRY(sql_5, "35_enqueue.sql"),
   FILE_ENTRY(sql_6, "40_workers.sql"),
+  FILE_ENTRY(sql_7, "45_claim.sql"),
+  FILE_ENTRY(sql_8, "50_realtime.sql"),
+  FILE_ENTRY(sql_9, "60_failures.sql"),
+  FILE_ENTRY(sql_10, "65_settle.sql"),
+  FILE_ENTRY(sql_11, "70_cancel.sql"),
+  FILE_ENTRY(sql_12, "75_asking.sql"),
+  FILE_ENTRY(sql_13, "80_usage.sql"),
+  FILE_ENTRY(sql_14, "85_maintenance.sql"),
   {0, 0, 0},
 };
 

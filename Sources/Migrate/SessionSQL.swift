@@ -1,0 +1,37 @@
+/// Statements that the command and the generated SQL share.
+enum SessionSQL {
+  /// The key of the advisory lock that all doors take: the bytes of "martlet" as a number.
+  static let lockKey = 0x6d_6172_746c_6574
+
+  /// A role may have time limits that suit a web request; a migration takes the time it takes.
+  /// `lock_timeout` stays as it is: an operator who sets one wants it.
+  static let prepare = """
+    set statement_timeout = 0;
+    set idle_in_transaction_session_timeout = 0;
+    set client_min_messages = warning;
+    """
+
+  /// Parses the bodies of all functions in the schema, which `check_function_bodies = off` put off.
+  /// Fails with SQLSTATE of what is wrong in one, and its name in the context.
+  static let checkFunctions = """
+    do $$
+    declare
+      v_function record;
+    begin
+      set local check_function_bodies = on;
+      for v_function in
+        select p.oid, l.lanname from pg_catalog.pg_proc p
+          join pg_catalog.pg_language l on l.oid = p.prolang
+         where p.pronamespace = 'ai'::pg_catalog.regnamespace and l.lanname in ('sql', 'plpgsql')
+         order by p.oid
+      loop
+        if v_function.lanname = 'sql' then
+          perform pg_catalog.fmgr_sql_validator(v_function.oid);
+        else
+          perform pg_catalog.plpgsql_validator(v_function.oid);
+        end if;
+      end loop;
+    end
+    $$;
+    """
+}

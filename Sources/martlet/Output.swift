@@ -1,0 +1,32 @@
+internal import FoundationEssentials
+
+#if canImport(Glibc)
+  @preconcurrency import Glibc
+#elseif canImport(Musl)
+  @preconcurrency import Musl
+#else
+  import Darwin
+#endif
+
+/// Writes a line to standard error.
+func writeError(_ line: String) { fputs(line + "\n", stderr) }
+
+/// JSON with sorted keys, in one line, as every command's `--json` prints it.
+func jsonLine(_ value: some Encodable) throws -> String {
+  let encoder = JSONEncoder()
+  encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+  return String(decoding: try encoder.encode(value), as: UTF8.self)
+}
+
+/// One line on a terminal that overwrites itself; silent where standard error is none.
+struct ProgressLine {
+  private let isShown = isatty(STDERR_FILENO) == 1
+
+  func show(_ text: String) {
+    if isShown { fputs("\r\u{1B}[K" + text, stderr) }
+  }
+
+  func clear() {
+    if isShown { fputs("\r\u{1B}[K", stderr) }
+  }
+}
