@@ -1,0 +1,209 @@
+-- Streams: gap-free sequence numbers for each generation, NOTIFY as the fast path, ai.read_stream() as the truth.
+--
+-- Events are numbered from 1: running, delta, retry, reset (text so far is void, it starts again) and at last end. What
+-- is announced is committed: the NOTIFY leaves with the transaction that wrote the event. LISTEN knows no row-level
+-- security, so channel names are capabilities: unguessable, and given only to who may see the generation.
+
+-- The channel of a generation's stream.
+create or replace function ai.stream_channel(p_tenant uuid, p_id uuid) returns name
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$ select ('ai_' || left(encode(sha256(k.key || uuid_send(p_tenant) || uuid_send(p_id)), 'hex'), 40))::name from ai.realtime_key k $$;
+comment on function ai.stream_channel(uuid, uuid) is 'Channel of a generation''s events. Not for apps: ai.subscribe(id).';
+
+-- The channel of all state changes of a member's generations.
+create or replace function ai.member_channel(p_tenant uuid, p_user text) returns name
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select ('ai_' || left(encode(sha256(k.key || uuid_send(p_tenant) || convert_to(p_user, 'UTF8') || '\x00'), 'hex'), 40))::name from ai.realtime_key k
+$$;
+comment on function ai.member_channel(uuid, text) is 'Channel of a member''s state changes. Not for apps: ai.subscribe().';
+
+-- {"id", "seq", "type", …data}. PostgreSQL refuses payloads of 8,000 bytes; one that would come near it goes without
+-- its data and says "more": true, so that the subscriber reads the event.
+create or replace function ai.event_payload(p_id uuid, p_seq integer, p_type text, p_data jsonb) returns text
+language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_payload text := (jsonb_build_object('id', p_id, 'seq', p_seq, 'type', p_type) || coalesce(p_data, '{}'))::text;
+begin
+  if octet_length(v_payload) > 7900 then
+    return jsonb_build_object('id', p_id, 'seq', p_seq, 'type', p_type, 'more', true)::text;
+  end if;
+  return v_payload;
+end
+$$;
+comment on function ai.event_payload(uuid, integer, text, jsonb) is 'The NOTIFY payload of an event, below 8,000 bytes.';
+
+-- The data of an event as read_stream() and NOTIFY show it.
+create or replace function ai.event_data(p_type text, p_data text) returns jsonb
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select case p_type when 'delta' then jsonb_build_object('text', p_data)
+                     when 'running' then '{}'::jsonb else jsonb_build_object('reason', p_data) end
+$$;
+comment on function ai.event_data(text, text) is 'A stored event''s data as JSON.';
+
+-- After a claim: writes and announces `running` for those of the generations that stream.
+create or replace function ai.announce_start(p_ids uuid[]) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_sent bigint;
+begin
+  if not exists (select from ai.leases l where l.generation_id = any (p_ids) and l.stream) then
+    return;
+  end if;
+  with events as (
+    insert into ai.stream_events (generation_id, seq, tenant_id, type, data)
+    select l.generation_id, ai.last_event(l.generation_id) + 1, l.tenant_id, 'running', ''
+      from ai.leases l where l.generation_id = any (p_ids) and l.stream
+    returning generation_id, seq, tenant_id
+  )
+  select count(pg_notify(c.channel, ai.event_payload(e.generation_id, e.seq, 'running', '{"status": "running"}'))) into v_sent
+    from events e
+    join ai.leases l on l.generation_id = e.generation_id
+   cross join lateral (values (ai.stream_channel(e.tenant_id, e.generation_id)), (ai.member_channel(e.tenant_id, l.user_id))) c (channel);
+end
+$$;
+comment on function ai.announce_start(uuid[]) is 'Writes and announces the event `running` of generations that stream.';
+
+-- The number of a generation's last stored event, 0 for none. Two writers that compute the same number collide on the
+-- primary key, and one of them fails whole: that is what keeps a late worker from writing into a stream.
+create or replace function ai.last_event(p_id uuid) returns integer
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$ select coalesce((select e.seq from ai.stream_events e where e.generation_id = p_id order by e.seq desc limit 1), 0) $$;
+comment on function ai.last_event(uuid) is 'Sequence number of a generation''s last stored event; 0: none.';
+
+-- The channel on which a generation's events are announced, or, without an id, that of the state changes of all of the
+-- caller's own generations. LISTEN first, then read: ai.read_stream(id) gives what came before.
+-- Raises PT401 for nobody, PT404 for a generation that the caller does not see.
+create or replace function ai.subscribe(p_id uuid default null) returns text
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_me record;
+begin
+  select * into v_me from ai.identity();
+  if v_me.tenant_id is null then
+    raise exception 'this session is nobody: it has nothing to subscribe to' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
+  end if;
+  if p_id is null then
+    return ai.member_channel(v_me.tenant_id, v_me.user_id);
+  end if;
+  perform ai.check_visible(p_id);
+  return ai.stream_channel(v_me.tenant_id, p_id);
+end
+$$;
+comment on function ai.subscribe(uuid) is
+  'The channel to LISTEN to for a generation''s events; without an id, for the ends and retries of all the caller''s generations.';
+
+-- Raises PT401, PT404 unless the caller sees the generation: its own, or any of the tenant for developers and admins.
+create or replace function ai.check_visible(p_id uuid) returns uuid
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_me record;
+begin
+  select * into v_me from ai.identity();
+  if v_me.tenant_id is null then
+    raise exception 'this session is nobody' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
+  end if;
+  if not exists (select from ai.generations g
+                  where g.tenant_id = v_me.tenant_id and g.id = p_id and (g.user_id = v_me.user_id or v_me.role in ('developer', 'admin'))) then
+    raise exception 'there is no generation % that this session may see', p_id using errcode = 'PT404';
+  end if;
+  return v_me.tenant_id;
+end
+$$;
+comment on function ai.check_visible(uuid) is 'Gives the caller''s tenant; PT404 unless the caller may see this generation.';
+
+-- The events after p_after_seq, in order, at most 1,000; the last is `end` once the generation has ended. With
+-- p_wait_ms (0 to 30000) it waits that long for the first of them, for callers that cannot LISTEN; it holds no lock
+-- but a snapshot while it waits. Events are kept as long as ai.partitioning says; the end is kept with the generation.
+create or replace function ai.read_stream(p_id uuid, p_after_seq integer default 0, p_wait_ms integer default 0)
+returns table (seq integer, type text, data jsonb)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_tenant uuid := ai.check_visible(p_id);
+  v_until  timestamptz := clock_timestamp() + p_wait_ms * interval '1 ms';
+  v_pause  double precision := 0.002;
+begin
+  if p_wait_ms not between 0 and 30000 then
+    raise exception 'p_wait_ms must be from 0 to 30000' using errcode = 'PT400';
+  end if;
+  loop
+    return query
+      with stored as (
+        select e.seq, e.type, ai.event_data(e.type, e.data) as data
+          from ai.stream_events e
+         where e.generation_id = p_id and e.tenant_id = v_tenant and e.seq > p_after_seq
+         order by e.seq limit 1000
+      )
+      select s.seq, s.type, s.data from stored s
+      union all
+      select g.last_seq, 'end', jsonb_strip_nulls(jsonb_build_object('status', g.status, 'finish_reason', g.finish_reason, 'error', g.error))
+        from ai.generations g
+       where g.tenant_id = v_tenant and g.id = p_id and g.finished_at is not null and g.last_seq > p_after_seq
+         and (select count(*) from stored) < 1000
+      order by 1;
+    exit when found or clock_timestamp() >= v_until;
+    perform pg_sleep(v_pause);
+    v_pause := least(v_pause * 1.5, 0.05);
+  end loop;
+end
+$$;
+comment on function ai.read_stream(uuid, integer, integer) is
+  'Events of a generation after p_after_seq, in order, at most 1,000; waits up to p_wait_ms for the first. PT404 where the caller may not see it.';
+
+-- Adds deltas to streams and announces them. [{"id", "attempt", "text"}], one element a generation. Gives the attempts
+-- that are no longer this worker's, which were ignored. One statement; no lock but the new rows.
+create or replace function ai.worker_publish(p_worker uuid, p_deltas jsonb)
+returns table (generation_id uuid, attempt integer)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  v_sent bigint;
+begin
+  with deltas as materialized (
+    select d.id, d.attempt, d.text from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer, text text) where d.text <> ''
+  ), events as (
+    insert into ai.stream_events (generation_id, seq, tenant_id, type, data)
+    select l.generation_id, ai.last_event(l.generation_id) + 1, l.tenant_id, 'delta', d.text
+      from deltas d
+      join ai.leases l on l.generation_id = d.id and l.attempt = d.attempt and l.worker_id = p_worker
+     where l.stream
+    returning generation_id, seq, tenant_id, data
+  )
+  select count(pg_notify(ai.stream_channel(e.tenant_id, e.generation_id),
+                         ai.event_payload(e.generation_id, e.seq, 'delta', jsonb_build_object('text', e.data)))) into v_sent
+    from events e;
+  return query
+    select d.id, d.attempt
+      from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer)
+     where not exists (select from ai.leases l where l.generation_id = d.id and l.attempt = d.attempt and l.worker_id = p_worker);
+end
+$$;
+comment on function ai.worker_publish(uuid, jsonb) is
+  'Stores and announces text of running attempts of this worker; gives the attempts that are no longer its.';
+
+revoke execute on function ai.stream_channel(uuid, uuid), ai.member_channel(uuid, text), ai.event_payload(uuid, integer, text, jsonb),
+  ai.event_data(text, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(uuid), ai.check_visible(uuid),
+  ai.read_stream(uuid, integer, integer), ai.worker_publish(uuid, jsonb) from public;
+grant execute on function ai.subscribe(uuid), ai.read_stream(uuid, integer, integer) to ai_user;
+grant execute on function ai.worker_publish(uuid, jsonb) to ai_worker;

@@ -1,0 +1,37 @@
+-- What a failure means, and how long to wait.
+
+-- The rule of ai.retry_rules that fits best. A status without a rule counts as the x00 of its class (RFC 9110, section
+-- 15); among fitting rules the one that says more wins: dialect, then code, then status, then the rest.
+create or replace function ai.classify_failure(
+  p_dialect text, p_signal text, p_http_status integer, p_type text, p_code text, p_retry_after boolean, p_visible boolean,
+  out class text, out action text, out billed text)
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.class, r.action, r.billed
+    from ai.retry_rules r
+   where r.signal = p_signal
+     and (r.dialect is null or r.dialect = p_dialect)
+     and (r.http_status is null or r.http_status = p_http_status
+          or (r.http_status = p_http_status / 100 * 100
+              and not exists (select from ai.retry_rules o where o.signal = p_signal and o.http_status = p_http_status)))
+     and (r.code is null or p_code like r.code or p_type like r.code)
+     and (r.retry_after is null or r.retry_after = p_retry_after)
+     and (r.visible is null or r.visible = p_visible)
+   order by r.dialect is not null desc, r.code is not null desc, r.http_status is not null desc, r.retry_after is not null desc,
+            r.visible is not null desc, r.id
+   limit 1
+$$;
+comment on function ai.classify_failure(text, text, integer, text, text, boolean, boolean) is
+  'Class of a failure, what follows (retry, next, fail) and what was probably billed (no, input, arrived), from ai.retry_rules.';
+
+-- Exponential backoff with equal jitter: half of min(cap, base * 2^(attempt - 1)), and a random part of the other half.
+create or replace function ai.backoff_ms(p_attempt integer, p_base_ms integer, p_cap_ms integer) returns integer
+language sql volatile parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select (least(p_cap_ms::numeric, p_base_ms * power(2::numeric, least(p_attempt, 31) - 1)) * (0.5 + 0.5 * random())::numeric)::integer
+$$;
+comment on function ai.backoff_ms(integer, integer, integer) is 'Milliseconds before attempt p_attempt + 1.';
+
+revoke execute on function ai.classify_failure(text, text, integer, text, text, boolean, boolean), ai.backoff_ms(integer, integer, integer) from public;

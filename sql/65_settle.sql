@@ -1,0 +1,295 @@
+-- The end of an attempt: the books, and the generation's end or its return to the queue. One statement does all of it
+-- for a whole batch, in one transaction with its announcements; the lease row is the fence.
+
+-- Concludes attempts. p_results is an array as docs/worker-protocol.md describes it; p_worker null: the lease may be
+-- anybody's (rescue). Gives for each element what became of it: `ended`, `requeued`, or `stale` (no such lease: it
+-- ended, was rescued or belongs to another worker; nothing was changed).
+--
+-- Locks: the leases, in the order of generation ids, then the generations. Of two that conclude the same attempt the
+-- second finds no lease.
+create or replace function ai.conclude_attempts(p_worker uuid, p_results jsonb)
+returns table (generation_id uuid, attempt integer, result text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  v_now      timestamptz := ai.now();
+  v_settings ai.settings;
+  v_done     record;
+begin
+  select * into v_settings from ai.settings;
+
+  with results as materialized (
+    select distinct on (r.id, r.attempt) r.*, coalesce(r.output, '') as text, coalesce(r.tail, '') as rest
+      from jsonb_to_recordset(p_results) r (
+        id uuid, attempt integer, outcome text, tail text, output text, message jsonb, embedding jsonb, finish_reason text, usage jsonb,
+        model text, service_tier text, request_id text, signal text, http_status integer, error_type text, error_code text,
+        error_message text, retry_after_ms bigint, should_retry boolean, sent boolean, ttft_ms numeric, latency_ms numeric)
+
+  ), leases as materialized (
+    select l.*
+      from ai.leases l
+     where l.generation_id = any (array(select id from results)) and (p_worker is null or l.worker_id = p_worker)
+     order by l.generation_id
+       for update
+
+  ), attempts as materialized (
+    -- Everything that is known of each attempt that is still leased.
+    select l.*, r.outcome, r.text, r.rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
+           r.signal, r.http_status, r.error_type, r.error_code, r.error_message, r.retry_after_ms, r.should_retry, r.ttft_ms, r.latency_ms,
+           m.name as model, m.kind, v.name as provider, f.class, f.action, u.reported,
+           coalesce((r.usage ->> 'input')::integer, case when b.bills <> 'no' then ceil(l.input_bytes / 4.0)::integer end, 0) as input_tokens,
+           coalesce((r.usage ->> 'cache_read')::integer, 0) as cached_tokens,
+           coalesce((r.usage ->> 'cache_write')::integer, 0) as cache_write_tokens,
+           coalesce((r.usage ->> 'cache_write_1h')::integer, 0) as cache_write_1h_tokens,
+           coalesce((r.usage ->> 'output')::integer, case when b.bills = 'arrived' then ceil(octet_length(r.text) / 4.0)::integer end, 0) as output_tokens,
+           coalesce((r.usage ->> 'reasoning')::integer, 0) as reasoning_tokens,
+           not u.reported and b.bills <> 'no' as estimated,
+           p.id as price_id, p.rates,
+           -- Handed back before anything was sent: no attempt at a provider, so nothing for the books.
+           r.outcome = 'released' and r.signal is null as unsent,
+           ai.last_event(l.generation_id) as last_seq
+      from leases l
+      join results r on r.id = l.generation_id and r.attempt = l.attempt
+      join ai.models m on m.id = l.model_id
+      join ai.providers v on v.id = m.provider_id
+      left join lateral ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code, r.retry_after_ms is not null,
+                                            r.text <> '') f on r.signal is not null
+     cross join lateral (select jsonb_typeof(r.usage) is not distinct from 'object' as reported) u
+     cross join lateral (select case when r.outcome = 'succeeded' then 'arrived'
+                                     when r.outcome = 'cancelled' then case when r.sent then 'arrived' else 'no' end
+                                     when not coalesce(r.sent, true) then 'no'
+                                     else coalesce(f.billed, 'arrived') end as bills) b
+      left join lateral (select p.id, p.rates from ai.prices p
+                          where p.model_id = l.model_id and p.valid_from <= l.claimed_at and l.claimed_at < p.valid_to limit 1) p on true
+
+  ), decided as materialized (
+    -- What follows: `end` with a status, or `queue` for the same or the next target after some time.
+    select a.*, d.status, d.next_target, d.delay_ms,
+           ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens) as cost,
+           case when a.rest <> '' and a.stream then 1 else 0 end as tails,
+           exists (select from ai.stream_events e where a.stream and e.generation_id = a.generation_id and e.type = 'delta'
+                      and e.seq > coalesce((select max(x.seq) from ai.stream_events x
+                                             where x.generation_id = a.generation_id and x.type = 'reset'), 0)) or (a.stream and a.rest <> '') as shown,
+           case when a.outcome <> 'succeeded' then
+             jsonb_strip_nulls(jsonb_build_object(
+               'class', case when a.outcome = 'cancelled' then 'cancelled' else coalesce(a.class, 'released') end, 'signal', a.signal,
+               'http_status', a.http_status, 'type', a.error_type, 'code', a.error_code, 'message', a.error_message,
+               'provider', a.provider)) end as error
+      from attempts a
+     cross join lateral ai.after_attempt(a.outcome, a.action, a.should_retry, a.retry_after_ms, a.attempt, a.target, a.tenant_id, a.generation_id,
+                                         a.cancel_requested_at is not null, a.deadline_at, v_now, v_settings.max_attempts,
+                                         v_settings.backoff_base_ms, v_settings.backoff_cap_ms, v_settings.retry_after_cap_ms) d
+
+  ), books as (
+    insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, http_status,
+      error_class, error_code, input_tokens, cached_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+      estimated, price_id, cost, ttft_ms, latency_ms, service_tier, request_id)
+    select d.tenant_id, d.generation_id, d.attempt, d.claimed_at, d.user_id, d.provider, d.model, d.model_used, d.kind,
+           case when d.outcome = 'released' or d.signal = 'abandoned' then 'abandoned' else d.outcome end, d.http_status,
+           case when d.outcome <> 'succeeded' then d.error ->> 'class' end, coalesce(d.error_code, d.error_type), d.input_tokens, d.cached_tokens,
+           d.cache_write_tokens, d.cache_write_1h_tokens, d.output_tokens, d.reasoning_tokens, d.estimated, d.price_id, d.cost,
+           d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id
+      from decided d where not d.unsent
+
+  ), events as (
+    insert into ai.stream_events (generation_id, seq, tenant_id, type, data)
+    select d.generation_id, d.last_seq + 1, d.tenant_id, 'delta', d.rest from decided d where d.tails = 1
+    union all
+    select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, case when d.shown then 'reset' else 'retry' end, coalesce(d.class, 'released')
+      from decided d where d.status is null
+    returning generation_id, seq, tenant_id, type, data
+
+  ), ended as (
+    update ai.generations g
+       set status = d.status, output = nullif(d.text, ''), output_message = d.message, embedding = d.embedding::text::ai.embedding,
+           finish_reason = d.finish_reason, error = d.error, provider = d.provider, model_used = coalesce(d.model_used, d.model),
+           input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
+           cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,
+           last_seq = d.last_seq + d.tails + 1,
+           ttft_ms = (extract(epoch from d.claimed_at - d.waiting_since) * 1000 + d.ttft_ms)::integer,
+           latency_ms = greatest(0, extract(epoch from v_now - d.waiting_since) * 1000)::integer, finished_at = v_now
+      from decided d
+     where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is not null
+
+  ), returned as (
+    update ai.generations g
+       set status = 'queued', error = d.error, last_seq = d.last_seq + d.tails + 1,
+           cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end
+      from decided d
+     where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is null
+
+  ), freed as (
+    delete from ai.leases l using decided d where l.generation_id = d.generation_id
+
+  ), delayed as (
+    insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, target)
+    select d.generation_id, v_now + d.delay_ms * interval '1 ms', d.lane_id, d.tenant_id, d.attempt, d.next_target
+      from decided d where d.status is null and d.delay_ms > 0
+
+  ), queued as (
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target)
+    select d.lane_id, d.generation_id, d.tenant_id, d.attempt, d.next_target from decided d where d.status is null and d.delay_ms <= 0
+
+  ), news as (
+    select e.generation_id, e.seq, e.type, ai.event_data(e.type, e.data) as data, d.tenant_id, d.user_id,
+           case when e.type = 'delta' then '{}' else '{"status": "queued"}' end::jsonb as state
+      from events e join decided d on d.generation_id = e.generation_id
+    union all
+    select d.generation_id, d.last_seq + d.tails + 1, 'end', jsonb_strip_nulls(jsonb_build_object('status', d.status, 'finish_reason', d.finish_reason)),
+           d.tenant_id, d.user_id, '{}'
+      from decided d where d.status is not null
+  )
+  select (select array_agg(d.generation_id) from decided d) as ids,
+         (select array_agg(case when d.status is null then 'requeued' else 'ended' end) from decided d) as outcomes,
+         (select array_agg(distinct d.lane_id) filter (where d.delay_ms <= 0) from decided d where d.status is null) as lanes,
+         (select count(pg_notify(n.channel, n.payload))
+            from (select c.channel, c.payload
+                    from (select n.*, ai.event_payload(n.generation_id, n.seq, n.type, n.data || n.state) as payload from news n) n
+                   cross join lateral (select ai.stream_channel(n.tenant_id, n.generation_id) as channel, n.payload
+                                       union all
+                                       select ai.member_channel(n.tenant_id, n.user_id), n.payload where n.type <> 'delta') c
+                   order by n.generation_id, n.seq) n) as notified
+    into v_done;
+
+  if v_done.lanes is not null then
+    perform ai.list_lanes(v_done.lanes);
+    perform ai.wake_workers();
+  end if;
+  return query
+    select r.id, r.attempt, coalesce(d.outcome, 'stale')
+      from jsonb_to_recordset(p_results) r (id uuid, attempt integer)
+      left join unnest(v_done.ids, v_done.outcomes) d (id, outcome) on d.id = r.id;
+end
+$$;
+comment on function ai.conclude_attempts(uuid, jsonb) is
+  'Books attempts and ends or re-queues their generations. Gives ended, requeued or stale for each. Internal: ai.worker_settle(), rescue.';
+
+-- What follows an attempt: a final status, or (status null) another try at next_target after delay_ms.
+--   succeeded, cancelled: the end. released: the queue, at once. A failure follows its rule:
+--   retry: the same target after the provider's Retry-After or the backoff, if attempts and deadline allow it; a provider
+--          that asks for more than retry_after_cap_ms is not waited for, that is `next`
+--   next:  the next target of the route at once; failed where there is none
+--   fail:  failed
+-- The provider's x-should-retry turns retry into next and next into retry; it never overrules fail.
+create or replace function ai.after_attempt(
+  p_outcome text, p_action text, p_should_retry boolean, p_retry_after_ms bigint, p_attempt integer, p_target integer, p_tenant uuid, p_id uuid,
+  p_cancelled boolean, p_deadline_at timestamptz, p_now timestamptz, p_max_attempts integer, p_base_ms integer, p_cap_ms integer,
+  p_retry_after_cap_ms integer, out status text, out next_target smallint, out delay_ms bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_action text := p_action;
+begin
+  if p_outcome = 'succeeded' then
+    status := 'succeeded';
+    return;
+  elsif p_outcome = 'cancelled' or p_cancelled then
+    status := 'cancelled';
+    return;
+  elsif p_outcome = 'released' and v_action is null then
+    next_target := p_target;
+    delay_ms := 0;
+    return;
+  end if;
+
+  if p_should_retry and v_action = 'next' then
+    v_action := 'retry';
+  elsif not p_should_retry and v_action = 'retry' then
+    v_action := 'next';
+  end if;
+  if v_action = 'retry' then
+    delay_ms := coalesce(p_retry_after_ms, ai.backoff_ms(p_attempt, p_base_ms, p_cap_ms));
+    next_target := p_target;
+    if delay_ms > p_retry_after_cap_ms then
+      v_action := 'next';
+    end if;
+  end if;
+  if v_action = 'next' then
+    delay_ms := 0;
+    select p_target + 1 into next_target
+      from ai.generations g
+     where g.tenant_id = p_tenant and g.id = p_id and ai.target_model(p_tenant, g.kind, g.model, g.profile, p_target + 1) is not null;
+  end if;
+  if v_action is distinct from 'retry' and v_action is distinct from 'next' or next_target is null
+     or p_attempt >= p_max_attempts or p_now + delay_ms * interval '1 ms' >= p_deadline_at then
+    status := 'failed';
+  end if;
+end
+$$;
+comment on function ai.after_attempt(text, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) is
+  'The decision after an attempt: a final status, or another target and a delay.';
+
+-- A worker's report; see docs/worker-protocol.md. Raises PT400 unless p_results is an array.
+create or replace function ai.worker_settle(p_worker uuid, p_results jsonb)
+returns table (generation_id uuid, attempt integer, result text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_worker is null or jsonb_typeof(p_results) is distinct from 'array' then
+    raise exception 'ai.worker_settle() takes a worker and a JSON array of results' using errcode = 'PT400';
+  end if;
+  return query select c.generation_id, c.attempt, c.result from ai.conclude_attempts(p_worker, p_results) c;
+end
+$$;
+comment on function ai.worker_settle(uuid, jsonb) is 'Takes the results of attempts; gives ended, requeued or stale for each.';
+
+-- The text of a running generation that subscribers have been shown and that no reset has voided.
+create or replace function ai.shown_text(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(string_agg(e.data, '' order by e.seq), '')
+    from ai.stream_events e
+   where e.generation_id = p_id and e.type = 'delta'
+     and e.seq > coalesce((select max(r.seq) from ai.stream_events r where r.generation_id = p_id and r.type = 'reset'), 0)
+$$;
+comment on function ai.shown_text(uuid) is 'What subscribers have seen of the current attempt.';
+
+-- Declares workers dead that were silent for longer than their lease, and concludes what they held as abandoned, with
+-- an estimate of its cost; also what a worker leased while it was being declared dead. At most 1,000 a call; gives how
+-- many. Locks like ai.conclude_attempts().
+create or replace function ai.rescue_generations() returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_results jsonb;
+begin
+  update ai.workers w set ended_at = ai.now(), ending = 'dead'
+    from ai.settings s
+   where w.ended_at is null and w.heartbeat_at < ai.now() - s.lease_ms * interval '1 ms';
+
+  select jsonb_agg(jsonb_build_object('id', l.generation_id, 'attempt', l.attempt, 'outcome', 'failed', 'signal', 'abandoned', 'sent', true,
+                                      'output', ai.shown_text(l.generation_id), 'error_message', 'the worker died or was cut off from the database'))
+    into v_results
+    from (select l.* from ai.leases l join ai.workers w on w.id = l.worker_id and w.ended_at is not null limit 1000) l;
+  if v_results is null then
+    return 0;
+  end if;
+  return (select count(*) from ai.conclude_attempts(null, v_results) c where c.result <> 'stale');
+end
+$$;
+comment on function ai.rescue_generations() is 'Takes back what dead workers held, books it as abandoned, and re-queues or ends it; gives how many.';
+
+-- The end of a worker's life; what it still holds goes back, as ai.rescue_generations() does it.
+create or replace function ai.worker_stop(p_worker uuid) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update ai.workers w set ended_at = ai.now(), ending = 'stopped' where w.id = p_worker and w.ended_at is null;
+  return ai.rescue_generations();
+end
+$$;
+comment on function ai.worker_stop(uuid) is 'Unregisters a worker; gives how many generations were taken back.';
+
+revoke execute on function ai.conclude_attempts(uuid, jsonb), ai.worker_settle(uuid, jsonb), ai.shown_text(uuid), ai.rescue_generations(), ai.worker_stop(uuid),
+  ai.after_attempt(text, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) from public;
+grant execute on function ai.worker_settle(uuid, jsonb), ai.worker_stop(uuid) to ai_worker;

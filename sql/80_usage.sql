@@ -1,0 +1,36 @@
+-- What was used and what it cost.
+
+-- A report over the calls that began from p_from until before p_to, grouped by provider, model, user, kind, status or
+-- day. Runs with the caller's rights: users see their own calls, developers and admins those of the tenant. The sum of
+-- its cost is the sum of ai.llm_calls.cost, to the last digit. Raises PT400 for another grouping.
+create or replace function ai.usage_report(
+  p_from timestamptz default date_trunc('month', now()), p_to timestamptz default 'infinity', p_by text default 'model')
+returns table (key text, calls bigint, succeeded bigint, input_tokens bigint, cached_tokens bigint, output_tokens bigint,
+               cost numeric, estimated_cost numeric, unpriced bigint)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_by not in ('provider', 'model', 'user', 'kind', 'status', 'day') then
+    raise exception 'a usage report is grouped by provider, model, user, kind, status or day' using errcode = 'PT400';
+  end if;
+  return query
+    select case p_by when 'provider' then c.provider when 'model' then c.model when 'user' then c.user_id when 'kind' then c.kind
+                     when 'status' then c.status else to_char(c.created_at at time zone 'UTC', 'YYYY-MM-DD') end,
+           count(*), count(*) filter (where c.status = 'succeeded'), sum(c.input_tokens), sum(c.cached_tokens), sum(c.output_tokens),
+           coalesce(sum(c.cost), 0), coalesce(sum(c.cost) filter (where c.estimated), 0), count(*) filter (where c.cost is null)
+      from ai.llm_calls c
+     where c.created_at >= p_from and c.created_at < p_to
+     group by 1 order by 1;
+end
+$$;
+comment on function ai.usage_report(timestamptz, timestamptz, text) is 'Calls, tokens and cost by provider, model, user, kind, status or day (UTC).';
+revoke execute on function ai.usage_report(timestamptz, timestamptz, text) from public;
+grant execute on function ai.usage_report(timestamptz, timestamptz, text) to ai_user;
+
+-- objects
+
+drop policy if exists visible on ai.llm_calls;
+create policy visible on ai.llm_calls for select to ai_user
+  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.sees_tenant())));
+grant select on ai.llm_calls to ai_user;

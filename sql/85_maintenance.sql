@@ -1,0 +1,198 @@
+-- What a worker does beside: rescue, partitions, retention, orphans. One worker at a time; the others skip it.
+
+-- The smallest version 7 UUID of a moment: a bound for partitions by id.
+create or replace function ai.uuid_floor(p_at timestamptz) returns uuid
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$ select (lpad(to_hex((extract(epoch from p_at) * 1000)::bigint), 12, '0') || '70008000000000000000')::uuid $$;
+comment on function ai.uuid_floor(timestamptz) is 'The smallest version 7 UUID of that millisecond.';
+
+-- Makes the partitions that p_now and ai.partitioning ask for, and gives how many. What the default partition holds of
+-- their range is moved into them. Locks: the parent against other schema changes, the default partition alone for a
+-- moment. Waits 2 s for a lock at most (55P03): the next tick tries again, and until then rows go to the default.
+create or replace function ai.make_partitions(p_now timestamptz default now()) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
+as $$
+declare
+  v_table  record;
+  v_from   timestamp;
+  v_name   text;
+  v_key    text;
+  v_bounds text[];
+  v_made   integer := 0;
+begin
+  for v_table in select p.* from ai.partitioning p order by p.table_name loop
+    for v_step in 0 .. v_table.ahead loop
+      v_from := date_trunc(case when v_table.span = interval '1 day' then 'day' else 'month' end, p_now at time zone 'UTC') + v_step * v_table.span;
+      v_name := v_table.table_name || to_char(v_from, case when v_table.span = interval '1 day' then '_pYYYYMMDD' else '_pYYYYMM' end);
+      continue when to_regclass(format('ai.%I', v_name)) is not null;
+      if v_table.table_name = 'llm_calls' then
+        v_key := 'created_at';
+        v_bounds := array[(v_from at time zone 'UTC')::text, ((v_from + v_table.span) at time zone 'UTC')::text];
+      else
+        v_key := case v_table.table_name when 'generations' then 'id' else 'generation_id' end;
+        v_bounds := array[ai.uuid_floor(v_from at time zone 'UTC')::text, ai.uuid_floor((v_from + v_table.span) at time zone 'UTC')::text];
+      end if;
+      execute format('create table ai.%I (like ai.%I including defaults including constraints including storage)%s', v_name, v_table.table_name,
+                     case when v_table.table_name = 'generations' then ' with (fillfactor = 50)' end);
+      execute format('alter table ai.%I enable row level security', v_name);
+      execute format('lock table ai.%I in access exclusive mode', v_table.table_name || '_default');
+      execute format('with moved as (delete from ai.%1$I where %2$I >= %4$L and %2$I < %5$L returning *) insert into ai.%3$I select * from moved',
+                     v_table.table_name || '_default', v_key, v_name, v_bounds[1], v_bounds[2]);
+      execute format('alter table ai.%I attach partition ai.%I for values from (%L) to (%L)', v_table.table_name, v_name, v_bounds[1], v_bounds[2]);
+      v_made := v_made + 1;
+    end loop;
+  end loop;
+  return v_made;
+end
+$$;
+comment on function ai.make_partitions(timestamptz) is 'Makes the partitions that are missing, some ahead; gives how many.';
+
+-- Detaches and drops partitions that ended longer ago than ai.partitioning.keep, and gives how many. A partition's
+-- range is read from its name. Locks the parent alone for a moment; waits 2 s at most.
+create or replace function ai.drop_old_partitions(p_now timestamptz default now()) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
+as $$
+declare
+  v_old     record;
+  v_dropped integer := 0;
+begin
+  for v_old in
+    select p.table_name, c.relname
+      from ai.partitioning p
+      join pg_inherits i on i.inhparent = format('ai.%I', p.table_name)::regclass
+      join pg_class c on c.oid = i.inhrelid
+     where p.keep is not null and c.relname ~ ('^' || p.table_name || '_p[0-9]+$')
+       and (rpad(substring(c.relname from '[0-9]+$'), 8, '01')::date + p.span) at time zone 'UTC' <= p_now - p.keep
+     order by c.relname
+  loop
+    execute format('alter table ai.%I detach partition ai.%I', v_old.table_name, v_old.relname);
+    execute format('drop table ai.%I', v_old.relname);
+    v_dropped := v_dropped + 1;
+  end loop;
+  return v_dropped;
+end
+$$;
+comment on function ai.drop_old_partitions(timestamptz) is 'Detaches and drops partitions older than their keep; gives how many.';
+
+-- Queues generations that no trigger saw: rows that came by replication or with triggers off. Looks at what was
+-- inserted within p_since. Gives how many. Locks what it queues.
+create or replace function ai.requeue_orphans(p_since interval default '1 day') returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_ids   uuid[];
+  v_lanes bigint[];
+begin
+  with orphans as materialized (
+    select g.tenant_id, g.id, g.priority, g.attempts
+      from ai.tenants t
+      join ai.generations g on g.tenant_id = t.id and g.id >= ai.uuid_floor(ai.now() - p_since) and g.status in ('queued', 'running')
+     where not exists (select from ai.leases l where l.generation_id = g.id)
+       and not exists (select from ai.delayed d where d.generation_id = g.id)
+       and not exists (select from ai.queue q join ai.lanes n on n.id = q.lane_id where n.tenant_id = g.tenant_id and q.generation_id = g.id)
+     order by g.id
+     limit 10000
+       for update of g skip locked
+  ), lanes as (
+    insert into ai.lanes (tenant_id, priority) select distinct tenant_id, priority from orphans on conflict do nothing
+  ), reset as (
+    update ai.generations g set status = 'queued' from orphans o where g.tenant_id = o.tenant_id and g.id = o.id and g.status = 'running'
+  )
+  select array_agg(o.id) into v_ids from orphans o;
+  if v_ids is null then
+    return 0;
+  end if;
+  with queued as (
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts)
+    select l.id, g.id, g.tenant_id, g.attempts
+      from ai.tenants t
+      join ai.generations g on g.tenant_id = t.id and g.id = any (v_ids)
+      join ai.lanes l on l.tenant_id = g.tenant_id and l.priority = g.priority
+    on conflict do nothing
+    returning lane_id
+  )
+  select array_agg(distinct q.lane_id) into v_lanes from queued q;
+  perform ai.list_lanes(v_lanes);
+  perform ai.wake_workers();
+  return cardinality(v_ids);
+end
+$$;
+comment on function ai.requeue_orphans(interval) is 'Queues generations that are queued or running but in no queue; gives how many.';
+
+-- Takes empty lanes off the list. Needs each lane's listing lock alone, so that no insert in flight can have counted on
+-- the lane being listed; a lane whose lock is not free is left for the next time.
+create or replace function ai.unlist_empty_lanes() returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_lane  bigint;
+  v_count integer := 0;
+begin
+  for v_lane in
+    select distinct a.lane_id from ai.active_lanes a where not exists (select from ai.queue q where q.lane_id = a.lane_id) order by 1
+  loop
+    continue when not pg_try_advisory_xact_lock(1634300002, v_lane::integer);
+    -- A statement of its own, with a snapshot younger than the lock.
+    delete from ai.active_lanes a where a.lane_id = v_lane and not exists (select from ai.queue q where q.lane_id = v_lane);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end
+$$;
+comment on function ai.unlist_empty_lanes() is 'Takes lanes without anything queued off the list that the claim goes through.';
+
+-- The tick of a worker. Gives counts: {"rescued", "due", "unlisted", "partitions_made", "partitions_dropped", "orphans",
+-- "keys_forgotten"}, or {"skipped": true} where another worker is at it.
+create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now   timestamptz := ai.now();
+  v_state ai.maintenance;
+  v_done  jsonb;
+begin
+  if not pg_try_advisory_xact_lock(1634300003, 0) then
+    return '{"skipped": true}';
+  end if;
+  select * into v_state from ai.maintenance;
+  v_done := jsonb_build_object('rescued', ai.rescue_generations(), 'due', ai.queue_what_is_due(v_now), 'unlisted', ai.unlist_empty_lanes());
+
+  if v_state.partitions_at < v_now - interval '1 minute' then
+    begin
+      v_done := v_done || jsonb_build_object('partitions_made', ai.make_partitions(v_now), 'partitions_dropped', ai.drop_old_partitions(v_now));
+    exception when lock_not_available then
+      v_done := v_done || '{"partitions_blocked": true}';
+    end;
+    delete from ai.idempotency_keys k
+     using ai.settings s
+     where k.created_at < v_now - s.idempotency_days * interval '1 day';
+    delete from ai.workers w
+     where w.ended_at < v_now - interval '1 day' and not exists (select from ai.leases l where l.worker_id = w.id);
+    update ai.maintenance set partitions_at = v_now;
+  end if;
+  if v_state.orphans_at < v_now - interval '1 hour' then
+    v_done := v_done || jsonb_build_object('orphans', ai.requeue_orphans());
+    update ai.maintenance set orphans_at = v_now;
+  end if;
+  return v_done;
+end
+$$;
+comment on function ai.worker_maintain(uuid) is 'Rescues, keeps the queue, partitions and keys in order; gives counts of what it did.';
+
+revoke execute on function ai.uuid_floor(timestamptz), ai.make_partitions(timestamptz), ai.drop_old_partitions(timestamptz),
+  ai.requeue_orphans(interval), ai.unlist_empty_lanes(), ai.worker_maintain(uuid) from public;
+grant execute on function ai.worker_maintain(uuid) to ai_worker;
+
+-- objects
+
+do $$ begin perform ai.make_partitions(); end $$;
