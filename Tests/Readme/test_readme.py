@@ -1,0 +1,38 @@
+"""What the README shows happens just so: its psql sessions are run as they are written.
+
+A `…` in the README stands for anything, and `http://127.0.0.1:PORT` for this test's simulator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import transcript
+from databases import Database
+from processes import Simulator
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_psql_sessions_of_the_readme_happen_as_written(
+    database: Database, simulator: Simulator, worker: Callable[..., object]
+) -> None:
+    text = re.sub(r"http://127\.0\.0\.1:\d+", simulator.base_url, README.read_text())
+    sessions = transcript.sessions(text)
+    assert sessions, "the README has no ```psql session"
+    worker(database)
+    for steps in sessions:
+        for step, found in zip(steps, transcript.run(steps, database.url), strict=True):
+            difference = transcript.differs(step.expected, found)
+            assert difference is None, f"README.md, at: {step.typed}\n{difference}"
+
+
+def test_every_command_that_the_readme_tells_to_type_exists() -> None:
+    makefile = (README.parent / "Makefile").read_text()
+    code = re.findall(r"```sh\n.*?```|`[^`\n]+`", README.read_text(), re.DOTALL)
+    told = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(code)))
+    assert told, "the README tells no make command"
+    for target in told:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
