@@ -1,0 +1,12 @@
+/// The wire protocols that go over HTTP. The `local` dialect is not among them: `LocalAnswers`
+/// answers without a request.
+package enum Dialects {
+  /// The dialect of `ai.providers.dialect`; nil for a name that this build does not speak.
+  package static func named(_ name: String) -> (any Dialect.Type)? {
+    switch name {
+    case OpenAI.name: OpenAI.self
+    case AnthropicMessages.name: AnthropicMessages.self
+    default: nil
+    }
+  }
+}

@@ -1,0 +1,25 @@
+extension Usage {
+  /// OpenAI's `usage`: cached and cache-write tokens are inside of `prompt_tokens`, reasoning tokens
+  /// inside of `completion_tokens`. DeepSeek reports its cache in `prompt_cache_hit_tokens`. nil
+  /// where totals are missing, since a wrong bill is worse than an estimate.
+  init?(openAI json: JSON) {
+    self.init()
+    let total = json["total_tokens"]?.int
+    let prompt = json["prompt_tokens"]?.int
+    let completion = json["completion_tokens"]?.int
+    if let prompt, let completion {
+      (input, output) = (prompt, completion)
+    } else if let total, let part = prompt ?? completion, total >= part {
+      (input, output) = prompt == nil ? (total - part, part) : (part, total - part)
+    } else {
+      return nil
+    }
+    guard input >= 0, output >= 0 else { return nil }
+    let details = json["prompt_tokens_details"]
+    let hits = details?["cached_tokens"]?.int ?? json["prompt_cache_hit_tokens"]?.int ?? 0
+    cacheRead = min(max(hits, 0), input)
+    cacheWrite = min(max(details?["cache_write_tokens"]?.int ?? 0, 0), input - cacheRead)
+    let thought = json["completion_tokens_details"]?["reasoning_tokens"]?.int ?? 0
+    reasoning = min(max(thought, 0), output)
+  }
+}

@@ -1,0 +1,195 @@
+/// Reads a response of any JSON protocol, with `Assembler` for what is its own.
+struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
+  private var assembler: Assembler
+  private let streaming: Bool
+  private let secret: String?
+  private let now: @Sendable () -> Int
+
+  private var head: ResponseHead?
+  private var framing = Framing.whole
+  private var sawUnit = false
+  private var errorBody: [UInt8] = []
+  /// The first unit of a successful response that could not be read.
+  private var malformed: [UInt8]?
+  /// Whether something followed it, so that it was not just cut off.
+  private var malformedWasLast = false
+  /// The whole body ended before its JSON did.
+  private var cut = false
+
+  /// `now` gives seconds since 1970; asked only for a Retry-After date without a Date beside it.
+  init(_ assembler: Assembler, for call: Call, now: @escaping @Sendable () -> Int = HTTPDate.now) {
+    self.assembler = assembler
+    streaming = call.stream && Assembler.streams
+    secret = call.secret
+    self.now = now
+  }
+
+  var isComplete: Bool {
+    if case .whole = framing { return false }
+    return assembler.isComplete || assembler.fault != nil
+  }
+
+  /// The content type decides, since servers that cannot stream answer a streamed call with JSON;
+  /// where it says nothing, what was asked for does.
+  mutating func head(_ head: ResponseHead) -> Framing {
+    self.head = head
+    let type = (head.headers["content-type"] ?? "").lowercased()
+    if !(200...299).contains(head.status) || !Assembler.streams {
+      framing = .whole
+    } else if type.hasPrefix("text/event-stream") {
+      framing = .events
+    } else if type.hasPrefix("application/json") || type.hasPrefix("text/html") {
+      framing = .whole
+    } else {
+      framing = streaming ? .events : .whole
+    }
+    return framing
+  }
+
+  mutating func receive(event: String?, data: [UInt8]) -> String {
+    guard let head else { return "" }
+    guard (200...299).contains(head.status) else {
+      // Enough for any error object; the rest of a page is of no use.
+      errorBody.append(contentsOf: data.prefix(max(0, 65_536 - errorBody.count)))
+      return ""
+    }
+    guard !assembler.isComplete, assembler.fault == nil, !isBlank(data) else { return "" }
+    sawUnit = true
+    if case .events = framing {
+      malformedWasLast = false
+      if let text = assembler.marker(data) { return text }
+      guard let json = JSON(data), json.kind == .object else {
+        if malformed == nil { malformed = data }
+        malformedWasLast = true
+        return ""
+      }
+      return assembler.event(named: event, json)
+    }
+    switch JSON.parse(data) {
+    case .whole(let json):
+      let text = assembler.whole(json)
+      if !assembler.isComplete && assembler.fault == nil { malformed = data }
+      return text
+    case .cut(let json):
+      cut = true
+      return json.map { assembler.whole($0) } ?? ""
+    case .invalid:
+      malformed = data
+      return ""
+    }
+  }
+
+  mutating func finish(_ end: TransferEnd) -> Outcome {
+    guard let head else {
+      guard case .broken(let signal, let words) = end else {
+        return .failure(failure(.empty, "the connection closed without a response"))
+      }
+      return .failure(failure(signal, words))
+    }
+    guard (200...299).contains(head.status) else { return .failure(httpFailure(head)) }
+    if let fault = assembler.fault { return .failure(described(fault)) }
+
+    var signal: Failure.Signal?
+    var words = ""
+    if let malformed, !malformedWasLast || assembler.isComplete {
+      signal = .malformed
+      words = "the provider answered with " + FailureText.describe(malformed)
+    } else if assembler.isComplete && !cut {
+      return .success(finished())
+    } else if case .broken(let reason, let text) = end {
+      (signal, words) = (reason, text)
+    } else if !sawUnit {
+      (signal, words) = (.empty, "the provider answered \(head.status) without a body")
+    } else if assembler.mayEnd && !cut && malformed == nil {
+      return .success(finished())
+    } else {
+      (signal, words) = (.truncated, "the answer ended before it was complete")
+    }
+    // A transfer that broke explains a body that cannot be read better than the body does.
+    if case .broken(let reason, let text) = end, !assembler.isComplete {
+      (signal, words) = (reason, text)
+    }
+    return .failure(failure(signal ?? .truncated, words))
+  }
+
+  private func finished() -> Reply {
+    var reply = assembler.reply()
+    reply.requestID = requestID ?? reply.requestID
+    return reply
+  }
+
+  private var requestID: String? {
+    guard let head else { return nil }
+    for name in Assembler.requestIDHeaders {
+      if let value = head.headers[name], !value.isEmpty {
+        return FailureText.clean(value, limit: 200, secret: secret)
+      }
+    }
+    return nil
+  }
+
+  private func failure(_ signal: Failure.Signal, _ words: String) -> Failure {
+    described(Failure(signal, message: words))
+  }
+
+  /// Completes a failure with what head and arrived answer tell.
+  private func described(_ failure: Failure) -> Failure {
+    var failure = failure
+    failure.message = FailureText.clean(failure.message, secret: secret)
+    failure.type = failure.type.map { FailureText.clean($0, limit: 200, secret: secret) }
+    failure.code = failure.code.map { FailureText.clean($0, limit: 200, secret: secret) }
+    guard let head else { return failure }
+    failure.httpStatus = head.status
+    failure.requestID = requestID ?? failure.requestID
+    failure.retryAfterMilliseconds =
+      RetryAfter.milliseconds(head.headers, now: now) ?? failure.retryAfterMilliseconds
+    switch head.headers["x-should-retry"]?.lowercased() {
+    case "true": failure.shouldRetry = true
+    case "false": failure.shouldRetry = false
+    default: break
+    }
+    if sawUnit {
+      let partial = finished()
+      failure.requestID = failure.requestID ?? partial.requestID
+      failure.partial = partial
+    }
+    return failure
+  }
+
+  private func httpFailure(_ head: ResponseHead) -> Failure {
+    var failure = Failure(.http, message: "")
+    var said: ProviderError?
+    switch JSON.parse(errorBody) {
+    case .whole(let json), .cut(.some(let json)): said = ProviderError(json)
+    case .cut(nil), .invalid: break
+    }
+    failure.type = said?.type
+    failure.code = said?.code
+    failure.requestID = said?.requestID
+    failure.retryAfterMilliseconds = said?.retryAfterMilliseconds
+    if let message = said?.message, !message.isEmpty {
+      failure.message = message
+    } else if said != nil {
+      failure.message = "HTTP \(head.status): \(String(decoding: errorBody, as: UTF8.self))"
+    } else {
+      failure.message = "HTTP \(head.status) with \(FailureText.describe(errorBody))"
+    }
+    return described(failure)
+  }
+
+  private func isBlank(_ data: [UInt8]) -> Bool {
+    data.allSatisfy { $0 == 0x20 || (0x09...0x0D).contains($0) }
+  }
+}
+
+extension Failure {
+  /// An error object inside an answer that began as a success.
+  init(embedded error: ProviderError) {
+    self.init(
+      .embeddedError, message: error.message ?? "the provider reported an error in its answer")
+    type = error.type
+    code = error.code
+    requestID = error.requestID
+    retryAfterMilliseconds = error.retryAfterMilliseconds
+  }
+}

@@ -1,0 +1,71 @@
+/// Cuts and cleans what a failure tells people.
+enum FailureText {
+  /// At most `limit` scalars without NUL, and without `secret` should a provider quote it.
+  static func clean(_ text: String, limit: Int = 1_000, secret: String?) -> String {
+    // Bound the work on bodies of megabytes before looking for anything in them.
+    var scalars = String.UnicodeScalarView()
+    for scalar in text.unicodeScalars.prefix(limit * 4) {
+      scalars.append(scalar == "\0" ? "\u{FFFD}" : scalar)
+    }
+    var cleaned = String(scalars)
+    if let secret, secret.utf8.count >= 4 { cleaned = replacing(secret, in: cleaned) }
+    guard cleaned.unicodeScalars.count > limit else { return cleaned }
+    return String(String.UnicodeScalarView(cleaned.unicodeScalars.prefix(limit - 1))) + "…"
+  }
+
+  /// What to say of a body that is not JSON: the title of an HTML page, or how the text begins.
+  static func describe(_ body: [UInt8]) -> String {
+    let start = String(decoding: body.prefix(8_192), as: UTF8.self)
+    let text = start.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+    if text.isEmpty { return "an empty body" }
+    guard isHTML(text) else { return "text that is not JSON: \(text.prefix(200))" }
+    guard let title = title(of: text) else { return "an HTML page" }
+    return "an HTML page: \(title.prefix(200))"
+  }
+
+  private static func isHTML(_ text: String) -> Bool {
+    let head = text.prefix(200).lowercased()
+    return head.hasPrefix("<!doctype html") || head.contains("<html") || head.contains("<head")
+  }
+
+  private static func title(of text: String) -> Substring? {
+    for (open, close) in [("<title>", "<"), ("<h1>", "<")] {
+      guard let start = find(open, in: text[...]),
+        let end = find(close, in: text[start.upperBound...])
+      else { continue }
+      let title = text[start.upperBound..<end.lowerBound]
+      if title.contains(where: { !$0.isWhitespace }) { return title }
+    }
+    return nil
+  }
+
+  private static func replacing(_ needle: String, in text: String) -> String {
+    var result = ""
+    var rest = text[...]
+    while let found = find(needle, in: rest) {
+      result += rest[..<found.lowerBound] + "[secret]"
+      rest = rest[found.upperBound...]
+    }
+    return result + rest
+  }
+
+  /// The first place of `needle`, ASCII letters without regard to case.
+  private static func find(_ needle: String, in text: Substring) -> Range<Substring.Index>? {
+    let wanted = needle.utf8.map(lower)
+    let view = text.utf8
+    guard !wanted.isEmpty, view.count >= wanted.count else { return nil }
+    var start = view.startIndex
+    let last = view.index(view.endIndex, offsetBy: -wanted.count)
+    while start <= last {
+      if view[start...].prefix(wanted.count).lazy.map(lower).elementsEqual(wanted) {
+        return start..<view.index(start, offsetBy: wanted.count)
+      }
+      start = view.index(after: start)
+    }
+    return nil
+  }
+
+  private static func lower(_ byte: UInt8) -> UInt8 {
+    (0x41...0x5A).contains(byte) ? byte | 0x20 : byte
+  }
+}

@@ -1,0 +1,237 @@
+import Foundation
+import Providers
+import Testing
+
+@Suite struct OpenAIAnswerTests {
+  @Test func aStreamGivesTextUsageModelAndTier() throws {
+    let reading = try read(
+      call(stream: true), headers: ["x-request-id": "req-7"], text: Fixture.openAIStream)
+    let reply = try #require(reading.reply)
+    #expect(reading.shown == "Grüße, martlet 🐦!")
+    #expect(reply.output == reading.shown)
+    #expect(reply.finishReason == "stop")
+    #expect(
+      reply.usage
+        == usage(input: 120, cacheRead: 64, cacheWrite: 32, output: 48, reasoning: 40))
+    #expect(reply.model == "gpt-5-2026")
+    #expect(reply.serviceTier == "default")
+    #expect(reply.requestID == "req-7")
+    #expect(reading.wasComplete)
+    #expect(
+      try reading.message() == decode(#"{"role":"assistant","content":"Grüße, martlet 🐦!"}"#))
+  }
+
+  @Test func parallelToolCallsComeBackWhole() throws {
+    let reading = try read(call(stream: true), text: Fixture.openAITools)
+    #expect(reading.reply?.finishReason == "tool_calls")
+    #expect(reading.reply?.output == "")
+    let expected = try decode(
+      #"""
+      {"role":"assistant","content":null,"tool_calls":[
+        {"id":"call_a","type":"function","function":{"name":"weather","arguments":"{\"city\":\"Oslo\"}"}},
+        {"id":"call_b","type":"function","function":{"name":"time","arguments":"{}"}}]}
+      """#)
+    #expect(try reading.message() == expected)
+  }
+
+  @Test func aWholeAnswerIsRead() throws {
+    let reading = try read(call(), text: Fixture.openAIWhole)
+    #expect(reading.reply?.output == "Four.")
+    #expect(reading.reply?.usage == usage(input: 9, output: 3))
+    #expect(reading.reply?.serviceTier == "flex")
+    #expect(reading.reply?.requestID == "chatcmpl-9")
+  }
+
+  @Test func aServerThatCannotStreamMayAnswerWhole() throws {
+    let reading = try read(
+      call(stream: true), headers: ["content-type": "application/json; charset=utf-8"],
+      text: Fixture.openAIWhole)
+    #expect(reading.reply?.output == "Four.")
+    #expect(reading.shown == "Four.")
+  }
+
+  @Test func aServerThatStreamsUnaskedIsRead() throws {
+    let reading = try read(
+      call(stream: false), headers: ["content-type": "text/event-stream"],
+      text: Fixture.openAIStream)
+    #expect(reading.reply?.output == "Grüße, martlet 🐦!")
+  }
+
+  @Test func surrogateHalvesInConsecutiveDeltasAreJoined() throws {
+    let reading = try read(
+      call(stream: true),
+      text: """
+        data: {"choices":[{"index":0,"delta":{"content":"a\\ud83d"}}]}
+
+        data: {"choices":[{"index":0,"delta":{"content":""}}]}
+
+        data: {"choices":[{"index":0,"delta":{"content":"\\udc26b"}}]}
+
+        data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}
+
+        data: {"choices":[{"index":0,"delta":{"content":"c\\udc26\\u0000"}}]}
+
+        data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":"stop"}]}
+
+        data: [DONE]
+
+
+        """)
+    #expect(reading.reply?.output == "a🐦b\u{FFFD}c\u{FFFD}\u{FFFD}\u{FFFD}")
+    expectSound(reading)
+  }
+
+  @Test func invalidUTF8IsReplacedAndTheRestKept() throws {
+    let before = Array(#"{"choices":[{"index":0,"delta":{"content":"a"#.utf8)
+    let after = Array(#"b"},"finish_reason":"stop"}]}"#.utf8)
+    let reading = try read(
+      call(stream: true),
+      units: [
+        Unit(data: before + [0xC3, 0x28, 0xFF, 0x00, 0x0A] + after),
+        Unit(data: Array("[DONE]".utf8)),
+      ])
+    #expect(reading.reply?.output == "a\u{FFFD}(\u{FFFD}\u{FFFD}\nb")
+    expectSound(reading)
+  }
+
+  @Test func nullsStringNumbersDuplicatesAndUnknownFieldsAreHarmless() throws {
+    let reading = try read(
+      call(stream: true),
+      text: """
+        data: {"choices":null,"usage":null,"model":null,"error":null,"x_groq":null,"new":[{"a":NaN}]}
+
+        data: {"choices":[{"index":"0","delta":{"content":null,"tool_calls":null,"refusal":null},"finish_reason":null}]}
+
+        data: {"choices":[{"index":1,"delta":{"content":"other choice"}},{"index":0,"delta":{"content":[{"type":"text","text":"in "},{"type":"text","text":"parts"},null,3]}}]}
+
+        data: {"choices":[{"delta":null,"finish_reason":"length","finish_reason":"stop"}],"usage":{"prompt_tokens":"7","completion_tokens":5.0,"total_tokens":null,"prompt_tokens_details":null}}
+
+        data: [DONE]
+
+
+        """)
+    #expect(reading.reply?.output == "in parts")
+    #expect(reading.reply?.finishReason == "stop")
+    #expect(reading.reply?.usage == usage(input: 7, output: 5))
+  }
+
+  @Test func refusalsAreShownAndReasoningIsNot() throws {
+    let reading = try read(
+      call(stream: true),
+      text: """
+        data: {"choices":[{"index":0,"delta":{"reasoning_content":"think "}}]}
+
+        data: {"choices":[{"index":0,"delta":{"reasoning":"more","refusal":"I "}}]}
+
+        data: {"choices":[{"index":0,"delta":{"refusal":"won't."},"finish_reason":"stop"}]}
+
+        data: [DONE]
+
+
+        """)
+    #expect(reading.reply?.output == "I won't.")
+    #expect(
+      try reading.message()
+        == decode(
+          #"{"role":"assistant","content":null,"refusal":"I won't.","reasoning":"think more"}"#))
+  }
+
+  @Test(arguments: [
+    (
+      #""usage":{"prompt_tokens":10,"completion_tokens":4,"prompt_cache_hit_tokens":6,"prompt_cache_miss_tokens":4}"#,
+      usage(input: 10, cacheRead: 6, output: 4)
+    ),
+    (
+      #""x_groq":{"id":"q","usage":{"prompt_tokens":10,"completion_tokens":4,"total_tokens":14}}"#,
+      usage(input: 10, output: 4)
+    ),
+    (#""usage":{"prompt_tokens":10,"total_tokens":14}"#, usage(input: 10, output: 4)),
+    (
+      #""usage":{"prompt_tokens":10,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":99,"cache_write_tokens":99},"completion_tokens_details":{"reasoning_tokens":99}}"#,
+      usage(input: 10, cacheRead: 10, output: 4, reasoning: 4)
+    ),
+    (#""usage":{}"#, nil),
+    (#""usage":{"prompt_tokens":10}"#, nil),
+    (#""usage":{"prompt_tokens":-1,"completion_tokens":2}"#, nil),
+    (#""usage":{"prompt_tokens":1e300,"completion_tokens":2}"#, nil),
+  ]) func usageOfManyKinds(_ json: String, _ expected: Usage?) throws {
+    let reading = try read(
+      call(stream: true),
+      text:
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\(json)}\n\n"
+        + "data: [DONE]\n\n")
+    #expect(try #require(reading.reply).usage == expected)
+  }
+
+  @Test(arguments: [
+    ("length", "length"), ("content_filter", "content_filter"), ("function_call", "tool_calls"),
+    ("eos", "stop"), ("max_tokens", "length"), ("something_new", "stop"),
+  ]) func finishReasonsAreInOneVocabulary(_ theirs: String, _ ours: String) throws {
+    let reading = try read(
+      call(), text: #"{"choices":[{"message":{"content":"x"},"finish_reason":"\#(theirs)"}]}"#)
+    #expect(reading.reply?.finishReason == ours)
+  }
+
+  @Test func theEndWithoutDoneIsEnoughOnlyAfterAFinishReason() throws {
+    let finished =
+      "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n"
+    let open = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n"
+    #expect(try read(call(stream: true), text: finished).reply?.output == "x")
+    let cut = try read(call(stream: true), text: open)
+    #expect(cut.failure?.signal == .truncated)
+    #expect(cut.failure?.partial?.output == "x")
+    let broken = try read(call(stream: true), text: finished, end: .broken(.reset, "reset by peer"))
+    #expect(broken.failure?.signal == .reset)
+  }
+
+  @Test func fragmentsOfToolCallsFromSloppyServersAreSorted() throws {
+    let reading = try read(
+      call(stream: true),
+      text: """
+        data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{\\"x\\""}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":":1}"}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"b","function":{"name":"g","arguments":{"y":2}}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{"function":{"name":"h","arguments":"{}"},"id":"c"}, 7, null]},"finish_reason":"tool_calls"}]}
+
+        data: [DONE]
+
+
+        """)
+    let calls = try #require(try reading.message()["tool_calls"] as? [NSDictionary])
+    #expect(calls.map { $0["id"] as? String } == ["a", "b", "c"])
+    let arguments = calls.map { ($0["function"] as? NSDictionary)?["arguments"] as? String }
+    #expect(arguments == [#"{"x":1}"#, #"{"y":2}"#, "{}"])
+  }
+
+  @Test func embeddingsAreReadFromNumbersAndFromBase64() throws {
+    let embedding = call(kind: .embedding, request: #"{"input":"x"}"#)
+    let numbers = try read(
+      embedding,
+      text: #"""
+        {"object":"list","data":[{"index":1,"embedding":[9]},{"index":0,"embedding":[0.5,-1,1e-3]}],
+         "model":"e","usage":{"prompt_tokens":4,"total_tokens":4}}
+        """#)
+    #expect(numbers.reply?.embedding == [0.5, -1, 0.001])
+    #expect(numbers.reply?.usage == usage(input: 4, output: 0))
+    #expect(numbers.reply?.message == nil)
+    let floats: [Float] = [0.5, -1, 3.25]
+    let bytes = floats.flatMap { value in (0..<4).map { UInt8(value.bitPattern >> (8 * $0) & 255) }
+    }
+    let base64 = Data(bytes).base64EncodedString()
+    let encoded = try read(embedding, text: #"{"data":[{"embedding":"\#(base64)"}]}"#)
+    #expect(encoded.reply?.embedding == floats)
+    #expect(encoded.reply?.usage == nil)
+  }
+
+  @Test(arguments: [
+    #"{"data":[]}"#, #"{"data":[{"embedding":[]}]}"#, #"{"data":[{"embedding":[1,null]}]}"#,
+    #"{"data":[{"embedding":[1e999]}]}"#, #"{"data":[{"embedding":"AAA"}]}"#,
+    #"{"data":[{"embedding":"AADAfw=="}]}"#, #"{"data":[{"embedding":"*"}]}"#, #"{}"#, #"[1,2]"#,
+  ]) func vectorsThatAreNoneAreMalformed(_ body: String) throws {
+    let reading = try read(call(kind: .embedding), text: body)
+    #expect(reading.failure?.signal == .malformed)
+  }
+}
