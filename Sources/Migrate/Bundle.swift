@@ -25,6 +25,8 @@ extension Schema {
       -- the right to create extension vector where that is missing, and CREATEROLE where the group
       -- roles ai_user, ai_developer, ai_admin, ai_worker and ai_monitor are.
 
+      set client_min_messages = warning;
+
       -- The history.
       do \(dollarQuoted(history));
 
@@ -37,7 +39,10 @@ extension Schema {
       \(objects)
 
       reset check_function_bodies;
+      reset client_min_messages;
+
       \(SessionSQL.checkFunctions)
+
       \(guardSQL.recordFiles)
 
       """

@@ -13,6 +13,11 @@ extension Schema {
       \(GuardSQL.declarations)
       begin
       \(door.checks)
+      -- After drop extension … cascade the tables are there and their triggers are not: the next
+      -- ai.migrate() is to make them again.
+      if cardinality(v_applied) > 0 then
+        delete from ai.migrations where version = 'sql';
+      end if;
       end
       """
     return """
@@ -51,6 +56,7 @@ extension Schema {
       \(GuardSQL.declarations)
       v_ran boolean := false;
       begin
+      perform pg_catalog.set_config('client_min_messages', 'warning', true);
       -- Definer functions read tables by their owner's rights: functions and tables need one owner.
       if (select e.extowner from pg_catalog.pg_extension e where e.extname = 'martlet')
          is distinct from (select r.oid from pg_catalog.pg_roles r where r.rolname = current_user) then
