@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -173,6 +174,14 @@ class Database:
             server.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(self.name)))
             for role in self._roles:
                 server.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(role)))
+
+
+@contextlib.contextmanager
+def refused(sqlstate: str) -> Iterator[None]:
+    """Expects the block to be refused by the database with this SQLSTATE."""
+    with pytest.raises(psycopg.Error) as caught:
+        yield
+    assert caught.value.sqlstate == sqlstate, f"{caught.value.sqlstate}: {caught.value}"
 
 
 def create_database(server: str, name: str, template: str | None = None) -> None:
