@@ -4,25 +4,26 @@
 -- A tenant's own model or route goes before the shared one of the same name.
 create or replace function ai.target_model(p_tenant uuid, p_kind text, p_model text, p_profile text, p_target integer)
 returns bigint
-language sql stable parallel safe security definer
+language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when p_model is not null and p_target = 1 then
-      (select m.id from ai.models m join ai.providers p on p.id = m.provider_id and p.enabled
-        where m.name = p_model and m.kind = p_kind and m.enabled and (m.tenant_id = p_tenant or m.tenant_id is null)
-        order by m.tenant_id nulls last limit 1)
-    when p_model is null then
-      (select m.id
-         from ai.routes r
-         join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind
-         join ai.providers p on p.id = m.provider_id and p.enabled
-        where r.profile = p_profile and r.kind = p_kind and r.enabled
-          and r.tenant_id is not distinct from
-              (select case when exists (select from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind)
-                           then p_tenant end)
-        order by r.position offset p_target - 1 limit 1)
-  end
+begin
+  if p_model is not null then
+    return (select m.id
+              from ai.models m
+              join ai.providers p on p.id = m.provider_id and p.enabled
+             where p_target = 1 and m.name = p_model and m.kind = p_kind and m.enabled and (m.tenant_id = p_tenant or m.tenant_id is null)
+             order by m.tenant_id nulls last limit 1);
+  end if;
+  return (select m.id
+            from ai.routes r
+            join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind
+            join ai.providers p on p.id = m.provider_id and p.enabled
+           where r.profile = p_profile and r.kind = p_kind and r.enabled
+             and r.tenant_id is not distinct from
+                 (select o.tenant_id from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind limit 1)
+           order by r.position offset p_target - 1 limit 1);
+end
 $$;
 comment on function ai.target_model(uuid, text, text, text, integer) is
   'Id of the model that answers: by name, or the n-th target (from 1) of a profile''s route. Null: none.';

@@ -12,7 +12,7 @@
 -- dead, PT400 for a limit out of 1 … 10000.
 --
 -- The planner settings: every join here goes from a few keys to an index, whatever the statistics of tables that fill
--- and empty all day say.
+-- and empty all day say, and in the order in which it is written; planning anew for each batch would cost more than running it.
 create or replace function ai.worker_claim(p_worker uuid, p_limit integer, p_cursor text)
 returns table (generation_id uuid, attempt integer, kind text, dialect text, base_url text, secret text, headers jsonb, options jsonb,
                model text, stream boolean, request jsonb, timeout_ms integer, cursor text, wait_ms integer, retries integer)
@@ -21,6 +21,8 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
@@ -108,30 +110,40 @@ begin
   return query
     with picked as materialized (
       select * from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) p (generation_id, tenant_id, lane_id, attempts, target)
-    ), ready as materialized (
-      select p.generation_id, p.tenant_id, p.lane_id, p.attempts + 1 as attempt, p.target, g.user_id, g.kind, g.stream, g.prompt, g.messages, g.params,
-             g.model is null as routed, greatest(g.created_at, g.run_after) as waiting_since, m.id as model_id, m.wire_name, v.name as provider, v.dialect, v.base_url, v.secret, v.headers,
-             case when m.max_output_tokens is null then v.options || m.options
-                  else jsonb_build_object('max_output_tokens', m.max_output_tokens) || v.options || m.options end as options,
+    ), asked as materialized (
+      select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.prompt, g.messages, g.params,
+             greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at
         from picked p
         join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.generation_id and g.status = 'queued'
         join ai.tenants t on t.id = p.tenant_id and t.enabled
         join ai.members u on u.tenant_id = p.tenant_id and u.user_id = g.user_id and u.enabled
        cross join ai.settings s
-        join ai.models m on m.id = ai.target_model(p.tenant_id, g.kind, g.model, g.profile, p.target)
+    ), targets as materialized (
+      -- Most of a batch asks for the same few models: each is looked up once.
+      select w.*, ai.target_model(w.tenant_id, w.kind, w.model, w.profile, w.target) as model_id
+        from (select distinct a.tenant_id, a.kind, a.model, a.profile, a.target from asked a) w
+    ), ready as materialized (
+      select a.*, a.attempts + 1 as attempt, m.id as model_id, m.wire_name, v.name as provider, v.dialect, v.base_url, v.secret, v.headers,
+             case when m.max_output_tokens is null then v.options || m.options
+                  else jsonb_build_object('max_output_tokens', m.max_output_tokens) || v.options || m.options end as options
+        from asked a
+        join targets t on t.tenant_id = a.tenant_id and t.kind = a.kind and t.model is not distinct from a.model
+                      and t.profile is not distinct from a.profile and t.target = a.target
+        join ai.models m on m.id = t.model_id
         join ai.providers v on v.id = m.provider_id
+       where a.deadline_at > v_now
     ), leased as (
       insert into ai.leases (generation_id, attempt, worker_id, tenant_id, user_id, lane_id, target, model_id, stream, input_bytes,
                              waiting_since, deadline_at, claimed_at)
       select r.generation_id, r.attempt, p_worker, r.tenant_id, r.user_id, r.lane_id, r.target, r.model_id, r.stream,
              coalesce(octet_length(r.prompt), octet_length(r.messages::text)) + octet_length(r.params::text), r.waiting_since, r.deadline_at, v_now
-        from ready r where r.deadline_at > v_now
+        from ready r
     ), started as (
       update ai.generations g
          set status = 'running', attempts = r.attempt, started_at = coalesce(g.started_at, v_now), provider = r.provider
         from ready r
-       where g.tenant_id = r.tenant_id and g.id = r.generation_id and r.deadline_at > v_now
+       where g.tenant_id = r.tenant_id and g.id = r.generation_id
     )
     select r.generation_id, r.attempt, r.kind, r.dialect, r.base_url, r.secret, r.headers, r.options, r.wire_name, r.stream,
            case when r.kind = 'embedding' then jsonb_build_object('input', r.prompt, 'params', r.params)
@@ -139,8 +151,7 @@ begin
                   'messages', coalesce(r.messages, jsonb_build_array(jsonb_build_object('role', 'user', 'content', r.prompt))),
                   'params', r.params) end,
            greatest(1, (extract(epoch from r.deadline_at - v_now) * 1000)::integer), null::text, null::integer, null::integer
-      from ready r
-     where r.deadline_at > v_now;
+      from ready r;
   get diagnostics v_ready = row_count;
 
   perform ai.announce_start(v_ids);

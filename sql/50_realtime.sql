@@ -175,6 +175,8 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare

@@ -14,6 +14,8 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
@@ -57,8 +59,10 @@ begin
       join results r on r.id = l.generation_id and r.attempt = l.attempt
       join ai.models m on m.id = l.model_id
       join ai.providers v on v.id = m.provider_id
-      left join lateral ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code, r.retry_after_ms is not null,
-                                            r.text <> '') f on r.signal is not null
+      left join lateral (select c.class, c.action, c.billed
+                           from ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code,
+                                                    r.retry_after_ms is not null, r.text <> '') c
+                          where r.signal is not null) f on true
      cross join lateral (select jsonb_typeof(r.usage) is not distinct from 'object' as reported) u
      cross join lateral (select case when r.outcome = 'succeeded' then 'arrived'
                                      when r.outcome = 'cancelled' then case when r.sent then 'arrived' else 'no' end
