@@ -1,0 +1,118 @@
+import NIOCore
+
+extension Responder {
+  /// Writes the answer to a chat request.
+  func compose(
+    _ chat: ChatRequest, _ request: IncomingRequest, _ context: Context,
+    _ directives: Directives, model: Substring
+  ) -> Answer {
+    let question = chat.question.map { Self.text($0, in: request.body) } ?? ""
+    let calls = toolCalls(chat, context, directives, question: question)
+    var text = answerText(chat, request, directives, question: question, callsTools: !calls.isEmpty)
+    var finish = calls.isEmpty ? "stop" : "tool_calls"
+    var output = text.tokenCount
+    if let limit = chat.maxTokens, output > limit {
+      text = text.cut(toTokens: limit)
+      output = text.tokenCount
+      finish = "length"
+    }
+    for call in calls { output += max(1, call.arguments.count / 4) }
+    output *= chat.choiceCount
+
+    var usage = TokenUsage(
+      input: TokenEstimate.tokens(bytes: request.body.readableBytes), output: max(1, output))
+    let thinking = context.wire == .anthropic && chat.thinks ? Self.thought : []
+    usage.reasoning = directives.usage.reasoning ?? (thinking.isEmpty ? 0 : Self.thoughtTokens)
+    usage.output += usage.reasoning
+    usage.apply(directives.usage)
+
+    let tier = directives.serviceTier ?? (context.wire == .openAI ? "default" : "standard")
+    var answer = Answer(
+      id: context.requestID, created: context.now.second,
+      model: JSONText.escaped(directives.reportedModel ?? String(model)), text: text,
+      toolCalls: calls, thinking: thinking,
+      finish: JSONText.escaped(
+        Self.finish(directives.finish ?? finish, context.wire)),
+      usage: usage, serviceTier: JSONText.escaped(tier), choiceCount: chat.choiceCount,
+      includeUsage: chat.includeUsage, obfuscates: chat.obfuscates)
+    if directives.finish == "stop_sequence" { answer.stopSequence = Array("END".utf8) }
+    return answer
+  }
+
+  private static let thought = Array("The simulator does not think; this block only looks so.".utf8)
+  private static let thoughtTokens = 12
+
+  /// Text of the request, of which only a window is looked at.
+  private static func text(_ range: Range<Int>, in body: ByteBuffer) -> String {
+    body.withUnsafeReadableBytes { bytes in
+      let raw = UnsafeRawBufferPointer(rebasing: bytes[range])
+      guard raw.count > Gist.window else { return JSONText.unescaped(raw) }
+      let start = UnsafeRawBufferPointer(rebasing: raw[..<Gist.window])
+      let end = UnsafeRawBufferPointer(rebasing: raw[(raw.count - Gist.window / 16)...])
+      return JSONText.unescaped(start) + "\n\n" + JSONText.unescaped(end)
+    }
+  }
+
+  private func answerText(
+    _ chat: ChatRequest, _ request: IncomingRequest, _ directives: Directives, question: String,
+    callsTools: Bool
+  ) -> AnswerText {
+    var escaped: [UInt8]
+    if let answer = directives.answer {
+      escaped = answer
+    } else if callsTools {
+      escaped = []
+    } else {
+      // Half the window for all context together: an answer must not cost more than a request.
+      let context = chat.context.suffix(4).map { Self.text($0, in: request.body) }
+      let gist = Gist.answer(question: question, context: context)
+      escaped = JSONText.escaped(gist)
+      if chat.wantsJSON {
+        escaped = JSONText.escaped("{\"answer\": \"\(String(decoding: escaped, as: UTF8.self))\"}")
+      }
+    }
+    if directives.loneSurrogate { escaped += Array(" \\ud83d and \\udc26 stand alone".utf8) }
+    if directives.nulCharacter { escaped += Array(" nul\\u0000nul".utf8) }
+    if let bytes = directives.bigBytes { return AnswerText(escaped: escaped, bytes: bytes) }
+    if let tokens = directives.tokenCount { return AnswerText(escaped: escaped, tokens: tokens) }
+    return AnswerText(escaped: escaped)
+  }
+
+  /// Calls that directives or `tool_choice` ask for. A conversation that ends with a tool's result
+  /// is answered in text, so that an agent's loop ends.
+  private func toolCalls(
+    _ chat: ChatRequest, _ context: Context, _ directives: Directives, question: String
+  ) -> [Answer.ToolCall] {
+    guard let first = chat.toolNames.first, chat.toolChoice != .none, !chat.endsWithToolResult
+    else { return [] }
+    var names = directives.tools.map { $0 == "*" ? first : $0 }
+    if names.isEmpty {
+      switch chat.toolChoice {
+      case .any: names = [first]
+      case .named(let name): names = [name]
+      case .free, .none: return []
+      }
+    }
+    let quote = Gist.excerpt(question)
+    let arguments =
+      directives.toolArguments.map { Array($0.utf8) }
+      ?? Array("{\"query\":\"".utf8) + JSONText.escaped(quote) + Array("\"}".utf8)
+    return names.enumerated().map { index, name in
+      Answer.ToolCall(
+        id: Hash64.mixed(context.requestID &+ UInt64(index) &+ 1), name: JSONText.escaped(name),
+        arguments: arguments)
+    }
+  }
+
+  /// A stop reason in the provider's own spelling; what the other provider says is translated.
+  static func finish(_ reason: String, _ wire: Wire) -> String {
+    let pairs = [
+      ("stop", "end_turn"), ("length", "max_tokens"), ("tool_calls", "tool_use"),
+      ("content_filter", "refusal"),
+    ]
+    switch wire {
+    case .openAI: return pairs.first { $0.1 == reason }?.0 ?? reason
+    case .anthropic: return pairs.first { $0.0 == reason }?.1 ?? reason
+    }
+  }
+}

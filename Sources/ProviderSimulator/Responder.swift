@@ -1,0 +1,126 @@
+import NIOCore
+import NIOHTTP1
+import Synchronization
+
+/// A request that has arrived in full.
+struct IncomingRequest {
+  var head: HTTPRequestHead
+  var body: ByteBuffer
+  /// The body passed the limit and was thrown away.
+  var isTooLarge = false
+  var connection: UInt64
+}
+
+/// A response to be sent, and what the log will say of it; control endpoints are not logged.
+struct Exchange {
+  var transmission: Transmission
+  var entry: LogEntry?
+  /// Usage as billed if the whole answer leaves.
+  var usage: TokenUsage?
+  /// Whether a complete transmission tells the client its usage.
+  var reportsUsage = false
+}
+
+/// Decides what each request is answered with. Shared by all connections.
+final class Responder: Sendable {
+  let log: RequestLog
+  let occurrences = OccurrenceCounter()
+  let started: Directives
+  private let defaults: Mutex<Directives>
+  private let moment = Mutex(WallClock(second: 0))
+  private let counter = Atomic<UInt64>(0)
+  private let seed: UInt64
+  let inFlight = Atomic<Int>(0)
+
+  init(defaults: Directives, log: RequestLog) {
+    self.started = defaults
+    self.defaults = Mutex(defaults)
+    self.log = log
+    var random = SystemRandomNumberGenerator()
+    seed = random.next()
+  }
+
+  var currentDefaults: Directives {
+    get { defaults.withLock { $0 } }
+    set { defaults.withLock { $0 = newValue } }
+  }
+
+  func nextID() -> UInt64 {
+    let number = counter.wrappingAdd(1, ordering: .relaxed).newValue
+    return Hash64.mixed(seed &+ number &* 0x9E37_79B9_7F4A_7C15)
+  }
+
+  func reset() {
+    log.reset()
+    occurrences.reset()
+    currentDefaults = started
+  }
+
+  /// The wall clock, formatted once a second.
+  func now(milliseconds: Int) -> WallClock {
+    let second = milliseconds / 1_000
+    return moment.withLock { moment in
+      if moment.second != second { moment = WallClock(second: second) }
+      return moment
+    }
+  }
+
+  /// The answer to a request.
+  func answer(_ request: IncomingRequest) -> Exchange {
+    let uri = request.head.uri
+    let path = uri.firstIndex(of: "?").map { uri[..<$0] } ?? uri[...]
+    switch (request.head.method, path) {
+    case (.POST, "/v1/chat/completions"): return provider(request, .chatCompletions)
+    case (.POST, "/v1/messages"): return provider(request, .messages)
+    case (.POST, "/v1/embeddings"): return provider(request, .embeddings)
+    case (.POST, "/v1/messages/count_tokens"): return provider(request, .countTokens)
+    case (.GET, "/v1/models"): return provider(request, .models)
+    case (.GET, "/health"), (.GET, "/__log"), (.POST, "/__reset"), (_, "/__defaults"):
+      return control(request, path: path)
+    default:
+      if request.head.method == .GET, path.hasPrefix("/v1/models/") {
+        return provider(request, .model(String(path.dropFirst("/v1/models/".count))))
+      }
+      return provider(request, .unknown(String(path)))
+    }
+  }
+}
+
+/// What a provider is asked for.
+enum Endpoint: Equatable {
+  case chatCompletions
+  case messages
+  case embeddings
+  case countTokens
+  case models
+  case model(String)
+  case unknown(String)
+
+  static let known = [
+    "/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/messages/count_tokens",
+    "/v1/models",
+  ]
+
+  /// The path as the log names it.
+  var path: String {
+    switch self {
+    case .chatCompletions: Self.known[0]
+    case .messages: Self.known[1]
+    case .embeddings: Self.known[2]
+    case .countTokens: Self.known[3]
+    case .models: Self.known[4]
+    case .model(let id): "/v1/models/\(id)"
+    case .unknown(let path): path
+    }
+  }
+
+  /// Whose protocol an endpoint speaks. `/v1/models` exists in both; the version header decides.
+  func wire(_ headers: HTTPHeaders) -> Wire {
+    switch self {
+    case .messages, .countTokens: .anthropic
+    case .chatCompletions, .embeddings: .openAI
+    case .models, .model, .unknown:
+      headers.contains(name: "anthropic-version") ? .anthropic : .openAI
+    }
+  }
+}
