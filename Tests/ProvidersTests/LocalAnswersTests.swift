@@ -1,0 +1,142 @@
+import Foundation
+import Providers
+import Testing
+
+@Suite struct LocalAnswersTests {
+  private func embed(_ text: String) throws -> [Float] {
+    let json = String(decoding: try JSONEncoder().encode(["input": text]), as: UTF8.self)
+    let outcome = LocalAnswers.answer(
+      call("local", kind: .embedding, model: "hash", secret: nil, request: json))
+    return try #require(try outcome.get().embedding)
+  }
+
+  private func similarity(_ a: [Float], _ b: [Float]) -> Float {
+    zip(a, b).reduce(0) { $0 + $1.0 * $1.1 }
+  }
+
+  private func extract(_ messages: [(String, String)], params: String = "{}") throws -> Reply {
+    let list = messages.map { ["role": $0.0, "content": $0.1] }
+    let json = String(decoding: try JSONEncoder().encode(list), as: UTF8.self)
+    return try LocalAnswers.answer(
+      call("local", model: "extract", request: #"{"messages":\#(json),"params":\#(params)}"#)
+    ).get()
+  }
+
+  @Test func vectorsHaveLengthOneAndAreTheSameEverywhere() throws {
+    let vector = try embed("The martlet is a heraldic swift, drawn without feet.")
+    #expect(vector.count == 384)
+    #expect(abs(similarity(vector, vector) - 1) < 1e-5)
+    #expect(try embed("The martlet is a heraldic swift, drawn without feet.") == vector)
+    // A stored vector must stay comparable: these are fixed for the name "hash".
+    let fixed = try embed("swift")
+    let nonZero = fixed.enumerated().filter { $0.element != 0 }
+    #expect(nonZero.map(\.offset) == [26, 28, 101, 159, 210, 341])
+  }
+
+  @Test func sharedWordsBringTextsTogether() throws {
+    let question = try embed("How do I cancel a running generation?")
+    let near = try embed("ai.cancel(id) cancels a generation that is running.")
+    let far = try embed("Bananas are rich in potassium and taste sweet.")
+    #expect(similarity(question, near) > similarity(question, far) + 0.1)
+    let typo = try embed("How do I cancel a runing generatoin?")
+    #expect(similarity(question, typo) > 0.5)
+  }
+
+  @Test(arguments: ["🐦", "日本語の文章", "!!!", "a", "\u{301}", "١٢٣", "ไทย", "\u{FFFD}", "ﬀ İ ß"])
+  func anyVisibleTextHasAVector(_ text: String) throws {
+    let vector = try embed(text)
+    #expect(vector.allSatisfy(\.isFinite))
+    #expect(abs(similarity(vector, vector) - 1) < 1e-5)
+  }
+
+  @Test(arguments: ["", " \n\t", "\u{3000}\u{A0}"])
+  func emptyTextIsAClearFailure(_ text: String) throws {
+    let json = String(decoding: try JSONEncoder().encode(["input": text]), as: UTF8.self)
+    let outcome = LocalAnswers.answer(
+      call("local", kind: .embedding, model: "hash", request: json))
+    guard case .failure(let failure) = outcome else {
+      Issue.record("a vector of nothing")
+      return
+    }
+    #expect(failure.signal == .unsendable)
+  }
+
+  @Test func whatIsNotThereIsRefused() throws {
+    for (model, kind) in [("hash", CallKind.chat), ("extract", .embedding), ("gpt", .chat)] {
+      guard
+        case .failure(let failure) = LocalAnswers.answer(call("local", kind: kind, model: model))
+      else {
+        Issue.record("\(model)")
+        continue
+      }
+      #expect(failure.signal == .unsendable)
+    }
+    let wrong = LocalAnswers.answer(
+      call("local", kind: .embedding, model: "hash", request: #"{"input":"x","params":{"dimensions":256}}"#))
+    #expect((try? wrong.get()) == nil)
+  }
+
+  @Test func theSentenceThatMatchesIsTheAnswer() throws {
+    let reply = try extract([
+      ("system", "Martlet stores policy as SQL. A lease hangs on the worker's heartbeat. Prices live in tables."),
+      ("user", "What does a lease hang on?"),
+    ])
+    #expect(reply.output == "A lease hangs on the worker's heartbeat.")
+    #expect(reply.finishReason == "stop")
+    #expect(reply.model == "extract")
+    #expect(try #require(reply.usage).input > 0)
+    #expect(isStorable(try #require(reply.message)))
+  }
+
+  @Test func longTextOfTheUserIsSearchedToo() throws {
+    let text = "# Queue\n\nThe queue is a narrow table.\n\nMoney is numeric, never floating point.\n"
+    let after = try extract([("user", text + "\nIs money floating point?")])
+    #expect(after.output == "Money is numeric, never floating point.")
+    let before = try extract([("user", "Is money floating point?\n\n" + text)])
+    #expect(before.output == "Money is numeric, never floating point.")
+  }
+
+  @Test func anInstructionWithoutMatchGetsTheBeginning() throws {
+    let reply = try extract([("user", "Summarise:\n\nOne bird flew.\nTwo sat.\nThree sang.\nFour slept.")])
+    #expect(reply.output == "One bird flew. Two sat. Three sang.")
+  }
+
+  @Test func whereNothingMatchesItSaysSo() throws {
+    let reply = try extract([("system", "Bananas are yellow."), ("user", "Qui es-tu?")])
+    #expect(reply.output.contains("No passage"))
+    #expect(try extract([("user", "Hello?")]).output.contains("No passage"))
+    #expect(try extract([("assistant", "Hello there.")]).output.contains("No passage"))
+  }
+
+  @Test func theLimitIsKept() throws {
+    let reply = try extract(
+      [("system", "The cat sat on the mat 🐈 and purred."), ("user", "Where sat the cat?")],
+      params: #"{"max_tokens":3}"#)
+    #expect(reply.output.utf8.count <= 12)
+    #expect(reply.finishReason == "length")
+    #expect(!reply.output.isEmpty)
+  }
+
+  @Test func otherScriptsAreSearched() throws {
+    let reply = try extract([
+      ("system", "猫は魚を食べる。犬は骨が好きだ。鳥は空を飛ぶ。"), ("user", "犬は何が好き？"),
+    ])
+    #expect(reply.output.contains("犬は骨が好きだ。"))
+  }
+
+  @Test func hostileTextIsAnsweredInLinearTime() throws {
+    let texts = [
+      String(repeating: "a", count: 1_000_000), String(repeating: "a ", count: 500_000),
+      String(repeating: ".", count: 1_000_000), String(repeating: "\n", count: 1_000_000),
+      String(repeating: "e\u{301}", count: 300_000), "a" + String(repeating: "\u{301}", count: 400_000),
+      String(repeating: "🐦", count: 250_000), String(repeating: "What? ", count: 170_000),
+    ]
+    for text in texts {
+      _ = try extract([("system", text), ("user", "a what?")])
+      _ = try extract([("user", text)])
+      if text.contains(where: { !$0.isWhitespace }) {
+        _ = try embed(text)
+      }
+    }
+  }
+}
