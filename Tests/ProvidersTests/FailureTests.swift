@@ -15,15 +15,19 @@ import Testing
   static let matrix: [Said] = [
     Said(
       status: 429,
-      body: #"{"error":{"message":"Rate limit reached","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#,
+      body:
+        #"{"error":{"message":"Rate limit reached","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#,
       type: "requests", code: "rate_limit_exceeded", message: "Rate limit reached"),
     Said(
       status: 429,
-      body: #"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#,
+      body:
+        #"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#,
       type: "insufficient_quota", code: "insufficient_quota",
       message: "You exceeded your current quota"),
     Said(
-      status: 401, body: #"{"error":{"message":"Incorrect API key provided: sk-secret-1234.","type":"invalid_request_error","code":"invalid_api_key"}}"#,
+      status: 401,
+      body:
+        #"{"error":{"message":"Incorrect API key provided: sk-secret-1234.","type":"invalid_request_error","code":"invalid_api_key"}}"#,
       type: "invalid_request_error", code: "invalid_api_key",
       message: "Incorrect API key provided: [secret]."),
     Said(
@@ -33,24 +37,29 @@ import Testing
     // vLLM: a code that is the status; and its older flat form.
     Said(
       status: 400,
-      body: #"{"error":{"message":"context length","type":"BadRequestError","param":null,"code":400}}"#,
+      body:
+        #"{"error":{"message":"context length","type":"BadRequestError","param":null,"code":400}}"#,
       type: "BadRequestError", code: "400", message: "context length"),
     Said(
       status: 404,
-      body: #"{"object":"error","message":"no such model","type":"NotFoundError","param":null,"code":404}"#,
+      body:
+        #"{"object":"error","message":"no such model","type":"NotFoundError","param":null,"code":404}"#,
       type: "NotFoundError", code: "404", message: "no such model"),
     // Anthropic.
     Said(
       status: 529,
-      body: #"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"req_x"}"#,
+      body:
+        #"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"req_x"}"#,
       type: "overloaded_error", code: nil, message: "Overloaded"),
     Said(
       status: 429,
-      body: #"{"type":"error","error":{"type":"rate_limit_error","message":"Spend limit","details":{"error_code":"enforced_spend_limit_reached"}},"request_id":"req_x"}"#,
+      body:
+        #"{"type":"error","error":{"type":"rate_limit_error","message":"Spend limit","details":{"error_code":"enforced_spend_limit_reached"}},"request_id":"req_x"}"#,
       type: "rate_limit_error", code: "enforced_spend_limit_reached", message: "Spend limit"),
     Said(
       status: 402,
-      body: #"{"type":"error","error":{"type":"billing_error","message":"No credit","details":null}}"#,
+      body:
+        #"{"type":"error","error":{"type":"billing_error","message":"No credit","details":null}}"#,
       type: "billing_error", code: nil, message: "No credit"),
     // Hugging Face, TGI, Ollama, gateways.
     Said(
@@ -65,7 +74,8 @@ import Testing
       type: nil, code: nil, message: "field required"),
     Said(
       status: 429,
-      body: #"[{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED","details":[]}}]"#,
+      body:
+        #"[{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED","details":[]}}]"#,
       type: "RESOURCE_EXHAUSTED", code: "429", message: "Quota"),
     Said(status: 500, body: #"{"message":"upstream"}"#, type: nil, code: nil, message: "upstream"),
     Said(
@@ -110,7 +120,9 @@ import Testing
         call("anthropic"), status: 429,
         headers: [
           "retry-after": "7", "x-should-retry": "false", "request-id": "req_h",
-        ], text: #"{"type":"error","error":{"type":"rate_limit_error","message":"slow"},"request_id":"req_b"}"#
+        ],
+        text:
+          #"{"type":"error","error":{"type":"rate_limit_error","message":"slow"},"request_id":"req_b"}"#
       ).failure)
     #expect(failure.retryAfterMilliseconds == 7_000)
     #expect(failure.shouldRetry == false)
@@ -130,7 +142,9 @@ import Testing
   @Test func messagesAreCutAndCleaned() throws {
     let long = String(repeating: "ä🐦", count: 5_000)
     let reading = try read(
-      call(), status: 400, text: #"{"error":{"message":"\u0000sk-secret-1234 SK-SECRET-1234 \#(long)","type":"\#(long)"}}"#)
+      call(), status: 400,
+      text:
+        #"{"error":{"message":"\u0000sk-secret-1234 SK-SECRET-1234 \#(long)","type":"\#(long)"}}"#)
     let failure = try #require(reading.failure)
     #expect(failure.message.hasPrefix("\u{FFFD}[secret] [secret] ä🐦"))
     #expect(failure.message.unicodeScalars.count == 1_000)
@@ -165,11 +179,13 @@ import Testing
     #expect(named.failure?.signal == .embeddedError)
     #expect(named.failure?.message == "gone")
     let groq = try read(
-      call(stream: true), text: #"data: {"choices":[],"x_groq":{"id":"r","error":"overloaded"}}"# + "\n\n")
+      call(stream: true),
+      text: #"data: {"choices":[],"x_groq":{"id":"r","error":"overloaded"}}"# + "\n\n")
     #expect(groq.failure?.signal == .embeddedError)
     #expect(groq.failure?.message == "overloaded")
     let stopped = try read(
-      call(stream: true), text: #"data: {"choices":[{"delta":{"content":"x"},"finish_reason":"error"}]}"# + "\n\n")
+      call(stream: true),
+      text: #"data: {"choices":[{"delta":{"content":"x"},"finish_reason":"error"}]}"# + "\n\n")
     #expect(stopped.failure?.signal == .embeddedError)
 
     let anthropic = try read(
@@ -226,7 +242,8 @@ import Testing
       #expect(reading.failure?.signal == .empty)
       #expect(reading.failure?.httpStatus == 200)
     }
-    #expect(try read(call(dialect, stream: stream), status: 204, text: "").failure?.signal == .empty)
+    #expect(
+      try read(call(dialect, stream: stream), status: 204, text: "").failure?.signal == .empty)
   }
 
   @Test func aHoleInAStreamIsMalformedThoughItsEndArrived() throws {

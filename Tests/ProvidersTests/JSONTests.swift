@@ -13,7 +13,8 @@ import Testing
   }
 
   @Test(arguments: [
-    "", " ", "nul", "tru", "+1", "01", "1.", ".5", "1e", "--1", "0x10", "'a'", "[1,]", "[,1]", "{a:1}",
+    "", " ", "nul", "tru", "+1", "01", "1.", ".5", "1e", "--1", "0x10", "'a'", "[1,]", "[,1]",
+    "{a:1}",
     #"{"a" 1}"#, #"{"a":1,}"#, #"{"a":1"b":2}"#, "[1 2]", "[}", "{]", "]", "1 2", "{} {}", #""\x""#,
     #""\u12g4""#, "\"", #""\u12"#, "[", "{", #"{"a""#, #"{"a":"#, "infinity", "truefalse", "[1}",
   ]) func invalidTextsAreNot(_ text: String) {
@@ -73,7 +74,8 @@ import Testing
   }
 
   @Test func copiesAreStorableWhateverTheyAreCopiesOf() throws {
-    let text = #"{"\u0000k\ud800":["\ud83d","\udc26\ud83d","\u0000",1e999,1e-999,1e400000,NaN,-0.0,123456789012345678901234567890]}"#
+    let text =
+      #"{"\u0000k\ud800":["\ud83d","\udc26\ud83d","\u0000",1e999,1e-999,1e400000,NaN,-0.0,123456789012345678901234567890]}"#
     let json = try #require(JSON(Array(text.utf8)))
     var writer = JSONWriter()
     writer.copy(json)
@@ -97,7 +99,9 @@ import Testing
     var random = SeededGenerator(seed: 7)
     for _ in 0..<2_000 {
       let scalars = (0..<Int.random(in: 0...12, using: &random)).compactMap { _ in
-        Unicode.Scalar(UInt32.random(in: 1...0x10FFFF, using: &random) >> UInt32.random(in: 0...20, using: &random))
+        Unicode.Scalar(
+          UInt32.random(in: 1...0x10FFFF, using: &random)
+            >> UInt32.random(in: 0...20, using: &random))
       }
       let text = String(String.UnicodeScalarView(scalars.filter { $0 != "\0" }))
       let escaped = text.utf16.map { unit in "\\u" + hex(unit) }.joined()

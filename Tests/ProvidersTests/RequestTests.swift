@@ -37,7 +37,8 @@ import Testing
     let body = try requestBody(
       call(
         stream: true,
-        request: #"{"messages":[{"role":"user","content":"x"}],"params":{"max_completion_tokens":5,"max_tokens":6}}"#,
+        request:
+          #"{"messages":[{"role":"user","content":"x"}],"params":{"max_completion_tokens":5,"max_tokens":6}}"#,
         options: #"{"max_tokens_param":"max_tokens","include_usage":false}"#))
     #expect(body["max_tokens"] as? Int == 5)
     #expect(body["max_completion_tokens"] == nil)
@@ -114,7 +115,9 @@ import Testing
   }
 
   @Test func anthropicHeadersAndAddress() throws {
-    for base in ["https://api.anthropic.com", "https://api.anthropic.com/", "https://api.anthropic.com/v1/"] {
+    for base in [
+      "https://api.anthropic.com", "https://api.anthropic.com/", "https://api.anthropic.com/v1/",
+    ] {
       let call = call("anthropic", baseURL: base)
       let request = try dialect(of: call).request(for: call)
       #expect(request.url == "https://api.anthropic.com/v1/messages")
@@ -132,7 +135,8 @@ import Testing
   @Test func samplingParametersAreGoneFromTheNewerVersion() throws {
     let call = call(
       "anthropic",
-      request: #"{"messages":[{"role":"user","content":"x"}],"params":{"temperature":0.5,"top_p":0.1,"top_k":3,"thinking":{"type":"adaptive"}}}"#,
+      request:
+        #"{"messages":[{"role":"user","content":"x"}],"params":{"temperature":0.5,"top_p":0.1,"top_k":3,"thinking":{"type":"adaptive"}}}"#,
       options: #"{"anthropic_version":"2026-10-21"}"#)
     let body = try requestBody(call)
     #expect(body["temperature"] == nil && body["top_p"] == nil && body["top_k"] == nil)
@@ -147,24 +151,35 @@ import Testing
     (#""parallel_tool_calls":false"#, #"{"type":"auto","disable_parallel_tool_use":true}"#),
     (#""parallel_tool_calls":false,"tool_choice":"none""#, #"{"type":"none"}"#),
     (#""tool_choice":{"type":"tool","name":"f"}"#, #"{"type":"tool","name":"f"}"#),
-    (#""tool_choice":{"type":"any","disable_parallel_tool_use":true}"#,
-      #"{"type":"any","disable_parallel_tool_use":true}"#),
+    (
+      #""tool_choice":{"type":"any","disable_parallel_tool_use":true}"#,
+      #"{"type":"any","disable_parallel_tool_use":true}"#
+    ),
   ]) func toolChoicesAreTranslated(_ params: String, _ expected: String) throws {
     let body = try requestBody(
       call(
         "anthropic",
-        request: #"{"messages":[{"role":"user","content":"x"}],"params":{"tools":[{"type":"function","function":{"name":"f"}}],\#(params)}}"#
+        request:
+          #"{"messages":[{"role":"user","content":"x"}],"params":{"tools":[{"type":"function","function":{"name":"f"}}],\#(params)}}"#
       ))
     #expect(body["tool_choice"] as? NSDictionary == (try decode(expected)))
-    #expect((body["tools"] as? [NSDictionary])?.first == ["name": "f", "input_schema": ["type": "object"]])
+    #expect(
+      (body["tools"] as? [NSDictionary])?.first == [
+        "name": "f", "input_schema": ["type": "object"],
+      ])
   }
 
   @Test(arguments: [
     (#""reasoning_effort":"none""#, "thinking", #"{"type":"disabled"}"#),
     (#""reasoning_effort":"high""#, "output_config", #"{"effort":"high"}"#),
-    (#""reasoning_effort":"high","output_config":{"effort":"max"}"#, "output_config", #"{"effort":"max"}"#),
-    (#""service_tier":"default","stop":["a","b"],"cache_control":{"type":"ephemeral"}"#,
-      "cache_control", #"{"type":"ephemeral"}"#),
+    (
+      #""reasoning_effort":"high","output_config":{"effort":"max"}"#, "output_config",
+      #"{"effort":"max"}"#
+    ),
+    (
+      #""service_tier":"default","stop":["a","b"],"cache_control":{"type":"ephemeral"}"#,
+      "cache_control", #"{"type":"ephemeral"}"#
+    ),
   ]) func parametersAreTranslated(_ params: String, _ name: String, _ expected: String) throws {
     let body = try requestBody(
       call(
@@ -183,15 +198,36 @@ import Testing
     ("anthropic", #"{"messages":[{"content":"x"}]}"#), ("anthropic", #"{"messages":[17]}"#),
     ("anthropic", #"{"messages":[{"role":"tool","content":"x"}]}"#),
     ("anthropic", #"{"messages":[{"role":"user","content":[{"type":"input_audio"}]}]}"#),
-    ("anthropic", #"{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"f"}}]}]}"#),
-    ("anthropic", #"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png,xx"}}]}]}"#),
-    ("anthropic", #"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"file:///etc"}}]}]}"#),
-    ("anthropic", #"{"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":"[1"}}]}]}"#),
+    (
+      "anthropic",
+      #"{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"f"}}]}]}"#
+    ),
+    (
+      "anthropic",
+      #"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png,xx"}}]}]}"#
+    ),
+    (
+      "anthropic",
+      #"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"file:///etc"}}]}]}"#
+    ),
+    (
+      "anthropic",
+      #"{"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":"[1"}}]}]}"#
+    ),
     ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"n":3}}"#),
     ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"logprobs":true}}"#),
-    ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"modalities":["text","audio"]}}"#),
-    ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"response_format":{"type":"json_object"}}}"#),
-    ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"tools":[{"type":"custom","custom":{"name":"c"}}]}}"#),
+    (
+      "anthropic",
+      #"{"messages":[{"role":"user","content":"x"}],"params":{"modalities":["text","audio"]}}"#
+    ),
+    (
+      "anthropic",
+      #"{"messages":[{"role":"user","content":"x"}],"params":{"response_format":{"type":"json_object"}}}"#
+    ),
+    (
+      "anthropic",
+      #"{"messages":[{"role":"user","content":"x"}],"params":{"tools":[{"type":"custom","custom":{"name":"c"}}]}}"#
+    ),
   ]) func whatCannotBeSaidIsRefusedClearly(_ dialect: String, _ request: String) throws {
     let failure = try #require(try refusal(call(dialect, request: request)))
     #expect(failure.signal == .unsendable)

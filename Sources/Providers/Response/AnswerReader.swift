@@ -38,7 +38,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
       framing = .whole
     } else if type.hasPrefix("text/event-stream") {
       framing = .events
-    } else if type.hasPrefix("application/json") || type.hasPrefix("text/html") {
+    } else if type.contains("/json") || type.contains("+json") || type.hasPrefix("text/html") {
       framing = .whole
     } else {
       framing = streaming ? .events : .whole
@@ -88,28 +88,22 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     }
     guard (200...299).contains(head.status) else { return .failure(httpFailure(head)) }
     if let fault = assembler.fault { return .failure(described(fault)) }
+    guard let (signal, words) = obstacle(end, head.status) else { return .success(finished()) }
+    return .failure(failure(signal, words))
+  }
 
-    var signal: Failure.Signal?
-    var words = ""
-    if let malformed, !malformedWasLast || assembler.isComplete {
-      signal = .malformed
-      words = "the provider answered with " + FailureText.describe(malformed)
-    } else if assembler.isComplete && !cut {
-      return .success(finished())
-    } else if case .broken(let reason, let text) = end {
-      (signal, words) = (reason, text)
-    } else if !sawUnit {
-      (signal, words) = (.empty, "the provider answered \(head.status) without a body")
-    } else if assembler.mayEnd && !cut && malformed == nil {
-      return .success(finished())
-    } else {
-      (signal, words) = (.truncated, "the answer ended before it was complete")
-    }
+  /// What stands between a 2xx response and success; nil where nothing does.
+  private func obstacle(_ end: TransferEnd, _ status: Int) -> (Failure.Signal, String)? {
+    // A unit that cannot be read is a hole in the answer, unless it is just where the answer was cut.
+    let hole = malformedWasLast && !assembler.isComplete ? nil : malformed
+    let words = hole.map { "the provider answered with " + FailureText.describe($0) }
+    if assembler.isComplete && !cut { return words.map { (.malformed, $0) } }
     // A transfer that broke explains a body that cannot be read better than the body does.
-    if case .broken(let reason, let text) = end, !assembler.isComplete {
-      (signal, words) = (reason, text)
-    }
-    return .failure(failure(signal ?? .truncated, words))
+    if case .broken(let signal, let words) = end { return (signal, words) }
+    if let words { return (.malformed, words) }
+    if !sawUnit { return (.empty, "the provider answered \(status) without a body") }
+    if assembler.mayEnd && !cut && malformed == nil { return nil }
+    return (.truncated, "the answer ended before it was complete")
   }
 
   private func finished() -> Reply {
