@@ -19,7 +19,7 @@ package struct Backoff: Sendable {
     var bound = base
     for _ in 0..<attempt where bound < cap { bound *= 2 }
     if bound < cap { attempt += 1 }
-    return min(bound, cap) * Double.random(in: 0...1, using: &generator)
+    return min(bound, cap) * Double.random(in: 0..<1, using: &generator)
   }
 
   /// As above, with the system's generator.

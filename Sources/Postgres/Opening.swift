@@ -1,4 +1,5 @@
 internal import CLibpq
+
 #if canImport(Glibc)
   import Glibc
 #elseif canImport(Musl)

@@ -9,7 +9,8 @@ final class SocketWatch: @unchecked Sendable {
   private let source: any DispatchSourceRead
 
   init(
-    _ connection: SharedConnection, on queue: DispatchQueue, readable: @escaping @Sendable () -> Void
+    _ connection: SharedConnection, on queue: DispatchQueue,
+    readable: @escaping @Sendable () -> Void
   ) {
     source = DispatchSource.makeReadSource(fileDescriptor: connection.socket, queue: queue)
     source.setEventHandler(handler: readable)

@@ -87,7 +87,9 @@ struct MigrateCommand: AsyncParsableCommand {
     let verb = done ? "applied" : "pending"
     for migration in plan.pending { print("\(verb)  \(migration.file)") }
     if plan.appliesFiles { print("\(verb)  sql/ (\(schema.files.count) files)") }
-    if plan.isCurrent { print("the schema is current: \(schema.migrations.last?.version ?? "empty")") }
+    if plan.isCurrent {
+      print("the schema is current: \(schema.migrations.last?.version ?? "empty")")
+    }
   }
 }
 

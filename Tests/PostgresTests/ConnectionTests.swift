@@ -78,7 +78,9 @@ struct ConnectionTests {
 
   @Test func `a NUL in a statement is refused`() async throws {
     let connection = try await database.connect()
-    let query = await #expect(throws: PostgresError.self) { try await connection.query("select 1\0") }
+    let query = await #expect(throws: PostgresError.self) {
+      try await connection.query("select 1\0")
+    }
     #expect(query?.kind == .input)
     let script = await #expect(throws: PostgresError.self) {
       try await connection.script("select 1\0")
@@ -117,7 +119,8 @@ struct ConnectionTests {
     let connection = try await database.connect()
     let error = await #expect(throws: PostgresError.self) {
       try await connection.script(
-        "do $$ begin raise exception 'no' using errcode = 'PT429', detail = 'd', hint = 'later'; end $$")
+        "do $$ begin raise exception 'no' using errcode = 'PT429', detail = 'd', hint = 'later'; end $$"
+      )
     }
     #expect(error?.sqlState == "PT429")
     #expect(error?.detail == "d")

@@ -26,7 +26,9 @@ struct ListenerTests {
     await listener.close()
   }
 
-  @Test(arguments: ["", "nul\0", String(repeating: "x", count: 64), String(repeating: "ü", count: 32)])
+  @Test(arguments: [
+    "", "nul\0", String(repeating: "x", count: 64), String(repeating: "ü", count: 32),
+  ])
   func `a name that the server would cut off or refuse is refused`(_ channel: String) async throws {
     let error = await #expect(throws: PostgresError.self) { try await listen([channel]) }
     #expect(error?.kind == .input)

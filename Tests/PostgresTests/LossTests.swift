@@ -52,7 +52,9 @@ struct LossTests {
     #expect(error?.sqlState == "57P01")
     let later = await #expect(throws: PostgresError.self) { try await connection.query("select 1") }
     #expect(later?.kind == .connection)
-    let script = await #expect(throws: PostgresError.self) { try await connection.script("select 1") }
+    let script = await #expect(throws: PostgresError.self) {
+      try await connection.script("select 1")
+    }
     #expect(script?.kind == .connection)
     #expect(try await database.connect().query("select 1").int(0, 0) == 1)
   }

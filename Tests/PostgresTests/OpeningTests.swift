@@ -34,7 +34,8 @@ struct OpeningTests {
   @Test(arguments: [
     "postgresql://user:hunter2@[::1/db", "host=127.0.0.1 password='hunter2",
     "postgresql://user:hunter2%zz@127.0.0.1/db", "postgresql://user:pass@hunter2@127.0.0.1/db",
-    "host=127.0.0.1 hunter2", "postgresql://127.0.0.1/db?hunter2=1", "postgresql://h/d?host=hunter2@x",
+    "host=127.0.0.1 hunter2", "postgresql://127.0.0.1/db?hunter2=1",
+    "postgresql://h/d?host=hunter2@x",
     "postgresql://user:hunter2@127.0.0.1:1/db", "host=127.0.0.1 port=1 password=hunter2\0",
     "postgresql://user:hunter2@hunter2.invalid/db",
   ])

@@ -72,7 +72,8 @@ struct TestDatabase: Sendable {
 /// Makes the database before and drops it afterwards.
 struct OwnDatabase: SuiteTrait, TestTrait, TestScoping {
   func provideScope(
-    for test: Test, testCase: Test.Case?, performing body: @concurrent @Sendable () async throws -> Void
+    for test: Test, testCase: Test.Case?,
+    performing body: @concurrent @Sendable () async throws -> Void
   ) async throws {
     let database = try await TestDatabase.create()
     do {
