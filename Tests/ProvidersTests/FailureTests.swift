@@ -205,7 +205,8 @@ import Testing
     #expect(anthropic.failure?.signal == .embeddedError)
     #expect(anthropic.failure?.type == "overloaded_error")
     #expect(anthropic.failure?.partial?.output == "Hal")
-    #expect(anthropic.failure?.partial?.usage?.input == 3)
+    // The output count of message_start is a guess: the books had better estimate.
+    #expect(anthropic.failure?.partial?.usage == nil)
   }
 
   @Test(arguments: ["openai", "anthropic"])

@@ -153,6 +153,7 @@ import Testing
     (#""usage":{}"#, nil),
     (#""usage":{"prompt_tokens":10}"#, nil),
     (#""usage":{"prompt_tokens":-1,"completion_tokens":2}"#, nil),
+    (#""usage":{"prompt_tokens":3000000000,"completion_tokens":2}"#, nil),
     (#""usage":{"prompt_tokens":1e300,"completion_tokens":2}"#, nil),
   ]) func usageOfManyKinds(_ json: String, _ expected: Usage?) throws {
     let reading = try read(

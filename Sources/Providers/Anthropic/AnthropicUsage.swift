@@ -20,7 +20,7 @@ struct AnthropicUsage: Sendable {
   }
 
   private func update(_ value: inout Int?, _ json: JSON?) {
-    guard let new = json?.int, new >= 0 else { return }
+    guard let new = json?.int, Usage.isCount(new) else { return }
     value = new
   }
 
@@ -35,6 +35,6 @@ struct AnthropicUsage: Sendable {
     usage.input = uncached + usage.cacheRead + written
     usage.output = output
     usage.reasoning = min(thinking ?? 0, output)
-    return usage
+    return Usage.isCount(usage.input) ? usage : nil
   }
 }

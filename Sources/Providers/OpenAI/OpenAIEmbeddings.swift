@@ -33,6 +33,9 @@ struct OpenAIEmbeddingAnswer: AnswerAssembler {
   static let requestIDHeaders = ["x-request-id", "request-id"]
   static let streams = false
 
+  /// pgvector's limit; a longer vector could not be stored.
+  private static let maxDimensions = 16_000
+
   private(set) var isComplete = false
   private(set) var fault: Failure?
   private var result = Reply()
@@ -51,7 +54,7 @@ struct OpenAIEmbeddingAnswer: AnswerAssembler {
     result.requestID = json["id"]?.string
     if let usage = json["usage"],
       let tokens = usage["prompt_tokens"]?.int ?? usage["total_tokens"]?.int,
-      tokens >= 0
+      Usage.isCount(tokens)
     {
       var counted = Usage()
       counted.input = tokens
@@ -59,7 +62,7 @@ struct OpenAIEmbeddingAnswer: AnswerAssembler {
     }
     let data = json["data"]?.elements ?? []
     guard let first = data.first(where: { ($0["index"]?.int ?? 0) == 0 }) ?? data.first,
-      let vector = first["embedding"].flatMap(Self.vector), !vector.isEmpty
+      let vector = first["embedding"].flatMap(Self.vector), (1...Self.maxDimensions) ~= vector.count
     else { return "" }
     result.embedding = vector
     isComplete = true

@@ -14,7 +14,7 @@ extension Usage {
     } else {
       return nil
     }
-    guard input >= 0, output >= 0 else { return nil }
+    guard Usage.isCount(input), Usage.isCount(output) else { return nil }
     let details = json["prompt_tokens_details"]
     let hits = details?["cached_tokens"]?.int ?? json["prompt_cache_hit_tokens"]?.int ?? 0
     cacheRead = min(max(hits, 0), input)
@@ -22,4 +22,10 @@ extension Usage {
     let thought = json["completion_tokens_details"]?["reasoning_tokens"]?.int ?? 0
     reasoning = min(max(thought, 0), output)
   }
+}
+
+extension Usage {
+  /// Whether a number can be a count of tokens. The books keep 32 bits; more is a broken provider, and
+  /// would fail the settling of everything that is settled with it.
+  static func isCount(_ value: Int) -> Bool { 0 <= value && value <= Int(Int32.max) }
 }
