@@ -43,9 +43,6 @@ declare
   v_type text;
   v_text text;
 begin
-  if p_params = '{}' then
-    return;
-  end if;
   if jsonb_typeof(p_params) <> 'object' then
     raise exception 'params must be a JSON object' using errcode = 'PT400';
   end if;
@@ -123,7 +120,9 @@ begin
     end if;
     perform ai.check_messages(new.messages);
   end if;
-  perform ai.check_params(new.params);
+  if new.params <> '{}' then
+    perform ai.check_params(new.params);
+  end if;
   if new.deadline_ms is not null and new.deadline_ms not between 1 and 86400000 then
     raise exception 'deadline_ms must be from 1 to 86400000' using errcode = 'PT400';
   end if;

@@ -31,60 +31,56 @@ create or replace function ai.list_lanes(p_lanes bigint[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_lane bigint;
 begin
-  perform pg_advisory_xact_lock_shared(1634300002, l.id::integer) from (select unnest(p_lanes) as id order by 1) l;
-  -- A statement of its own: under READ COMMITTED its snapshot is younger than the locks. Under the stricter levels the
-  -- snapshot may be too old to know that a lane was taken off, so it is listed again; twice does no harm.
-  insert into ai.active_lanes (lane_id, tenant_id, rank)
-  select l.id, l.tenant_id, l.rank
-    from ai.lanes l
-   where l.id = any (p_lanes)
-     and (current_setting('transaction_isolation') <> 'read committed'
-          or not exists (select from ai.active_lanes a where a.lane_id = l.id));
+  foreach v_lane in array p_lanes loop
+    perform pg_advisory_xact_lock_shared(1634300002, v_lane::integer);
+    -- A statement of its own: under READ COMMITTED its snapshot is younger than the lock. Under the stricter levels the
+    -- snapshot may be too old to know that a lane was taken off, so it is listed again; twice does no harm.
+    if current_setting('transaction_isolation') <> 'read committed'
+       or not exists (select from ai.active_lanes a where a.lane_id = v_lane) then
+      insert into ai.active_lanes (lane_id, tenant_id, rank) select l.id, l.tenant_id, l.rank from ai.lanes l where l.id = v_lane;
+    end if;
+  end loop;
 end
 $$;
 comment on function ai.list_lanes(bigint[]) is 'Makes the claim look at these lanes.';
 
--- Trigger AFTER INSERT, each statement: one pass over what was inserted, however many rows.
+-- Trigger AFTER INSERT, each statement: one pass for each lane, however many rows.
 create or replace function ai.enqueue_generations() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_lanes   bigint[];
-  v_missing boolean;
-  v_later   boolean;
+  v_now   timestamptz := ai.now();
+  v_group record;
+  v_lane  bigint;
 begin
-  select array_agg(distinct l.id) filter (where l.id is not null), bool_or(l.id is null), bool_or(i.later)
-    into v_lanes, v_missing, v_later
-    from (select tenant_id, priority, bool_or(run_after > ai.now()) as later from inserted where status = 'queued' group by 1, 2) i
-    left join ai.lanes l on l.tenant_id = i.tenant_id and l.priority = i.priority;
-  if v_missing is null then
-    return null;
-  end if;
-  if v_missing then
-    insert into ai.lanes (tenant_id, priority)
-    select distinct tenant_id, priority from inserted where status = 'queued' order by 1, 2
-    on conflict do nothing;
-    select array_agg(l.id) into v_lanes
-      from ai.lanes l join (select distinct tenant_id, priority from inserted where status = 'queued') i
-        on l.tenant_id = i.tenant_id and l.priority = i.priority;
-  end if;
-
-  perform ai.list_lanes(v_lanes);
-  insert into ai.queue (lane_id, generation_id, tenant_id)
-  select l.id, i.id, i.tenant_id
-    from inserted i
-    join ai.lanes l on l.id = any (v_lanes) and l.tenant_id = i.tenant_id and l.priority = i.priority
-   where i.status = 'queued' and (i.run_after is null or i.run_after <= ai.now());
-  if v_later then
-    insert into ai.delayed (generation_id, due_at, lane_id, tenant_id)
-    select i.id, i.run_after, l.id, i.tenant_id
+  for v_group in
+    select i.tenant_id, i.priority, count(i.run_after) > 0 as timed from inserted i where i.status = 'queued' group by 1, 2 order by 1, 2
+  loop
+    select l.id into v_lane from ai.lanes l where l.tenant_id = v_group.tenant_id and l.priority = v_group.priority;
+    if v_lane is null then
+      insert into ai.lanes (tenant_id, priority) values (v_group.tenant_id, v_group.priority) on conflict do nothing;
+      select l.id into v_lane from ai.lanes l where l.tenant_id = v_group.tenant_id and l.priority = v_group.priority;
+    end if;
+    perform ai.list_lanes(array[v_lane]);
+    insert into ai.queue (lane_id, generation_id, tenant_id)
+    select v_lane, i.id, i.tenant_id
       from inserted i
-      join ai.lanes l on l.id = any (v_lanes) and l.tenant_id = i.tenant_id and l.priority = i.priority
-     where i.status = 'queued' and i.run_after > ai.now();
+     where i.status = 'queued' and i.tenant_id = v_group.tenant_id and i.priority = v_group.priority
+       and (i.run_after is null or i.run_after <= v_now);
+    if v_group.timed then
+      insert into ai.delayed (generation_id, due_at, lane_id, tenant_id)
+      select i.id, i.run_after, v_lane, i.tenant_id
+        from inserted i
+       where i.status = 'queued' and i.tenant_id = v_group.tenant_id and i.priority = v_group.priority and i.run_after > v_now;
+    end if;
+  end loop;
+  if found then
+    perform ai.wake_workers();
   end if;
-  perform ai.wake_workers();
   return null;
 end
 $$;

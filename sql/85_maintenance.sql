@@ -165,7 +165,7 @@ begin
     return '{"skipped": true}';
   end if;
   select * into v_state from ai.maintenance;
-  v_done := jsonb_build_object('rescued', ai.rescue_generations(), 'due', ai.queue_what_is_due(v_now), 'unlisted', ai.unlist_empty_lanes());
+  v_done := jsonb_build_object('rescued', ai.rescue_generations(), 'due', ai.queue_what_is_due(v_now));
 
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin
@@ -184,7 +184,8 @@ begin
     v_done := v_done || jsonb_build_object('orphans', ai.requeue_orphans());
     update ai.maintenance set orphans_at = v_now;
   end if;
-  return v_done;
+  -- Last, because it holds listing locks, for which inserts wait, until this transaction ends.
+  return v_done || jsonb_build_object('unlisted', ai.unlist_empty_lanes());
 end
 $$;
 comment on function ai.worker_maintain(uuid) is 'Rescues, keeps the queue, partitions and keys in order; gives counts of what it did.';
