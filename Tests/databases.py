@@ -167,6 +167,11 @@ class Database:
         assert row is not None
         return row["id"]
 
+    def forget_connections(self) -> None:
+        """After the server was away: what was open is not."""
+        self._stack.close()
+        self._admin = None
+
     def close(self) -> None:
         """Closes what is open and drops the database and the roles."""
         self._stack.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import waiting
 
@@ -89,6 +92,13 @@ class Simulator(Process):
     """`martlet simulate`, on a port of its own."""
 
     base_url: str
+
+    def requests(self) -> list[dict[str, Any]]:
+        """What it has answered, one entry a request: its own books."""
+        with urllib.request.urlopen(f"{self.base_url}/__log", timeout=30) as response:  # noqa: S310
+            entries = [json.loads(line) for line in response]
+        assert not any("dropped" in entry for entry in entries), "the simulator's log was too short for this test"
+        return entries
 
     def announced_url(self, seconds: float = 30) -> str:
         """Waits until it says where it listens, and returns that address without a path."""
