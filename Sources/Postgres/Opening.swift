@@ -77,9 +77,10 @@ private func checkConninfo(_ conninfo: String) throws(PostgresError) {
   defer { PQconninfoFree(options) }
   var option = options
   while let keyword = option.pointee.keyword {
-    // The rest of a password with a bare @ in it lands in the host.
+    // The rest of a password with a bare @ in it lands in the host; a leading @ is a socket in the
+    // abstract namespace.
     if strcmp(keyword, "host") == 0, let value = option.pointee.val, strchr(value, 0x40) != nil,
-      value.pointee != 0x40 /* a socket in the abstract namespace */
+      value.pointee != 0x40
     {
       throw PostgresError(
         .connection, "the host contains an @: percent-encode it in the password as %40")
