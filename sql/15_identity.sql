@@ -77,14 +77,16 @@ language sql stable parallel safe security invoker
 as $$ select (ai.identity()).user_id $$;
 comment on function ai.user_id() is 'The user of this session, null for nobody.';
 
+-- Bound to its operators where it is made, because the body of a function without a search_path is read with the
+-- caller's: an `=` of one's own in a schema of one's own would make everybody a developer.
 create or replace function ai.sees_tenant() returns boolean
 language sql stable parallel safe security invoker
-as $$ select coalesce((ai.identity()).role in ('developer', 'admin'), false) $$;
+return coalesce((ai.identity()).role in ('developer', 'admin'), false);
 comment on function ai.sees_tenant() is 'Whether this session sees all of its tenant''s rows and not only its user''s own.';
 
 create or replace function ai.is_tenant_admin() returns boolean
 language sql stable parallel safe security invoker
-as $$ select coalesce((ai.identity()).role = 'admin', false) $$;
+return coalesce((ai.identity()).role = 'admin', false);
 comment on function ai.is_tenant_admin() is 'Whether this session is an admin of its tenant.';
 
 create or replace function ai.whoami()
