@@ -57,7 +57,6 @@ revoke all on schema ai from public;
 grant usage on schema ai to ai_user, ai_worker, ai_monitor;
 -- What a database's owner may have granted by default to everybody is taken back for this schema.
 alter default privileges in schema ai revoke all on tables from public;
-alter default privileges in schema ai revoke execute on functions from public;
 
 create extension if not exists vector;
 
@@ -93,6 +92,10 @@ return (
   || right(replace(gen_random_uuid()::text, '-', ''), 16)
 )::uuid;
 comment on function ai.uuid_v7() is 'A time-ordered UUID, version 7.';
+-- Revoking by default privileges of a schema takes nothing from everybody, so each function says it. The default of a
+-- column is evaluated with the rights of who inserts.
+revoke execute on function ai.uuid_v7() from public;
+grant execute on function ai.uuid_v7() to ai_user;
 
 create table ai.settings (
   only_row           boolean  not null default true

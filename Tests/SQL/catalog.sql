@@ -1,0 +1,123 @@
+-- The shape of the schema, read from the system catalogs, so that what is added later is held to it too.
+begin;
+\ir setup/world.sql
+select no_plan();
+
+-- Tables
+select ok(c.relrowsecurity, format('row-level security is enabled on ai.%I', c.relname))
+  from pg_class c where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') order by c.relname;
+select ok(not c.relforcerowsecurity, format('row-level security is not forced on ai.%I: definer functions need the owner''s bypass', c.relname))
+  from pg_class c where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') order by c.relname;
+select isnt(obj_description(c.oid, 'pg_class'), null, format('ai.%I has a comment', c.relname))
+  from pg_class c where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition order by c.relname;
+select ok(c.relkind <> 'v' or 'security_invoker=true' = any (c.reloptions), format('the view ai.%I runs with its reader''s rights', c.relname))
+  from pg_class c where c.relnamespace = 'ai'::regnamespace and c.relkind in ('v', 'm') order by c.relname;
+select is_empty($$ select relname from pg_class where relnamespace = 'ai'::regnamespace and relkind in ('m', 'f') $$,
+  'no materialized view and no foreign table: neither knows row-level security');
+
+-- A policy without a grant, and a grant without a policy
+select is_empty($$
+  select c.relname, a.grantee::regrole, a.privilege_type
+    from pg_class c cross join lateral aclexplode(c.relacl) a
+   where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner
+     and not (a.privilege_type = 'SELECT' and a.grantee in ('ai_user'::regrole, 'ai_monitor'::regrole)) $$,
+  'on tables nothing is granted but SELECT to ai_user and ai_monitor');
+select set_eq($$
+  select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
+   where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
+  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers'],
+  'the tables of which whole rows may be read, under their policies');
+select is_empty($$
+  select c.relname, a.privilege_type from pg_class c
+    left join pg_attribute t on t.attrelid = c.oid cross join lateral aclexplode(coalesce(t.attacl, c.relacl)) a
+   where c.relnamespace = 'ai'::regnamespace and a.grantee = 0 $$, 'nothing is granted to everybody');
+select is_empty($$
+  select c.relname from pg_class c
+   where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)
+     and not exists (select from pg_policy p where p.polrelid = c.oid) $$, 'what is granted has a policy');
+select is_empty($$ select relname from pg_class where relnamespace = 'ai'::regnamespace and relispartition and relacl is not null
+                    and exists (select from aclexplode(relacl) a where a.grantee <> relowner) $$, 'no partition is granted to anybody');
+select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_class c on c.oid = p.polrelid
+                    where c.relnamespace = 'ai'::regnamespace and 0 = any (p.polroles) $$, 'no policy is for everybody');
+select set_eq($$ select polrelid::regclass::text || ' ' || polname from pg_policy p join pg_class c on c.oid = p.polrelid
+                  where c.relnamespace = 'ai'::regnamespace and pg_get_expr(p.polqual, p.polrelid) = 'true' $$,
+  array['ai.retry_rules visible', 'ai.workers visible'], 'the policies that show everything');
+select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_class c on c.oid = p.polrelid
+                    where c.relnamespace = 'ai'::regnamespace
+                      and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))
+                          ~ 'ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|identity)\(\)'
+                      and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))
+                          ~ '(?<!SELECT )ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|identity)\(\)' $$,
+  'identity is asked once a statement: (select ai.tenant_id()), never once a row');
+select set_eq($$ select a.grantee::regrole || ' ' || t.attname from pg_attribute t cross join lateral aclexplode(t.attacl) a
+                  where t.attrelid = 'ai.generations'::regclass and a.privilege_type = 'INSERT' $$,
+  array['ai_user kind', 'ai_user prompt', 'ai_user messages', 'ai_user model', 'ai_user profile', 'ai_user params', 'ai_user stream', 'ai_user priority',
+        'ai_user run_after', 'ai_user deadline_ms', 'ai_user idempotency_key', 'ai_user metadata', 'ai_admin tenant_id', 'ai_admin user_id'],
+  'the columns of ai.generations that may be inserted');
+select is_empty($$ select c.relname, t.attname, a.privilege_type from pg_attribute t join pg_class c on c.oid = t.attrelid cross join lateral aclexplode(t.attacl) a
+                    where c.relnamespace = 'ai'::regnamespace and a.privilege_type not in ('SELECT', 'INSERT') $$, 'no column may be updated or referenced');
+select is_empty($$ select c.relname from pg_class c cross join lateral aclexplode(c.relacl) a
+                    where c.relnamespace = 'ai'::regnamespace and c.relkind = 'S' and a.grantee <> c.relowner $$, 'no sequence is granted to anybody');
+
+-- Constraints
+select is_empty($$ select conrelid::regclass, conname from pg_constraint c join pg_class r on r.oid = c.conrelid
+                    where r.relnamespace = 'ai'::regnamespace and not r.relispartition and c.contype in ('c', 'f', 'p', 'u')
+                      and c.conname !~ ('^' || r.relname || '_') $$, 'constraints are named after their table');
+select is_empty($$ select conrelid::regclass, conname from pg_constraint c
+                    where c.connamespace = 'ai'::regnamespace and c.contype = 'f'
+                      and not exists (select from pg_index i where i.indrelid = c.conrelid and i.indpred is null
+                                         and (i.indkey::smallint[])[0:cardinality(c.conkey) - 1] @> c.conkey)
+                      and c.conname not in ('providers_tenant_fkey', 'models_tenant_fkey', 'routes_tenant_fkey', 'members_tenant_fkey') $$,
+  'every foreign key is indexed (those to ai.tenants by the first column of a key)');
+select is_empty($$ select c.relname from pg_class c
+                    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and not exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
+                      and c.relname not in ('active_lanes', 'routes') $$,
+  'every table has a primary key, but the one that must not, and the one whose key has a null for what is shared');
+select is_empty($$ select t.tgrelid::regclass, t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid
+                    where c.relnamespace = 'ai'::regnamespace and not t.tgisinternal and t.tgenabled <> 'O' $$, 'no trigger is switched off');
+
+-- Functions
+create view t.functions as
+select p.oid, p.oid::regprocedure::text as signature, p.proname, p.prosecdef, p.proconfig, p.provolatile, p.proacl, p.proowner, p.prosrc, p.prosqlbody, l.lanname,
+       pg_get_functiondef(p.oid) as definition
+  from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace = 'ai'::regnamespace;
+select isnt(obj_description(oid, 'pg_proc'), null, format('%s has a comment', signature)) from t.functions order by 1;
+select ok(proconfig @> array['search_path=pg_catalog, pg_temp'], format('%s is a definer with a fixed search_path', signature))
+  from t.functions where prosecdef order by signature;
+select is_empty($$ select signature from t.functions where proacl is null or exists (select from aclexplode(proacl) a where a.grantee = 0) $$,
+  'no function may be called by everybody');
+-- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit.
+select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'uuid_v7', 'ask'],
+  'the functions without a search_path of their own');
+select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
+  array['sees_tenant', 'is_tenant_admin', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
+select is_empty($$ select signature from t.functions where definition ~* '\mleakproof\M' and definition !~* 'not leakproof' $$, 'nothing is marked leakproof');
+select is_empty($$ select signature from t.functions where prosecdef and definition ~ '\mexecute\s+(''|v_|p_)' $$, 'no definer function executes a string that is not format()');
+select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
+select is(has_function_privilege('ai_user', oid, 'execute'),
+          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
+                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7'), format('ai_user and %s', signature))
+  from t.functions order by signature;
+select is(has_function_privilege('ai_worker', oid, 'execute'),
+          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami')
+          or proname in ('worker_register', 'worker_heartbeat', 'worker_claim', 'worker_publish', 'worker_settle', 'worker_cancellations', 'worker_sleep', 'worker_wake',
+                         'worker_maintain', 'worker_stop'), format('ai_worker and %s', signature))
+  from t.functions order by signature;
+select is(has_function_privilege('ai_monitor', oid, 'execute'),
+          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost'), format('ai_monitor and %s', signature))
+  from t.functions order by signature;
+select is(has_function_privilege('mtap_public', oid, 'execute'), false, format('a role in no group may not call %s', signature)) from t.functions order by signature;
+select is(has_schema_privilege(r.name, 'ai', r.privilege), r.expected, format('%s on schema ai: %s', r.privilege, r.name))
+  from (values ('mtap_ann', 'usage', true), ('mtap_worker', 'usage', true), ('mtap_monitor', 'usage', true), ('mtap_public', 'usage', false), ('mtap_gateway', 'usage', false),
+               ('mtap_ann', 'create', false), ('mtap_adm', 'create', false), ('mtap_worker', 'create', false), ('mtap_public', 'create', false)) r (name, privilege, expected);
+
+-- Roles
+select ok(not rolcanlogin and not rolsuper and not rolbypassrls and not rolcreaterole and not rolcreatedb, format('%s is a plain group role', rolname))
+  from pg_roles where rolname in ('ai_user', 'ai_developer', 'ai_admin', 'ai_worker', 'ai_monitor') order by rolname;
+select is(pg_has_role(a, b, 'member'), expected, format('%s is%s a member of %s', a, case when expected then '' else ' not' end, b))
+  from (values ('ai_developer', 'ai_user', true), ('ai_admin', 'ai_developer', true), ('ai_admin', 'ai_user', true), ('ai_user', 'ai_developer', false), ('ai_worker', 'ai_user', false),
+               ('ai_monitor', 'ai_user', false), ('ai_user', 'ai_worker', false), ('ai_admin', 'ai_worker', false), ('ai_developer', 'ai_admin', false)) v (a, b, expected);
+
+select * from finish();
+rollback;
