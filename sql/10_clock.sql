@@ -16,12 +16,9 @@ $$;
 comment on function ai.shifted_now() is 'The clock with the offset that a tester may set. Call ai.now().';
 revoke execute on function ai.shifted_now() from public;
 
--- No SET clause, so that it is inlined.
+-- No SET clause, so that it is inlined; a body that is bound where it is made, so that no search_path changes it.
 create or replace function ai.now() returns timestamptz
 language sql stable parallel safe security invoker
-as $$
-  select case when coalesce(pg_catalog.current_setting('ai.clock_offset', true), '') = ''
-              then pg_catalog.statement_timestamp() else ai.shifted_now() end
-$$;
+return case when coalesce(current_setting('ai.clock_offset', true), '') = '' then statement_timestamp() else ai.shifted_now() end;
 comment on function ai.now() is 'The clock of every state machine: the start of the statement.';
 revoke execute on function ai.now() from public;
