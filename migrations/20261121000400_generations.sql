@@ -68,6 +68,8 @@ create table ai.stream_events (
   generation_id uuid        not null,
   seq           integer     not null,
   tenant_id     uuid        not null,
+  attempt       smallint    not null,
+  part          integer     not null default 0,
   type          text        not null
                             constraint stream_events_type check (type in ('running', 'delta', 'retry', 'reset')),
   data          text        not null,
@@ -76,6 +78,8 @@ create table ai.stream_events (
 create table ai.stream_events_default partition of ai.stream_events default;
 comment on table ai.stream_events is
   'What happened to a generation while it ran, gap-free by seq. The end is not here: ai.read_stream() takes it from the generation.';
+comment on column ai.stream_events.part is
+  'The worker''s number of a delta within its attempt, by which one that it sent twice is known; 0: no delta.';
 comment on column ai.stream_events.data is 'delta: the text; retry, reset: why. Empty for running.';
 
 create table ai.llm_calls (

@@ -59,8 +59,8 @@ begin
     return;
   end if;
   with events as (
-    insert into ai.stream_events (generation_id, seq, tenant_id, type, data)
-    select l.generation_id, ai.last_event(l.generation_id) + 1, l.tenant_id, 'running', ''
+    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
+    select l.generation_id, ai.last_event(l.generation_id) + 1, l.tenant_id, l.attempt, 'running', ''
       from ai.leases l where l.generation_id = any (p_ids) and l.stream
     returning generation_id, seq, tenant_id
   )
@@ -166,8 +166,10 @@ $$;
 comment on function ai.read_stream(uuid, integer, integer) is
   'Events of a generation after p_after_seq, in order, at most 1,000; waits up to p_wait_ms for the first. PT404 where the caller may not see it.';
 
--- Adds deltas to streams and announces them. [{"id", "attempt", "text"}], one element a generation. Gives the attempts
--- that are no longer this worker's, which were ignored. One statement; no lock but the new rows.
+-- Adds deltas to streams and announces them. [{"id", "attempt", "part", "text"}], one element a generation; a part that
+-- is there already, because the worker did not learn that it was taken, is left out. Gives the attempts that are no
+-- longer this worker's, which were ignored. One statement; no lock but the new rows. 23505 where another writer took the
+-- same number: nothing was written, send it again.
 create or replace function ai.worker_publish(p_worker uuid, p_deltas jsonb)
 returns table (generation_id uuid, attempt integer)
 language plpgsql volatile security definer
@@ -183,13 +185,16 @@ declare
   v_sent bigint;
 begin
   with deltas as materialized (
-    select d.id, d.attempt, d.text from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer, text text) where d.text <> ''
+    select d.id, d.attempt, d.part, d.text
+      from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer, part integer, text text) where d.text <> ''
   ), events as (
-    insert into ai.stream_events (generation_id, seq, tenant_id, type, data)
-    select l.generation_id, ai.last_event(l.generation_id) + 1, l.tenant_id, 'delta', d.text
+    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, part, type, data)
+    select l.generation_id, coalesce(e.seq, 0) + 1, l.tenant_id, l.attempt, d.part, 'delta', d.text
       from deltas d
       join ai.leases l on l.generation_id = d.id and l.attempt = d.attempt and l.worker_id = p_worker
-     where l.stream
+      left join lateral (select e.seq, e.attempt, e.part from ai.stream_events e where e.generation_id = l.generation_id
+                          order by e.seq desc limit 1) e on true
+     where l.stream and (e.attempt is distinct from l.attempt or e.part < d.part)
     returning generation_id, seq, tenant_id, data
   )
   select count(pg_notify(ai.stream_channel(e.tenant_id, e.generation_id),

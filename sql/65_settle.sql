@@ -101,10 +101,10 @@ begin
       from decided d where not d.unsent
 
   ), events as (
-    insert into ai.stream_events (generation_id, seq, tenant_id, type, data)
-    select d.generation_id, d.last_seq + 1, d.tenant_id, 'delta', d.rest from decided d where d.tails = 1
+    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
+    select d.generation_id, d.last_seq + 1, d.tenant_id, d.attempt, 'delta', d.rest from decided d where d.tails = 1
     union all
-    select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, case when d.shown then 'reset' else 'retry' end, coalesce(d.class, 'released')
+    select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, d.attempt, case when d.shown then 'reset' else 'retry' end, coalesce(d.class, 'released')
       from decided d where d.status is null
     returning generation_id, seq, tenant_id, type, data
 
