@@ -30,7 +30,7 @@ begin
 
   begin
     v_claims := current_setting('request.jwt.claims', true)::jsonb;
-  exception when invalid_text_representation or untranslatable_character then
+  exception when data_exception or program_limit_exceeded then  -- no JSON, no text, no number, or nested without end
     v_claims := null;
   end;
   if v_claims is null or jsonb_typeof(v_claims) <> 'object' then
@@ -41,6 +41,9 @@ begin
   v_subject := v_claims ->> 'sub';
   if v_subject is null then
     return;  -- a token for nobody in particular, such as PostgREST's anonymous role
+  end if;
+  if jsonb_typeof(v_claims -> 'sub') <> 'string' then
+    raise exception 'the subject of this token is not a string' using errcode = 'PT401';
   end if;
 
   -- app_metadata is written by the operator; user_metadata, which its user may write, is never looked at.
@@ -108,12 +111,13 @@ $$;
 comment on function ai.whoami() is 'What this session is, and why.';
 
 -- A gateway's role must not be a member by itself: its sessions would act as that member whenever claims are missing.
--- Raises PT409.
+-- Raises PT409. Locks the role's name against another session that registers it the other way at this moment.
 create or replace function ai.keep_roles_apart() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform pg_advisory_xact_lock(1634300004, hashtext(new.role_name::text));
   if exists (select from ai.role_bindings b join ai.authenticators a on a.role_name = b.role_name where b.role_name = new.role_name) then
     raise exception 'role % cannot be both bound to a member and an authenticator', new.role_name
       using errcode = 'PT409', hint = 'Use two login roles.';

@@ -1,0 +1,140 @@
+-- Who a session is: bindings, JWT claims, and everything that must not count.
+begin;
+\ir setup/world.sql
+select plan(81);
+
+-- Runs as a login role with claims and gives "tenant/user/role/source", nobody, or the SQLSTATE.
+create function t.who(p_role text, p_claims text default null, p_set_role text default null) returns text language plpgsql as $$
+declare
+  v_me record;
+  v_as text;
+begin
+  perform set_config('request.jwt.claims', p_claims, true);
+  execute format('set local session authorization %I', p_role);
+  begin
+    if p_set_role is not null then
+      execute format('set local role %I', p_set_role);
+    end if;
+    select * into v_me from ai.identity();
+    v_as := coalesce(case v_me.tenant_id when t.alpha() then 'alpha' when t.beta() then 'beta' else v_me.tenant_id::text end
+                     || '/' || v_me.user_id || '/' || v_me.role || '/' || v_me.source, 'nobody');
+  exception when others then
+    v_as := sqlstate;
+  end;
+  execute 'reset session authorization';
+  perform set_config('request.jwt.claims', '', true);
+  return v_as;
+end
+$$;
+create function t.web(p_claims text) returns text language sql as $$ select t.who('mtap_gateway', p_claims, 'mtap_web') $$;
+
+-- Bindings
+select is(t.who('mtap_ann'), 'alpha/ann/user/binding', 'a bound role is its member');
+select is(t.who('mtap_dev'), 'alpha/dev/developer/binding', 'a developer');
+select is(t.who('mtap_adm'), 'alpha/adm/admin/binding', 'an admin');
+select is(t.who('mtap_bob'), 'beta/bob/user/binding', 'a member of another tenant');
+select is(t.who('mtap_stray'), 'nobody', 'a role without binding is nobody');
+select is(t.who('mtap_worker'), 'nobody', 'a worker is nobody');
+select is(t.who('mtap_monitor'), 'nobody', 'a monitor is nobody');
+select is(t.who('mtap_ann', '{"sub": "bob"}'), 'alpha/ann/user/binding', 'claims do not change a bound role');
+select is(t.who('mtap_ann', 'rubbish'), 'alpha/ann/user/binding', 'claims of a bound role are not even read');
+select is(t.who('mtap_stray', '{"sub": "ann"}'), 'nobody', 'claims of a role that is no gateway are worth nothing');
+select is(t.who('mtap_stray', 'rubbish'), 'nobody', 'nor do they raise anything there');
+grant mtap_bob to mtap_ann;
+select is(t.who('mtap_ann', null, 'mtap_bob'), 'alpha/ann/user/binding', 'SET ROLE changes the rights, not who one is');
+revoke mtap_bob from mtap_ann;
+
+-- What is switched off
+update ai.members set enabled = false where tenant_id = t.alpha() and user_id = 'ann';
+select is(t.who('mtap_ann'), 'nobody', 'a disabled member is nobody');
+update ai.members set enabled = true where user_id = 'ann';
+update ai.tenants set enabled = false where id = t.alpha();
+select is(t.who('mtap_ann'), 'nobody', 'a member of a disabled tenant is nobody');
+select is(t.web('{"sub": "ann"}'), 'PT401', 'nor does a token help');
+update ai.tenants set enabled = true where id = t.alpha();
+update ai.members set role = 'admin' where tenant_id = t.alpha() and user_id = 'ann';
+select is(t.who('mtap_ann'), 'alpha/ann/admin/binding', 'a change of role counts at once');
+update ai.members set role = 'user' where tenant_id = t.alpha() and user_id = 'ann';
+
+-- Claims of a registered gateway
+select is(t.web('{"sub": "ann"}'), 'alpha/ann/user/jwt', 'a subject with one membership');
+select is(t.who('mtap_gateway', '{"sub": "ann"}'), '42501', 'a gateway that took no role may call nothing');
+select is(t.web('{"sub": "bob", "role": "service_role", "aud": "x", "exp": 1}'), 'beta/bob/user/jwt', 'other claims do not count');
+select is(t.web('{"sub": "shared"}'), 'PT401', 'a subject of several tenants must name one');
+select is(t.web(format('{"sub": "shared", "tenant_id": "%s"}', t.alpha())), 'alpha/shared/user/jwt', 'it does, by a claim');
+select is(t.web(format('{"sub": "shared", "app_metadata": {"tenant_id": "%s"}}', t.beta())), 'beta/shared/developer/jwt', 'or by app_metadata');
+select is(t.web(format('{"sub": "shared", "tenant_id": "%s", "app_metadata": {"tenant_id": "%s"}}', t.alpha(), t.beta())), 'beta/shared/developer/jwt',
+          'app_metadata goes before the claim');
+select is(t.web(format('{"sub": "shared", "user_metadata": {"tenant_id": "%s"}}', t.beta())), 'PT401', 'user_metadata, which a user may write, is not looked at');
+select is(t.web(format('{"sub": "shared", "tenant_id": "%s", "user_metadata": {"tenant_id": "%s", "role": "admin"}}', t.alpha(), t.beta())), 'alpha/shared/user/jwt',
+          'not even beside a claim');
+select is(t.web(format('{"sub": "ann", "tenant_id": "%s"}', t.beta())), 'PT401', 'a tenant of which the subject is no member');
+select is(t.web(format('{"sub": "ann", "tenant_id": "%s"}', gen_random_uuid())), 'PT401', 'a tenant that is none');
+select is(t.web('{"sub": "ann", "tenant_id": "mtap alpha"}'), 'PT401', 'a tenant''s name is not its id');
+select is(t.web(format('{"sub": "ann", "tenant_id": "%s"}', upper(t.alpha()::text))), 'alpha/ann/user/jwt', 'ids in capitals are the same');
+select is(t.web(format('{"sub": "ann", "tenant_id": ["%s"]}', t.alpha())), 'PT401', 'a list of tenants is not one');
+select is(t.web('{"sub": "ann", "tenant_id": ""}'), 'PT401', 'an empty tenant is wrong, not absent');
+select is(t.web('{"sub": "ann", "tenant_id": null, "app_metadata": null}'), 'alpha/ann/user/jwt', 'a null tenant is absent');
+select is(t.web('{"sub": "ann", "app_metadata": "x"}'), 'alpha/ann/user/jwt', 'an app_metadata that is no object names no tenant');
+select is(t.web('{"sub": "unknown"}'), 'PT401', 'an unknown subject');
+select is(t.web('{"sub": ""}'), 'PT401', 'an empty subject is wrong, not absent');
+select is(t.web('{"sub": " ann"}'), 'PT401', 'subjects are not trimmed');
+select is(t.web('{"sub": "ANN"}'), 'PT401', 'nor folded');
+select is(t.web('{"sub": "ann'' or true --"}'), 'PT401', 'nor executed');
+insert into ai.members (tenant_id, user_id, role) values (t.beta(), '7', 'admin'), (t.beta(), '{"a": 1}', 'admin'), (t.beta(), 'true', 'admin');
+select is(t.web('{"sub": "7"}'), 'beta/7/admin/jwt', 'a subject is a string');
+select is(t.web('{"sub": 7}'), 'PT401', 'a number is none');
+select is(t.web('{"sub": true}'), 'PT401', 'nor is a truth value');
+select is(t.web('{"sub": {"a": 1}}'), 'PT401', 'nor an object');
+select is(t.web('{"sub": ["ann"]}'), 'PT401', 'nor a list');
+select is(t.web('{"sub": null}'), 'nobody', 'a null subject is a token for nobody in particular');
+select is(t.web('{"role": "anon"}'), 'nobody', 'so is none');
+select is(t.web('{}'), 'nobody', 'and an empty token');
+select is(t.web(''), 'nobody', 'no claims, no member');
+select is(t.web(null), 'nobody', 'nor an unset setting');
+update ai.members set enabled = false where tenant_id = t.alpha() and user_id = 'shared';
+select is(t.web('{"sub": "shared"}'), 'beta/shared/developer/jwt', 'a disabled membership does not count among several');
+select is(t.web(format('{"sub": "shared", "tenant_id": "%s"}', t.alpha())), 'PT401', 'nor when it is named');
+
+-- Claims that are not claims
+select is(t.web(claims), 'PT401', format('claims are refused: %s', left(claims, 40)))
+  from (values ('rubbish'), ('[]'), ('["ann"]'), ('"ann"'), ('7'), ('null'), ('true'), ('{"sub": "ann"'), ('{"sub": "ann"} {}'), ('{sub: ann}'), ('{''sub'': ''ann''}'),
+               ('{"sub": "\u0000"}'), ('{"sub": "\ud83d"}'), (' '), ('{"n": 1e200000}'), (repeat('[', 100000))) v (claims);
+
+-- A wrong claim is never an anonymous success
+create function t.web_does(p_claims text, p_sql text) returns text language plpgsql as $$
+declare
+  v_as text;
+begin
+  perform set_config('request.jwt.claims', p_claims, true);
+  execute 'set local session authorization mtap_gateway';
+  execute 'set local role mtap_web';
+  begin
+    execute p_sql;
+    v_as := 'ok';
+  exception when others then
+    v_as := sqlstate;
+  end;
+  execute 'reset session authorization';
+  return v_as;
+end
+$$;
+select is(t.web_does('{"sub": "unknown"}', sql), 'PT401', format('with a wrong claim: %s', sql))
+  from (values ('select count(*) from ai.generations'), ('select ai.tenant_id()'), ('select * from ai.usage_report()'), ('select ai.subscribe()'),
+               ('insert into ai.generations (prompt) values (''x'')'), ('select * from ai.whoami()')) v (sql);
+select is(t.web_does('{"role": "anon"}', sql), expected, format('without a subject: %s', sql))
+  from (values ('select count(*) from ai.generations', 'ok'), ('insert into ai.generations (prompt) values (''x'')', 'PT401'), ('select ai.subscribe()', 'PT401')) v (sql, expected);
+select is(t.web_does('{"sub": "ann"}', 'insert into ai.generations (prompt, model) values (''by token'', ''mtap/one'')'), 'ok', 'a member asks by token');
+select results_eq($$ select user_id from ai.generations where prompt = 'by token' $$, array['ann'], 'and is stamped');
+
+-- A role is bound or a gateway, never both
+select throws_ok($$ insert into ai.authenticators (role_name) values ('mtap_ann') $$, 'PT409', null, 'a bound role cannot be made a gateway');
+select throws_ok(format($$ insert into ai.role_bindings (role_name, tenant_id, user_id) values ('mtap_gateway', %L, 'ann') $$, t.alpha()), 'PT409', null,
+                 'a gateway cannot be bound');
+select throws_ok($$ update ai.role_bindings set role_name = 'mtap_gateway' where role_name = 'mtap_ann' $$, 'PT409', null, 'not by an update either');
+
+-- whoami
+select results_eq($$ select user_id, source, why is not null from ai.whoami() $$, $$ values (null::text, null::text, true) $$, 'whoami says why one is nobody');
+
+select * from finish();
+rollback;
