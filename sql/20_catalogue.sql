@@ -1,7 +1,8 @@
 -- Which model answers, and what tokens cost.
 
 -- The model to call: the named one, or the p_target-th of the profile's route; null where there is none.
--- A tenant's own model or route goes before the shared one of the same name.
+-- A tenant's own model or route goes before the shared one of the same name. What another tenant owns is never found,
+-- whatever refers to it.
 create or replace function ai.target_model(p_tenant uuid, p_kind text, p_model text, p_profile text, p_target integer)
 returns bigint
 language plpgsql stable parallel safe security definer
@@ -11,14 +12,14 @@ begin
   if p_model is not null then
     return (select m.id
               from ai.models m
-              join ai.providers p on p.id = m.provider_id and p.enabled
+              join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
              where p_target = 1 and m.name = p_model and m.kind = p_kind and m.enabled and (m.tenant_id = p_tenant or m.tenant_id is null)
              order by m.tenant_id nulls last limit 1);
   end if;
   return (select m.id
             from ai.routes r
-            join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind
-            join ai.providers p on p.id = m.provider_id and p.enabled
+            join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind and (m.tenant_id is null or m.tenant_id = p_tenant)
+            join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
            where r.profile = p_profile and r.kind = p_kind and r.enabled
              and r.tenant_id is not distinct from
                  (select o.tenant_id from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind limit 1)
@@ -38,22 +39,23 @@ create or replace function ai.token_cost(
 returns numeric
 language sql immutable parallel safe security invoker
 as $$
-  select 0.000001 * (
+  select case when p_rates is not null then 0.000001 * (
       (p_input - p_cached - p_cache_write - p_cache_write_1h) * coalesce((p_rates ->> 'input')::numeric, 0)
     + p_cached         * coalesce((p_rates ->> 'cache_read')::numeric, (p_rates ->> 'input')::numeric, 0)
     + p_cache_write    * coalesce((p_rates ->> 'cache_write')::numeric, (p_rates ->> 'input')::numeric, 0)
     + p_cache_write_1h * coalesce((p_rates ->> 'cache_write_1h')::numeric, (p_rates ->> 'cache_write')::numeric, (p_rates ->> 'input')::numeric, 0)
     + (p_output - p_reasoning) * coalesce((p_rates ->> 'output')::numeric, 0)
-    + p_reasoning      * coalesce((p_rates ->> 'reasoning')::numeric, (p_rates ->> 'output')::numeric, 0))
+    + p_reasoning      * coalesce((p_rates ->> 'reasoning')::numeric, (p_rates ->> 'output')::numeric, 0)) end
 $$;
 comment on function ai.token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint) is
-  'What tokens cost by the rates of one price version (per million tokens), exact. Totals include their parts.';
+  'What tokens cost by the rates of one price version (per million tokens), exact; null without rates. Totals include their parts.';
 revoke execute on function ai.token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint) from public;
 grant execute on function ai.token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint) to ai_user, ai_monitor;
 
--- Keeps the versions of a price without gap or overlap, and the past as it was: a new version ends the one before it;
--- the rates of a version that has begun are never changed. Raises PT400, PT409. Locks the model's row, so that two
--- new versions of one model follow each other.
+-- Keeps the versions of a price without overlap, and the past as it was: a new version ends the one before it, at its
+-- own beginning; nothing else of a version is ever changed, and what was billed by it stays within its validity, so that
+-- every past cost can be derived again. Raises PT400, PT409. Locks the model's row, so that two new versions of one
+-- model follow each other.
 create or replace function ai.version_price() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -61,23 +63,41 @@ as $$
 declare
   v_class text;
 begin
+  if tg_op = 'DELETE' then
+    if exists (select from ai.llm_calls c where c.price_id = old.id and c.created_at >= old.valid_from and c.created_at < old.valid_to) then
+      raise exception 'calls were billed by this price version' using errcode = 'PT409', hint = 'Set its valid_to, or insert the one that follows it.';
+    end if;
+    return old;
+  end if;
+
+  if tg_op = 'UPDATE' then
+    if (new.id, new.rates, new.currency, new.model_id, new.valid_from) is distinct from (old.id, old.rates, old.currency, old.model_id, old.valid_from) then
+      raise exception 'a price version is not changed, it is replaced'
+        using errcode = 'PT409', hint = 'Insert a new row with its valid_from; this one ends there by itself.';
+    end if;
+    if exists (select from ai.prices p where p.model_id = new.model_id and p.valid_from > new.valid_from and p.valid_from < new.valid_to) then
+      raise exception 'the price version that follows begins before' using errcode = 'PT409';
+    end if;
+    if exists (select from ai.llm_calls c where c.created_at >= new.valid_to and c.price_id = new.id) then
+      raise exception 'calls of that time were billed already, by the price version that would end'
+        using errcode = 'PT409', detail = 'The past stays as it was billed.', hint = 'A new version begins now or later.';
+    end if;
+    return new;
+  end if;
+
+  if jsonb_typeof(new.rates) <> 'object' then
+    raise exception 'rates must be a JSON object' using errcode = 'PT400';
+  end if;
   for v_class in select key from jsonb_each(new.rates)
                   where key not in ('input', 'cache_read', 'cache_write', 'cache_write_1h', 'output', 'reasoning')
                      or jsonb_typeof(value) <> 'number' or (value #>> '{}')::numeric < 0 loop
     raise exception 'the rate "%" is not one of a token class, or not a number from 0', v_class
       using errcode = 'PT400', hint = 'Classes: input, cache_read, cache_write, cache_write_1h, output, reasoning; money per million tokens.';
   end loop;
+  perform from ai.models where id = new.model_id for no key update;
   if not new.rates ? 'input' or (not new.rates ? 'output' and (select kind from ai.models where id = new.model_id) = 'chat') then
     raise exception 'a price needs rates for input and, unless the model embeds, output' using errcode = 'PT400';
   end if;
-  if tg_op = 'UPDATE' then
-    if (new.rates, new.currency, new.model_id, new.valid_from) is distinct from (old.rates, old.currency, old.model_id, old.valid_from) then
-      raise exception 'a price version is not changed, it is replaced'
-        using errcode = 'PT409', hint = 'Insert a new row with its valid_from; this one ends there by itself.';
-    end if;
-    return new;
-  end if;
-  perform from ai.models where id = new.model_id for no key update;
   if exists (select from ai.prices p where p.model_id = new.model_id and p.valid_from > new.valid_from) then
     raise exception 'a later price version exists already'
       using errcode = 'PT409', detail = 'Versions are added at the end: the past stays as it was billed.';
@@ -87,12 +107,12 @@ begin
   return new;
 end
 $$;
-comment on function ai.version_price() is 'Trigger: a new price version ends the one before; versions that began are not changed.';
+comment on function ai.version_price() is 'Trigger: a new price version ends the one before; what was billed by is not changed.';
 revoke execute on function ai.version_price() from public;
 
 -- objects
 
-create or replace trigger version_price before insert or update on ai.prices
+create or replace trigger version_price before insert or update or delete on ai.prices
   for each row execute function ai.version_price();
 
 drop policy if exists visible on ai.providers;

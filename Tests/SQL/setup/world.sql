@@ -65,10 +65,11 @@ create function t.pass(p_time interval) returns void language sql as $$
   select set_config('ai.clock_offset', (coalesce(nullif(current_setting('ai.clock_offset', true), ''), '0')::interval + p_time)::text, true)
 $$;
 
--- Asks as the owner for a member, and gives the generation's id.
+-- Asks as the owner for a member, and gives the generation's id. run_after counts by the clock that tests move, created_at
+-- does not.
 create function t.ask(p_prompt text default 'Why?', p_model text default 'mtap/one', p_profile text default null, p_stream boolean default false,
                       p_tenant uuid default t.alpha(), p_user text default 'ann', p_priority text default 'normal',
-                      p_deadline_ms integer default null, p_run_after timestamptz default null, p_kind text default 'chat')
+                      p_deadline_ms integer default null, p_run_after timestamptz default ai.now(), p_kind text default 'chat')
 returns uuid language sql as $$
   insert into ai.generations (tenant_id, user_id, prompt, model, profile, stream, priority, deadline_ms, run_after, kind)
   values (p_tenant, p_user, p_prompt, case when p_profile is null then p_model end, p_profile, p_stream, p_priority, p_deadline_ms, p_run_after, p_kind)
