@@ -17,6 +17,8 @@ struct Martlet: AsyncParsableCommand {
     abstract: "Turns a PostgreSQL database into an AI backend.",
     subcommands: [
       MigrateCommand.self,
+      WorkCommand.self,
+      SimulateCommand.self,
       SchemaCommand.self,
       VersionCommand.self,
     ])

@@ -1,0 +1,165 @@
+import HTTP
+import Providers
+
+/// One attempt under way: takes the response as it arrives, on the transfer thread, straight into
+/// the dialect's reader.
+///
+/// `@unchecked Sendable`: everything mutable is confined to the transfer thread, from the first call
+/// of a `TransferSink` method to the last.
+final class Attempt: TransferSink, @unchecked Sendable {
+  private let fence: Fence
+  private let streams: Bool
+  private let desk: Desk
+  private let report: Report
+  private let started = ContinuousClock.now
+
+  private var reader: any ResponseReader
+  private var framing = Framing.whole
+  private var events = SSEParser()
+  private var lines = LineParser()
+  private var whole: [UInt8] = []
+  private var firstText: Double?
+  /// A unit of the stream was too long.
+  private var overflow: StreamLimitError?
+
+  init(
+    fence: Fence, streams: Bool, reader: any ResponseReader, desk: Desk, report: Report
+  ) {
+    self.fence = fence
+    self.streams = streams
+    self.reader = reader
+    self.desk = desk
+    self.report = report
+  }
+
+  func head(status: Int, headers: [String: String]) {
+    framing = reader.head(ResponseHead(status: status, headers: headers))
+  }
+
+  func body(_ bytes: UnsafeRawBufferPointer) -> BodyVerdict {
+    var text = ""
+    do throws(StreamLimitError) {
+      switch framing {
+      case .events:
+        try events.feed(bytes) { name, data in
+          text += reader.receive(event: name, data: data)
+          return !reader.isComplete
+        }
+      case .lines:
+        try lines.feed(bytes) { line in
+          text += reader.receive(event: nil, data: line)
+          return !reader.isComplete
+        }
+      case .whole:
+        whole.append(contentsOf: bytes)
+        return .more
+      }
+    } catch {
+      overflow = error
+    }
+    show(text)
+    return overflow != nil || reader.isComplete ? .enough : .more
+  }
+
+  func finished(_ outcome: TransferOutcome) {
+    receiveRest()
+    var settlement = settlement(outcome)
+    settlement.sent = outcome.requestSent
+    settlement.firstText = firstText
+    settlement.latency = outcome.total
+    // An answer that came whole shows its first text when it ends.
+    if firstText == nil, let reply = settlement.reply, !reply.output.isEmpty {
+      settlement.firstText = outcome.total
+    }
+    report.finished(settlement)
+    desk.finished(settlement)
+  }
+
+  private func show(_ text: String) {
+    guard !text.isEmpty else { return }
+    if firstText == nil {
+      firstText = (ContinuousClock.now - started) / .milliseconds(1)
+    }
+    if streams { desk.text(text, of: fence) }
+  }
+
+  /// What has no end of its own in the body: the whole, or a last line.
+  private func receiveRest() {
+    switch framing {
+    case .whole:
+      guard !whole.isEmpty else { return }
+      show(reader.receive(event: nil, data: whole))
+      whole = []
+    case .lines:
+      guard !reader.isComplete, overflow == nil else { return }
+      do throws(StreamLimitError) {
+        if let line = try lines.finish() { show(reader.receive(event: nil, data: line)) }
+      } catch {
+        overflow = error
+      }
+    case .events:
+      // An event without its blank line is incomplete, says the standard.
+      return
+    }
+  }
+
+  private func settlement(_ outcome: TransferOutcome) -> Settlement {
+    if outcome.failure?.kind == .cancelled {
+      // Without a reason of ours the pool was stopped: the worker ends.
+      return aborted(desk.ending(of: fence) ?? .released, outcome)
+    }
+    if outcome.failure?.kind == .invalidRequest {
+      var settlement = Settlement(fence: fence, outcome: .failed)
+      settlement.failure = Failure(.unsendable, message: outcome.failure?.message ?? "")
+      return settlement
+    }
+    switch reader.finish(end(outcome)) {
+    case .success(let reply):
+      var settlement = Settlement(fence: fence, outcome: .succeeded)
+      settlement.reply = reply
+      if reply.embedding?.contains(where: { !$0.isFinite }) == true {
+        settlement.outcome = .failed
+        settlement.reply?.embedding = nil
+        settlement.failure = Failure(.malformed, message: "the embedding has numbers that are none")
+      }
+      return settlement
+    case .failure(let failure):
+      var settlement = Settlement(fence: fence, outcome: .failed)
+      settlement.failure = failure
+      settlement.reply = failure.partial
+      return settlement
+    }
+  }
+
+  private func end(_ outcome: TransferOutcome) -> TransferEnd {
+    if let overflow { return .broken(.tooLarge, overflow.description) }
+    guard let failure = outcome.failure else { return .complete }
+    let signal: Failure.Signal =
+      switch failure.kind {
+      case .connect, .tls: .connect
+      case .timeout: .timeout
+      case .truncated: .truncated
+      case .tooLarge: .tooLarge
+      case .invalidResponse: .malformed
+      case .reset, .other, .cancelled, .invalidRequest: .reset
+      }
+    return .broken(signal, failure.message)
+  }
+
+  /// Cancelled by an app, or handed back because the worker stops. What was sent is told with a
+  /// signal, so that SQL can book it; what was not goes back as if it had never been claimed.
+  private func aborted(_ ending: Roster.Ending, _ outcome: TransferOutcome) -> Settlement {
+    let isCancelled = ending == .cancelled
+    var settlement = Settlement(fence: fence, outcome: isCancelled ? .cancelled : .released)
+    let words = isCancelled ? "cancelled" : "the worker stopped before the answer was complete"
+    guard case .failure(var failure) = reader.finish(.broken(.reset, words)) else {
+      return settlement
+    }
+    settlement.reply = failure.partial
+    if !isCancelled, outcome.requestSent || outcome.bytesReceived > 0 {
+      failure.partial = nil
+      settlement.failure = failure
+    }
+    return settlement
+  }
+}

@@ -1,0 +1,76 @@
+import Logging
+import Postgres
+
+/// Claims while there is room, and starts what it got.
+struct Claimer {
+  let desk: Desk
+  let dispatcher: Dispatcher
+  let setup: Setup
+
+  private static let sql =
+    "select \(Dispatcher.columns) from ai.worker_claim($1, $2, $3)"
+
+  /// Until cancelled, stopped, or, with `once`, done.
+  func run() async {
+    let link = Link(setup, desk: desk, purpose: "claim")
+    var cursor: String?
+    var mustReconcile = false
+    while !Task.isCancelled {
+      switch desk.nextClaim() {
+      case .finished:
+        return await link.close()
+      case .wait(let until):
+        if desk.isStopping { return await link.close() }
+        await desk.claimerWake.wait(until: until)
+      case .claim(let limit, let reason):
+        let worker = desk.identity.worker
+        do throws(PostgresError) {
+          if mustReconcile {
+            try await handBackUnknown(worker, link)
+            mustReconcile = false
+          }
+          let rows = try await link.query(
+            Self.sql, [worker, String(limit), reason == nil ? cursor : nil])
+          let started = dispatcher.start(rows)
+          cursor = started.cursor
+          desk.claimed(started.count, header: started.header)
+        } catch {
+          // A claim whose answer was lost may have leased generations that nobody knows of.
+          if error.kind == .connection { mustReconcile = true }
+          // The heartbeat will find out whether this worker was declared dead.
+          if error.sqlState == "PT404" { desk.pulseWake.signal() }
+          desk.claimFailed(retryAt: .now)
+          await link.rest(after: error, "a claim")
+        }
+      }
+    }
+    await link.close()
+  }
+
+  /// Gives back what is leased to this worker although it never heard of it. Between two claims of
+  /// the only loop that claims, so nothing can be on its way here.
+  private func handBackUnknown(_ worker: String, _ link: Link) async throws(PostgresError) {
+    let leases: QueryResult
+    do throws(PostgresError) {
+      leases = try await link.query(
+        "select generation_id, attempt from ai.worker_leases($1)", [worker])
+    } catch {
+      // A schema without this function: its leases end with this worker.
+      if error.sqlState == "42883" { return }
+      throw error
+    }
+    for row in 0..<leases.count {
+      let attempt = leases.int(row, 1) ?? 0
+      let fence = leases.withBytes(row, 0) { bytes in
+        bytes.flatMap { Fence(uuid: $0, attempt: attempt) }
+      }
+      guard let fence, !desk.holds(fence) else { continue }
+      var settlement = Settlement(fence: fence, outcome: .released)
+      settlement.sent = false
+      desk.begin(fence, streams: false)
+      desk.finished(settlement)
+      setup.logger.notice(
+        "handed back a generation of a claim that was lost", metadata: ["generation": "\(fence)"])
+    }
+  }
+}

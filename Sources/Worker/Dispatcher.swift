@@ -1,0 +1,162 @@
+import FoundationEssentials
+import HTTP
+import Logging
+import Postgres
+import Providers
+
+/// Turns the rows of a claim into transfers.
+struct Dispatcher {
+  /// The columns of a claim, in this order.
+  static let columns = """
+    generation_id, attempt, kind, dialect, base_url, secret, headers, options, model, stream, \
+    request, timeout_ms, cursor, wait_ms, retries
+    """
+
+  private let desk: Desk
+  private let pool: TransferPool
+  private let secrets: Secrets
+  private let logger: Logger
+  private let local: LocalQueue
+
+  /// Silence of a stream after which its provider is given up. A provider that does not stream is
+  /// silent until it answers: there only the whole time counts.
+  private static let stallMilliseconds = 60_000
+
+  init(
+    desk: Desk, pool: TransferPool, secrets: Secrets, logger: Logger, local: LocalQueue
+  ) {
+    self.desk = desk
+    self.pool = pool
+    self.secrets = secrets
+    self.logger = logger
+    self.local = local
+  }
+
+  /// Starts every call of a claim; gives how many there were, and the header.
+  func start(
+    _ rows: QueryResult
+  ) -> (count: Int, header: ClaimMachine.Header, cursor: String?) {
+    var header = ClaimMachine.Header()
+    var cursor: String?
+    var memory = Memory()
+    var fences: [(row: Int, fence: Fence)] = []
+    for row in 0..<rows.count {
+      let attempt = rows.int(row, 1) ?? 0
+      let fence = rows.withBytes(row, 0) { bytes in
+        bytes.flatMap { Fence(uuid: $0, attempt: attempt) }
+      }
+      if let fence {
+        fences.append((row, fence))
+      } else {
+        cursor = rows[row, 12]
+        header = ClaimMachine.Header(
+          waitMilliseconds: rows.int(row, 13), retries: rows.int(row, 14))
+      }
+    }
+    for (row, fence) in fences {
+      do throws(Failure) {
+        try start(fence, rows, row, &memory)
+      } catch {
+        var settlement = Settlement(fence: fence, outcome: .failed)
+        settlement.failure = error
+        settlement.sent = false
+        desk.begin(fence, streams: false)
+        desk.finished(settlement)
+        logger.info(
+          "a call could not be made",
+          metadata: ["generation": "\(fence)", "reason": "\(error.signal.rawValue)"])
+      }
+    }
+    return (fences.count, header, cursor)
+  }
+
+  /// What calls of one claim have in common, looked up once.
+  private struct Memory {
+    var headers: (json: [UInt8], value: [String: String])?
+    var secrets: [String: Result<String, Failure>] = [:]
+  }
+
+  private func start(
+    _ fence: Fence, _ rows: QueryResult, _ row: Int, _ memory: inout Memory
+  ) throws(Failure) {
+    guard let kind = rows[row, 2].flatMap(CallKind.init(rawValue:)) else {
+      throw Failure(.unsendable, message: "this worker does not know the kind of the call")
+    }
+    let dialectName = rows[row, 3] ?? ""
+    let options = rows.bytes(row, 7) ?? Array("{}".utf8)
+    let timeout = max(1, rows.int(row, 11) ?? 600_000)
+    let call = Call(
+      kind: kind, dialect: dialectName, baseURL: rows[row, 4] ?? "",
+      secret: try secret(named: rows[row, 5], &memory),
+      headers: try headers(rows.bytes(row, 6), &memory),
+      model: rows[row, 8] ?? "",
+      stream: rows.bool(row, 9) ?? false,
+      request: rows.bytes(row, 10) ?? [],
+      options: options)
+
+    if dialectName == LocalAnswers.name {
+      desk.begin(fence, streams: call.stream)
+      local.add(LocalCall(fence: fence, call: call, report: report(fence, "local", call)))
+      return
+    }
+    guard let dialect = Dialects.named(dialectName) else {
+      throw Failure(
+        .unsendable, message: "this worker does not speak the dialect \(dialectName.prefix(50))")
+    }
+    let written = try dialect.request(for: call)
+    var request = HTTPRequest(
+      method: written.method, url: written.url, headers: written.headers, body: written.body)
+    request.totalTimeout = timeout
+    request.stallTimeout = stall(options) ?? (call.stream ? Self.stallMilliseconds : 0)
+    request.acceptsCompression = !call.stream
+    let attempt = Attempt(
+      fence: fence, streams: call.stream, reader: dialect.reader(for: call), desk: desk,
+      report: report(fence, host(of: written.url), call))
+    desk.begin(fence, streams: call.stream)
+    let transfer = pool.start(request, sink: attempt)
+    if desk.started(fence, transfer) { pool.cancel(transfer) }
+  }
+
+  private func report(_ fence: Fence, _ provider: String, _ call: Call) -> Report {
+    Report(logger: logger, fence: fence, provider: provider, model: call.model)
+  }
+
+  private func secret(
+    named name: String?, _ memory: inout Memory
+  ) throws(Failure) -> String? {
+    guard let name else { return nil }
+    if let known = memory.secrets[name] { return try known.get() }
+    let value = Result { () throws(Failure) in try secrets.value(of: name) }
+    memory.secrets[name] = value
+    return try value.get()
+  }
+
+  private func headers(
+    _ json: [UInt8]?, _ memory: inout Memory
+  ) throws(Failure) -> [String: String] {
+    guard let json, json.count > 2 else { return [:] }
+    if let known = memory.headers, known.json == json { return known.value }
+    guard let value = try? JSONDecoder().decode([String: String].self, from: Data(json)) else {
+      throw Failure(
+        .unsendable, message: "the provider's headers are not an object of strings")
+    }
+    memory.headers = (json, value)
+    return value
+  }
+
+  private func stall(_ options: [UInt8]) -> Int? {
+    struct Options: Decodable { var stall_ms: Int? }
+    guard options.count > 12, String(decoding: options, as: UTF8.self).contains("\"stall_ms\"")
+    else { return nil }
+    return (try? JSONDecoder().decode(Options.self, from: Data(options)))?.stall_ms
+      .map { max(0, $0) }
+  }
+
+  /// For the log: without a path or a query, which might hold a key.
+  private func host(of url: String) -> String {
+    let rest = url.split(separator: "/", maxSplits: 2, omittingEmptySubsequences: true)
+    guard rest.count > 1 else { return "" }
+    let authority = rest[1].split(separator: "/").first ?? ""
+    return String((authority.split(separator: "@").last ?? "").prefix(100))
+  }
+}

@@ -1,0 +1,62 @@
+import Logging
+import Postgres
+import Synchronization
+
+/// Listens for wake-ups and for cancellations, on a connection of its own.
+final class Ear: Sendable {
+  private let desk: Desk
+  private let setup: Setup
+  private let listener = Mutex<Listener?>(nil)
+
+  init(desk: Desk, setup: Setup) {
+    self.desk = desk
+    self.setup = setup
+  }
+
+  /// Until cancelled.
+  func run() async {
+    var backoff = Backoff()
+    while !Task.isCancelled {
+      let channel = desk.identity.channel
+      do {
+        let opened = try await Listener.open(
+          setup.conninfo, channels: ["ai_work", channel], applicationName: "martlet listen")
+        listener.withLock { $0 = opened }
+        backoff.reset()
+        // What was notified before is lost: look for work, and for cancellations.
+        desk.listening(true)
+        // A new identity may have come while this listened to the channel of the old one.
+        if desk.identity.channel == channel, !Task.isCancelled {
+          try await listen(opened, channel)
+        }
+        desk.listening(false)
+        await opened.close()
+      } catch {
+        desk.listening(false)
+        if Task.isCancelled { return }
+        let delay = backoff.next()
+        desk.count { $0.reconnects += 1 }
+        setup.logger.warning(
+          "listening failed, trying again",
+          metadata: ["error": "\(error)", "retry_ms": "\(Int(delay / .milliseconds(1)))"])
+        try? await Task.sleep(for: delay)
+      }
+    }
+  }
+
+  /// Ends the connection, so that the next one listens to the channel of the new identity.
+  func listenAnew() async {
+    let current = listener.withLock { $0 }
+    await current?.close()
+  }
+
+  private func listen(_ listener: Listener, _ channel: String) async throws {
+    for try await notification in listener.notifications {
+      if notification.channel == channel {
+        desk.pulseWake.signal()
+      } else {
+        desk.notified()
+      }
+    }
+  }
+}

@@ -1,0 +1,70 @@
+import Logging
+import Postgres
+
+/// One loop's own connection: opened when it is needed, and again when it was lost.
+final class Link {
+  private let conninfo: String
+  private let applicationName: String
+  private let logger: Logger
+  private let desk: Desk
+  private var connection: Connection?
+  private var backoff = Backoff()
+
+  init(_ setup: Setup, desk: Desk, purpose: String) {
+    conninfo = setup.conninfo
+    applicationName = "martlet \(purpose)"
+    var logger = setup.logger
+    logger[metadataKey: "connection"] = "\(purpose)"
+    self.logger = logger
+    self.desk = desk
+  }
+
+  /// The connection, opened if there is none.
+  func open() async throws(PostgresError) -> Connection {
+    if let connection { return connection }
+    let opened = try await Connection.open(conninfo, applicationName: applicationName)
+    connection = opened
+    return opened
+  }
+
+  /// Runs one statement, once. A lost connection is forgotten.
+  @discardableResult
+  func query(_ sql: String, _ parameters: [String?]) async throws(PostgresError) -> QueryResult {
+    let connection = try await open()
+    do {
+      let result = try await connection.query(sql, parameters)
+      backoff.reset()
+      return result
+    } catch {
+      if error.kind == .connection { forget() }
+      throw error
+    }
+  }
+
+  /// Logs a failure and waits a little before the next attempt.
+  func rest(after error: PostgresError, _ what: String) async {
+    let delay = backoff.next()
+    desk.count { $0.reconnects += error.kind == .connection ? 1 : 0 }
+    logger.warning(
+      "\(what) failed, trying again",
+      metadata: [
+        "error": "\(error)", "retry_ms": "\(Int(delay / .milliseconds(1)))",
+      ])
+    try? await Task.sleep(for: delay)
+  }
+
+  func forget() { connection = nil }
+
+  func close() async {
+    await connection?.close()
+    connection = nil
+  }
+}
+
+/// What every loop needs to know.
+struct Setup: Sendable {
+  var conninfo: String
+  var name: String
+  var version: String
+  var logger: Logger
+}

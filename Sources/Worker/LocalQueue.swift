@@ -1,0 +1,52 @@
+import Providers
+
+/// A call of the built-in provider.
+struct LocalCall: Sendable {
+  var fence: Fence
+  var call: Call
+  var report: Report
+}
+
+/// Answers the calls of the built-in provider, one after the other, beside the loops that must not
+/// wait for it.
+struct LocalQueue: Sendable {
+  private let calls: AsyncStream<LocalCall>
+  private let continuation: AsyncStream<LocalCall>.Continuation
+
+  init() { (calls, continuation) = AsyncStream.makeStream() }
+
+  func add(_ call: LocalCall) { continuation.yield(call) }
+
+  /// Until cancelled.
+  func run(_ desk: Desk) async {
+    for await call in calls { answer(call, desk) }
+  }
+
+  private func answer(_ local: LocalCall, _ desk: Desk) {
+    let fence = local.fence
+    if let ending = desk.ending(of: fence) {
+      var settlement = Settlement(
+        fence: fence, outcome: ending == .cancelled ? .cancelled : .released)
+      settlement.sent = false
+      return desk.finished(settlement)
+    }
+    let start = ContinuousClock.now
+    let outcome = LocalAnswers.answer(local.call)
+    var settlement: Settlement
+    switch outcome {
+    case .success(let reply):
+      settlement = Settlement(fence: fence, outcome: .succeeded)
+      if local.call.stream { desk.text(reply.output, of: fence) }
+      settlement.reply = reply
+    case .failure(let failure):
+      settlement = Settlement(fence: fence, outcome: .failed)
+      settlement.failure = failure
+      settlement.reply = failure.partial
+      settlement.sent = false
+    }
+    settlement.latency = (ContinuousClock.now - start) / .milliseconds(1)
+    if settlement.reply?.output.isEmpty == false { settlement.firstText = settlement.latency }
+    local.report.finished(settlement)
+    desk.finished(settlement)
+  }
+}

@@ -1,0 +1,74 @@
+import FoundationEssentials
+package import Logging
+
+#if canImport(Glibc)
+  @preconcurrency import Glibc
+#elseif canImport(Musl)
+  @preconcurrency import Musl
+#endif
+
+/// Writes log lines to standard error, as text or as one JSON object a line.
+package struct LineLogHandler: LogHandler {
+  package enum Format: String, Sendable, CaseIterable {
+    case text
+    case json
+  }
+
+  package var logLevel: Logger.Level
+  package var metadata: Logger.Metadata = [:]
+  package var metadataProvider: Logger.MetadataProvider?
+  private let format: Format
+
+  package init(_ format: Format, level: Logger.Level) {
+    self.format = format
+    logLevel = level
+  }
+
+  package subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+    get { metadata[key] }
+    set { metadata[key] = newValue }
+  }
+
+  package func log(event: LogEvent) {
+    let all = event.metadata.map { metadata.merging($0) { $1 } } ?? metadata
+    let pairs = all.sorted { $0.key < $1.key }.map { ($0.key, "\($0.value)") }
+    write(Self.line(format, level: event.level, message: "\(event.message)", pairs, at: .now))
+  }
+
+  static func line(
+    _ format: Format, level: Logger.Level, message: String, _ pairs: [(String, String)],
+    at time: Date
+  ) -> String {
+    let stamp = time.formatted(.iso8601.year().month().day().time(includingFractionalSeconds: true))
+    switch format {
+    case .text:
+      let words = pairs.map { "\($0)=\(plain($1))" }
+      return "\(stamp)Z \(level) \(([plainMessage(message)] + words).joined(separator: " "))\n"
+    case .json:
+      var json = JSONBuffer(reserving: 256)
+      json.beginObject()
+      json.member("time", stamp + "Z")
+      json.member("level", level.rawValue)
+      json.member("message", message)
+      for (key, value) in pairs { json.member(text: key, value) }
+      json.endObject()
+      return json.text + "\n"
+    }
+  }
+
+  /// A value in one word where it is one, in quotes where it is not.
+  private static func plain(_ value: String) -> String {
+    let isWord = !value.isEmpty && value.utf8.allSatisfy { $0 > 0x20 && $0 != 0x22 && $0 != 0x7f }
+    if isWord { return value }
+    var json = JSONBuffer(reserving: value.utf8.count + 2)
+    json.element(value)
+    return json.text
+  }
+
+  private static func plainMessage(_ message: String) -> String {
+    message.replacing("\n", with: " ")
+  }
+
+  /// One write a line, so that lines of threads do not mix.
+  private func write(_ line: String) { fputs(line, stderr) }
+}

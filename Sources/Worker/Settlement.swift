@@ -1,0 +1,43 @@
+import Providers
+
+/// What is reported of one attempt.
+struct Settlement: Sendable {
+  enum Outcome: String, Sendable {
+    case succeeded
+    case failed
+    case cancelled
+    case released
+  }
+
+  var fence: Fence
+  var outcome: Outcome
+  /// Text that was not published.
+  var tail = ""
+  /// The answer, or as much as came.
+  var reply: Reply?
+  var failure: Failure?
+  /// Whether the whole request left.
+  var sent = true
+  /// From the start of the transfer, in milliseconds.
+  var firstText: Double?
+  var latency = 0.0
+
+  init(fence: Fence, outcome: Outcome) {
+    self.fence = fence
+    self.outcome = outcome
+  }
+
+  /// The report in place of one that the database cannot take.
+  var withoutContent: Settlement {
+    var settlement = Settlement(fence: fence, outcome: .failed)
+    settlement.failure = Failure(
+      .malformed, message: "the database cannot store what the provider answered")
+    settlement.failure?.httpStatus = failure?.httpStatus
+    settlement.reply = Reply()
+    settlement.reply?.usage = reply?.usage
+    settlement.sent = sent
+    settlement.firstText = firstText
+    settlement.latency = latency
+    return settlement
+  }
+}

@@ -1,0 +1,60 @@
+import Providers
+
+extension Settlement {
+  /// Writes the element of `p_results` that docs/worker-protocol.md describes; absent members are null.
+  func write(to json: inout JSONBuffer) {
+    json.beginObject()
+    json.member("id", uuidOf: fence)
+    json.member("attempt", fence.attempt)
+    json.member("outcome", outcome.rawValue)
+    if !tail.isEmpty { json.member("tail", tail) }
+    if let reply { write(reply, to: &json) }
+    if let failure { write(failure, to: &json) }
+    json.member("request_id", reply?.requestID ?? failure?.requestID)
+    json.member("sent", sent)
+    json.member("ttft_ms", milliseconds: firstText)
+    json.member("latency_ms", milliseconds: latency)
+    json.endObject()
+  }
+
+  private func write(_ reply: Reply, to json: inout JSONBuffer) {
+    json.member("output", reply.output)
+    json.member("message", json: reply.message.map(JSONRepair.repaired))
+    json.member("embedding", vector: reply.embedding)
+    json.member("finish_reason", reply.finishReason)
+    if let usage = reply.usage {
+      json.key("usage")
+      json.beginObject()
+      json.member("input", usage.input)
+      json.member("cache_read", usage.cacheRead)
+      json.member("cache_write", usage.cacheWrite)
+      json.member("cache_write_1h", usage.cacheWrite1h)
+      json.member("output", usage.output)
+      json.member("reasoning", usage.reasoning)
+      json.endObject()
+    }
+    json.member("model", reply.model)
+    json.member("service_tier", reply.serviceTier)
+  }
+
+  private func write(_ failure: Failure, to json: inout JSONBuffer) {
+    json.member("signal", failure.signal.rawValue)
+    json.member("http_status", failure.httpStatus)
+    json.member("error_type", failure.type)
+    json.member("error_code", failure.code)
+    json.member("error_message", failure.message)
+    json.member("retry_after_ms", failure.retryAfterMilliseconds)
+    json.member("should_retry", failure.shouldRetry)
+  }
+}
+
+extension Gathering.Delta {
+  func write(to json: inout JSONBuffer) {
+    json.beginObject()
+    json.member("id", uuidOf: fence)
+    json.member("attempt", fence.attempt)
+    json.member("part", part)
+    json.member("text", text)
+    json.endObject()
+  }
+}

@@ -1,0 +1,199 @@
+import HTTP
+package import Logging
+import Postgres
+import ServiceLifecycle
+
+/// Takes generations from the database, calls their providers, and reports what they answered.
+///
+/// `docs/worker-protocol.md` is the contract with the database. Each loop has its own connection; what
+/// they share lies on the `Desk`, where pure state machines decide.
+package final class Worker: Service {
+  package struct Configuration: Sendable {
+    /// libpq's connection string.
+    package var conninfo = ""
+    /// Shown in `ai.workers`.
+    package var name = "worker"
+    package var version = "0"
+    /// Calls that may be under way at once.
+    package var concurrency = 256
+    /// End when there is nothing left to do.
+    package var once = false
+    /// How long calls under way may go on after a stop.
+    package var grace = Duration.seconds(25)
+    package var secrets: Secrets
+    package var logger: Logger
+
+    package init(secrets: Secrets, logger: Logger) {
+      self.secrets = secrets
+      self.logger = logger
+    }
+  }
+
+  /// How long the database may take for the last reports.
+  private static let lastReports = Duration.seconds(5)
+  /// Tries to reach the database at the start, with `once`; without it there is no end of trying.
+  private static let onceTries = 5
+
+  private let configuration: Configuration
+  private let stopping = Wake()
+
+  package init(_ configuration: Configuration) { self.configuration = configuration }
+
+  /// Begins the graceful end of `run()`: no more claims; what is under way may finish within the
+  /// grace time, and is handed back after it.
+  package func stop() { stopping.signal() }
+
+  package func run() async throws { _ = try await work() }
+
+  /// Works until stopped, or, with `once`, until there is nothing left; tells what it did.
+  package func work() async throws -> Tally {
+    try await withGracefulShutdownHandler {
+      try await live()
+    } onGracefulShutdown: {
+      self.stop()
+    }
+  }
+
+  private func live() async throws -> Tally {
+    var logger = configuration.logger
+    let setup = Setup(
+      conninfo: configuration.conninfo, name: configuration.name, version: configuration.version,
+      logger: logger)
+    guard let identity = try await register(setup) else { return Tally() }
+    logger[metadataKey: "worker"] = "\(identity.worker)"
+    let desk = Desk(
+      identity: identity, concurrency: configuration.concurrency, once: configuration.once)
+    var pools = TransferPool.Configuration()
+    pools.keptConnections = max(64, configuration.concurrency * 2)
+    let pool = try TransferPool(pools)
+    logger.info(
+      "working", metadata: ["concurrency": "\(configuration.concurrency)"])
+
+    await withTaskGroup { loops in
+      start(&loops, desk, pool, setup)
+      await untilStop(desk)
+      await finish(desk, pool, logger)
+      loops.cancelAll()
+    }
+    await say(setup, farewellOf: desk.identity)
+    pool.stop()
+
+    let tally = desk.tally
+    logger.info(
+      "stopped",
+      metadata: [
+        "claimed": "\(tally.claimed)", "succeeded": "\(tally.succeeded)",
+        "failed": "\(tally.failed)", "cancelled": "\(tally.cancelled)",
+        "released": "\(tally.released)", "stale": "\(tally.stale)",
+        "safety_poll_found": "\(tally.safetyPollFound)",
+      ])
+    return tally
+  }
+
+  private func start(
+    _ loops: inout TaskGroup<Void>, _ desk: Desk, _ pool: TransferPool, _ setup: Setup
+  ) {
+    let local = LocalQueue()
+    let ear = Ear(desk: desk, setup: setup)
+    let dispatcher = Dispatcher(
+      desk: desk, pool: pool, secrets: configuration.secrets, logger: setup.logger, local: local)
+    loops.addTask { await Claimer(desk: desk, dispatcher: dispatcher, setup: setup).run() }
+    loops.addTask { await Settler(desk: desk, pool: pool, setup: setup).run() }
+    loops.addTask { await Pulse(desk: desk, pool: pool, setup: setup, ear: ear).run() }
+    loops.addTask { await Maintenance(desk: desk, setup: setup).run() }
+    loops.addTask { await local.run(desk) }
+    loops.addTask { await ear.run() }
+    if !configuration.once {
+      loops.addTask { await Handshake(desk: desk, setup: setup).run() }
+    }
+    // The first of them ends the worker's life.
+    loops.addTask { [stopping] in
+      await stopping.wait()
+      desk.stopClaiming()
+    }
+  }
+
+  /// nil: stopped before the database could be reached.
+  private func register(_ setup: Setup) async throws -> Identity? {
+    var backoff = Backoff()
+    var tries = 0
+    while !Task.isCancelled {
+      do throws(PostgresError) {
+        let connection = try await Connection.open(
+          setup.conninfo, applicationName: "martlet register")
+        let identity = try await Identity.register(
+          on: connection, name: setup.name, version: setup.version)
+        await connection.close()
+        return identity
+      } catch {
+        tries += 1
+        guard error.kind == .connection, !configuration.once || tries < Self.onceTries else {
+          throw WorkerError(error)
+        }
+        let delay = backoff.next()
+        setup.logger.warning(
+          "the database cannot be reached, trying again", metadata: ["error": "\(error)"])
+        await stopping.wait(until: .now + delay)
+      }
+    }
+    return nil
+  }
+
+  private func untilStop(_ desk: Desk) async {
+    while !Task.isCancelled, !desk.isStopping, !desk.isOnceDone {
+      await desk.workerWake.wait()
+    }
+  }
+
+  /// Lets what is under way end, within the grace time; then hands it back.
+  private func finish(_ desk: Desk, _ pool: TransferPool, _ logger: Logger) async {
+    if desk.isOnceDone { return }
+    desk.stopClaiming()
+    let under = desk.transferring
+    if under > 0 { logger.info("stopping", metadata: ["under_way": "\(under)"]) }
+    await wait(until: .now + configuration.grace) { desk.isIdle }
+    for transfer in desk.endAll(.released) { pool.cancel(transfer) }
+    await wait(until: .now + Self.lastReports) { desk.isIdle }
+
+    func wait(until deadline: ContinuousClock.Instant, _ isOver: () -> Bool) async {
+      while !isOver(), .now < deadline, !Task.isCancelled {
+        await desk.workerWake.wait(until: deadline)
+      }
+    }
+  }
+
+  /// The last call: the database takes back whatever this worker still holds.
+  private func say(_ setup: Setup, farewellOf identity: Identity) async {
+    do throws(PostgresError) {
+      let connection = try await Connection.open(
+        setup.conninfo, applicationName: "martlet stop")
+      try await connection.query("select ai.worker_stop($1)", [identity.worker])
+      await connection.close()
+    } catch {
+      setup.logger.warning(
+        "the database could not be told that this worker stops; its lease will run out",
+        metadata: ["error": "\(error)"])
+    }
+  }
+}
+
+/// Why a worker could not begin.
+package struct WorkerError: Error, CustomStringConvertible, Sendable {
+  package var message: String
+  package var hint: String?
+
+  init(_ error: PostgresError) {
+    message = error.description
+    hint = error.hint
+    switch error.sqlState {
+    case "3F000", "42883", "42P01":
+      message = "this database has no Martlet schema"
+      hint = "martlet migrate"
+    case "42501":
+      hint = "The role must be a member of ai_worker."
+    default: break
+    }
+  }
+
+  package var description: String { message }
+}

@@ -1,0 +1,158 @@
+internal import ArgumentParser
+internal import FoundationEssentials
+internal import Logging
+internal import Migrate
+internal import UnixSignals
+internal import Worker
+
+#if canImport(Glibc)
+  @preconcurrency import Glibc
+#elseif canImport(Musl)
+  @preconcurrency import Musl
+#else
+  import Darwin
+#endif
+
+struct WorkCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "work",
+    abstract: "Runs a worker: takes generations, calls their providers, reports the answers.",
+    discussion: """
+      Runs until SIGTERM or SIGINT: then it claims nothing more, lets what is under way finish within \
+      the grace time, and hands the rest back. A second signal ends it at once; another worker takes \
+      over when its lease has run out.
+
+      Every option can be given by the environment instead: DATABASE_URL, MARTLET_CONCURRENCY, \
+      MARTLET_ONCE, MARTLET_NAME, MARTLET_GRACE, MARTLET_LOG_LEVEL, MARTLET_LOG_FORMAT. Secrets of \
+      providers are taken from files of their names in MARTLET_SECRETS_DIR, else from environment \
+      variables of their names.
+
+      Exit codes: 0 done, 1 an error, 2 a wrong call, 130 or 143 ended by a second signal.
+      """)
+
+  @Option(
+    help: ArgumentHelp(
+      "Where the database is. Default: DATABASE_URL, else libpq's environment (PGHOST, …).",
+      valueName: "url"))
+  var databaseURL: String?
+
+  @Option(help: "Calls under way at once, 1 to 10000. Default: 256.")
+  var concurrency: Int?
+
+  @Flag(help: "End when nothing is queued and no retry waits.")
+  var once = false
+
+  @Option(
+    help: "Name of this worker in ai.workers. Default: the host's name and the process number.")
+  var name: String?
+
+  @Option(help: "Seconds that calls under way may take after a signal. Default: 25.")
+  var grace: Double?
+
+  @Option(help: "trace, debug, info, notice, warning, error or critical. Default: info.")
+  var logLevel: String?
+
+  @Option(help: "text or json, to standard error. Default: text.")
+  var logFormat: String?
+
+  @Flag(help: "Print what was done as JSON at the end.")
+  var json = false
+
+  private static let environment = ProcessInfo.processInfo.environment
+
+  func validate() throws { _ = try settings() }
+
+  private struct Settings {
+    var concurrency: Int
+    var once: Bool
+    var grace: Double
+    var level: Logger.Level
+    var format: LineLogHandler.Format
+  }
+
+  private func settings() throws -> Settings {
+    let environment = Self.environment
+    let concurrency = try concurrency ?? number("MARTLET_CONCURRENCY") ?? 256
+    guard (1...10_000).contains(concurrency) else {
+      throw ValidationError("--concurrency: 1 to 10000")
+    }
+    let grace = try grace ?? number("MARTLET_GRACE") ?? 25
+    guard (0...86_400).contains(grace) else { throw ValidationError("--grace: 0 to 86400 seconds") }
+    let level = logLevel ?? environment["MARTLET_LOG_LEVEL"] ?? "info"
+    guard let level = Logger.Level(rawValue: level.lowercased()) else {
+      throw ValidationError("--log-level: there is no level \"\(level)\"")
+    }
+    let format = logFormat ?? environment["MARTLET_LOG_FORMAT"] ?? "text"
+    guard let format = LineLogHandler.Format(rawValue: format.lowercased()) else {
+      throw ValidationError("--log-format: text or json")
+    }
+    let isOnce = once || ["1", "true", "yes"].contains(environment["MARTLET_ONCE"]?.lowercased())
+    return Settings(
+      concurrency: concurrency, once: isOnce, grace: grace, level: level, format: format)
+  }
+
+  private func number<Value: LosslessStringConvertible>(_ variable: String) throws -> Value? {
+    guard let text = Self.environment[variable], !text.isEmpty else { return nil }
+    guard let value = Value(text) else { throw ValidationError("\(variable) is not a number") }
+    return value
+  }
+
+  func run() async throws {
+    let settings = try settings()
+    let environment = Self.environment
+    var logger = Logger(label: "martlet") { _ in
+      LineLogHandler(settings.format, level: settings.level)
+    }
+    logger.logLevel = settings.level
+    var configuration = Worker.Configuration(
+      secrets: Secrets(directory: environment["MARTLET_SECRETS_DIR"]) { environment[$0] },
+      logger: logger)
+    configuration.conninfo = databaseURL ?? environment["DATABASE_URL"] ?? ""
+    configuration.name = name ?? environment["MARTLET_NAME"] ?? Self.defaultName
+    configuration.version = Version.current
+    configuration.concurrency = settings.concurrency
+    configuration.once = settings.once
+    configuration.grace = .milliseconds(Int(settings.grace * 1_000))
+
+    // Signals are caught before anybody can know that the worker runs.
+    let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+    let worker = Worker(configuration)
+    let tally: Tally
+    do {
+      tally = try await withThrowingTaskGroup { group in
+        group.addTask { () -> Tally? in try await worker.work() }
+        group.addTask { () -> Tally? in
+          await Self.obey(signals, worker)
+          return nil
+        }
+        defer { group.cancelAll() }
+        while let ended = try await group.next() {
+          if let tally = ended { return tally }
+        }
+        return Tally()
+      }
+    } catch let error as WorkerError {
+      writeError("martlet: \(error)")
+      if let hint = error.hint { writeError("hint: \(hint)") }
+      throw ExitCode(1)
+    }
+    if json { print(try jsonLine(tally)) }
+  }
+
+  /// The first signal begins the end, the second is the end.
+  private static func obey(_ signals: UnixSignalsSequence, _ worker: Worker) async {
+    var count = 0
+    for await signal in signals {
+      count += 1
+      if count == 1 {
+        worker.stop()
+      } else {
+        _exit(signal == .sigint ? 130 : 143)
+      }
+    }
+  }
+
+  private static var defaultName: String {
+    "\(ProcessInfo.processInfo.hostName):\(ProcessInfo.processInfo.processIdentifier)"
+  }
+}
