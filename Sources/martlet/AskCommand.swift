@@ -1,7 +1,6 @@
 import ArgumentParser
 import FoundationEssentials
 import Postgres
-import Synchronization
 import UnixSignals
 
 /// `martlet ask`: one question, answered into the terminal while it is being written.
