@@ -9,7 +9,7 @@ internal import ArgumentParser
 #endif
 
 /// The command. Exit codes: 0 done, 1 an error, 2 a wrong call of the command, 3 `migrate --status` found
-/// pending work.
+/// pending work, 130 `ask` was cancelled by Ctrl-C.
 @main
 struct Martlet: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -18,6 +18,8 @@ struct Martlet: AsyncParsableCommand {
     subcommands: [
       MigrateCommand.self,
       WorkCommand.self,
+      AskCommand.self,
+      DoctorCommand.self,
       SimulateCommand.self,
       SchemaCommand.self,
       VersionCommand.self,
