@@ -44,6 +44,7 @@ create table ai.delayed (
   target        smallint    not null default 1
 );
 create index delayed_due_at on ai.delayed (due_at);
+create index delayed_retries on ai.delayed (attempts) where attempts > 0;
 comment on table ai.delayed is 'What waits for its time: run_after, or the backoff before a retry (attempts > 0).';
 
 create table ai.workers (

@@ -9,7 +9,7 @@
 
 -- Takes up to p_limit rows off the queue and leases them to the worker. Locks: delayed or queue rows (skipping what
 -- others hold), then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
--- dead, PT400 for a limit out of 1 … 10000.
+-- dead, PT400 for a limit out of 1 … 10000 and for a cursor that is none.
 --
 -- The planner settings: every join here goes from a few keys to an index, whatever the statistics of tables that fill
 -- and empty all day say, and in the order in which it is written; planning anew for each batch would cost more than running it.
@@ -28,8 +28,9 @@ as $$
 declare
   c_first   constant uuid := '00000000-0000-0000-0000-000000000000';
   v_now     timestamptz := ai.now();
-  v_after   uuid := coalesce((p_cursor::jsonb ->> 'after')::uuid, c_first);
-  v_marks   jsonb := coalesce(p_cursor::jsonb -> 'marks', '{}');
+  v_after   uuid := c_first;
+  v_marks   jsonb := '{}';
+  v_cursor  jsonb := '{}';
   v_tenants integer;
   v_share   integer;
   v_batch   record;
@@ -40,8 +41,20 @@ declare
   v_targets smallint[] := '{}';
   v_ready   integer;
 begin
-  if p_limit not between 1 and 10000 then
+  if p_limit is null or p_limit not between 1 and 10000 then
     raise exception 'a claim takes 1 to 10000 generations' using errcode = 'PT400';
+  end if;
+  if p_cursor is not null then
+    begin
+      v_cursor := p_cursor;
+      v_after := coalesce((v_cursor ->> 'after')::uuid, c_first);
+      v_marks := coalesce(v_cursor -> 'marks', '{}');
+    exception when data_exception then
+      v_cursor := null;
+    end;
+    if jsonb_typeof(v_cursor) is distinct from 'object' or jsonb_typeof(v_marks) <> 'object' then
+      raise exception 'this is not a cursor' using errcode = 'PT400', hint = 'Null, or what the claim before gave.';
+    end if;
   end if;
   if not exists (select from ai.workers w where w.id = p_worker and w.ended_at is null) then
     raise exception 'this worker is not registered, or was declared dead' using errcode = 'PT404', hint = 'ai.worker_register()';
@@ -49,9 +62,10 @@ begin
 
   if p_cursor is null then
     perform ai.queue_what_is_due(v_now);
-    select (extract(epoch from min(d.due_at) - v_now) * 1000)::integer, count(*) filter (where d.attempts > 0)
-      into wait_ms, retries from ai.delayed d;
-    wait_ms := greatest(wait_ms, 1);
+    -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
+    select least(greatest(extract(epoch from d.due_at - v_now) * 1000, 1), 2147483647)::integer
+      into wait_ms from ai.delayed d order by d.due_at limit 1;
+    select count(*) into retries from (select from ai.delayed d where d.attempts > 0 limit 10000) r;
   end if;
 
   select count(distinct a.tenant_id) into v_tenants from ai.active_lanes a;

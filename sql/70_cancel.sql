@@ -11,7 +11,7 @@ declare
 begin
   update ai.generations g
      set status = p_status, error = p_error, last_seq = v_seq, finished_at = ai.now(),
-         latency_ms = greatest(0, extract(epoch from ai.now() - greatest(g.created_at, g.run_after)) * 1000)::integer
+         latency_ms = least(greatest(0, extract(epoch from ai.now() - greatest(g.created_at, g.run_after)) * 1000), 2147483647)::integer
    where g.tenant_id = p_tenant and g.id = p_id and g.finished_at is null
   returning g.user_id into v_user;
   if found then
