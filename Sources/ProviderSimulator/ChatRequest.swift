@@ -106,10 +106,10 @@ extension ChatRequest {
       }
       if isUser, let last = texts.last {
         if let question { addContext(question) }
-        texts.dropLast().forEach { addContext($0) }
+        for text in texts.dropLast() { addContext(text) }
         question = last
       } else {
-        texts.forEach { addContext($0) }
+        for text in texts { addContext(text) }
       }
     }
   }

@@ -11,7 +11,8 @@ extension Responder {
     var text = answerText(chat, request, directives, question: question, callsTools: !calls.isEmpty)
     var finish = calls.isEmpty ? "stop" : "tool_calls"
     var output = text.tokenCount
-    if let limit = chat.maxTokens, output > limit {
+    // A length given in bytes holds whatever the request allows.
+    if let limit = chat.maxTokens, output > limit, directives.bigBytes == nil {
       text = text.cut(toTokens: limit)
       output = text.tokenCount
       finish = "length"

@@ -19,8 +19,10 @@ final class ConnectionHandler: ChannelInboundHandler {
 
   /// Largest body of a request.
   static let largestBody = 16 << 20
-  /// Requests that may wait behind the one being answered before reading stops.
+  /// Requests, and bytes of their bodies, that may wait behind the one being answered before
+  /// reading stops.
   static let mostWaiting = 32
+  static let mostWaitingBytes = 4 << 20
   /// Bytes gathered before they are handed to the channel.
   private static let writeSize = 32 * 1_024
   /// How long an RST waits for bytes already sent to be read.
@@ -45,6 +47,7 @@ final class ConnectionHandler: ChannelInboundHandler {
   private var isClosing = false
   private var timer: Scheduled<Void>?
   private var isReading = false
+  private var isPaused = false
   private var needsFlush = false
 
   init(responder: Responder, connection: UInt64, flushLog: @escaping @Sendable () -> Void) {
@@ -79,6 +82,7 @@ final class ConnectionHandler: ChannelInboundHandler {
     case .end:
       guard let head else { return }
       self.head = nil
+      if isClosing, isTooLarge { context.close(promise: nil) }
       if isTooLarge || isClosing { return }
       let request = IncomingRequest(head: head, body: body, connection: connection)
       body = ByteBuffer()
@@ -104,7 +108,11 @@ final class ConnectionHandler: ChannelInboundHandler {
   private func accept(_ request: IncomingRequest, _ context: ChannelHandlerContext) {
     guard active == nil else {
       waiting.append(request)
-      if waiting.count >= Self.mostWaiting { setReading(false, context) }
+      let bytes = waiting.reduce(0) { $0 + $1.body.readableBytes }
+      if waiting.count >= Self.mostWaiting || bytes >= Self.mostWaitingBytes {
+        isPaused = true
+        setReading(false, context)
+      }
       return
     }
     begin(request, context)
@@ -115,8 +123,7 @@ final class ConnectionHandler: ChannelInboundHandler {
   }
 
   private func begin(_ request: IncomingRequest, _ context: ChannelHandlerContext) {
-    responder.inFlight.wrappingAdd(1, ordering: .relaxed)
-    active = Active(exchange: responder.answer(request), start: .now())
+    activate(request)
     send(context)
   }
 }
@@ -228,24 +235,21 @@ extension ConnectionHandler {
 
   private func next(_ context: ChannelHandlerContext) {
     guard let request = waiting.popFirst() else { return }
-    if waiting.count == Self.mostWaiting - 1 { setReading(true, context) }
+    if isPaused, waiting.isEmpty {
+      isPaused = false
+      setReading(true, context)
+    }
     // From `send`'s loop, which goes on with the new response: no recursion over a long queue.
-    responder.inFlight.wrappingAdd(1, ordering: .relaxed)
-    active = Active(exchange: responder.answer(request), start: .now())
+    activate(request)
   }
 
   private func close(_ context: ChannelHandlerContext) {
     isClosing = true
     waiting.removeAll()
     flushNow(context)
-    if isTooLarge, head != nil {
-      _ = schedule(at: .now() + Self.drainTime, context) { _, context in
-        context.close(promise: nil)
-      }
-    } else {
-      // FIN first: closing at once while the client still sends would turn into an RST.
-      let isolated = context.eventLoop.assumeIsolated()
-      _ = isolated
+    // The rest of a body that is too large is still to come: closing on it would send an RST.
+    guard isTooLarge, head != nil else { return context.close(promise: nil) }
+    timer = schedule(at: .now() + Self.drainTime, context) { _, context in
       context.close(promise: nil)
     }
   }
@@ -260,8 +264,7 @@ extension ConnectionHandler {
     waiting.removeAll()
     flushNow(context)
     let grace = sentNothing ? TimeAmount.zero : Self.resetGrace
-    _ = schedule(at: .now() + grace, context) { _, context in
-      guard context.channel.isActive else { return }
+    timer = schedule(at: .now() + grace, context) { _, context in
       // Lingering for no time makes the kernel send RST instead of FIN.
       if let provider = context.channel as? any SocketOptionProvider {
         provider.setSoLinger(linger(l_onoff: 1, l_linger: 0)).whenFailure { _ in }
@@ -274,15 +277,22 @@ extension ConnectionHandler {
 // MARK: - Books
 
 extension ConnectionHandler {
+  private func activate(_ request: IncomingRequest) {
+    let exchange = responder.answer(request)
+    if exchange.entry != nil { responder.inFlight.wrappingAdd(1, ordering: .relaxed) }
+    active = Active(exchange: exchange, start: .now())
+  }
+
   /// Ends the current exchange and writes its entry.
   private func record(clientGone: Bool) -> LogEntry? {
     guard let active else { return nil }
     self.active = nil
-    responder.inFlight.wrappingSubtract(1, ordering: .relaxed)
     guard var entry = active.exchange.entry else { return nil }
+    responder.inFlight.wrappingSubtract(1, ordering: .relaxed)
     let transmission = active.exchange.transmission
     entry.isClientGone = clientGone
-    entry.isComplete = transmission.isComplete && !clientGone && entry.status < 400
+    entry.isComplete =
+      transmission.isComplete && !clientGone && entry.status < 400 && entry.fault == nil
     if entry.bytesSent == 0 { entry.status = 0 }
     if var usage = active.exchange.usage {
       entry.isUsageReported = entry.isComplete && active.exchange.reportsUsage

@@ -58,7 +58,7 @@ extension Directives {
       switch try Self.text(key, value) {
       case "none": retryAfter = Directives.RetryAfter.none
       case "date": retryAfter = .date
-      default: retryAfter = .seconds(try Self.count(key, value, upTo: 1_000_000))
+      default: retryAfter = .seconds(try Self.rate(key, value))
       }
     case "retry_after_ms": retryAfterMilliseconds = try Self.count(key, value, upTo: 1_000_000_000)
     case "should_retry": shouldRetry = try Self.boolean(key, value)

@@ -25,7 +25,7 @@ package struct Directives: Sendable, Equatable {
   /// The `retry-after` header of an error.
   package enum RetryAfter: Sendable, Equatable {
     case none
-    case seconds(Int)
+    case seconds(Double)
     /// An HTTP date two seconds from now.
     case date
   }

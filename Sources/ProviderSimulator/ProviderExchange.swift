@@ -47,7 +47,9 @@ extension Responder {
         if Endpoint.known.contains(path) {
           return refuse(context, 405, "Method \(request.head.method.rawValue) is not allowed.")
         }
-        return refuse(context, 404, "Unknown request URL: \(path).", code: "unknown_url")
+        return refuse(
+          context, 404, "Unknown request URL: \(path).",
+          code: wire == .openAI ? "unknown_url" : nil)
       }
     } catch {
       return fail(context, error)
@@ -63,7 +65,7 @@ extension Responder {
     case .openAI:
       guard let bearer else {
         return refuse(
-          context, 401, "You didn't provide an API key. Use an Authorization header.", code: "")
+          context, 401, "You didn't provide an API key. Use an Authorization header.")
       }
       if bearer == "invalid" { return fail(context, ProviderFailure(.openAI, status: 401)) }
     case .anthropic:
@@ -125,9 +127,7 @@ extension Responder {
   func refuse(
     _ context: Context, _ status: Int, _ message: String, code: String? = nil
   ) -> Exchange {
-    var failure = ProviderFailure(context.wire, status: status, message: message, code: code)
-    if code == "" { failure.code = nil }
-    return fail(context, failure)
+    fail(context, ProviderFailure(context.wire, status: status, message: message, code: code))
   }
 
   /// An error response in the provider's form.

@@ -14,6 +14,7 @@ struct ProviderFailure: Error, Equatable {
   /// A refusal of the simulator itself: the request is wrong.
   init(_ wire: Wire, status: Int, message: String, param: String? = nil, code: String? = nil) {
     self.init(wire, status: status, code: code)
+    self.code = code
     self.message = message
     self.param = param
   }

@@ -22,7 +22,7 @@ package struct LogEntry: Sendable {
   /// Whether the usage left in full, so that the client can know it.
   package var isUsageReported = false
   package var bytesSent = 0
-  /// Whether the response left in full and as a successful client would want it.
+  /// Whether a faultless answer left in full.
   package var isComplete = false
   /// Whether the client closed the connection before the response had left.
   package var isClientGone = false

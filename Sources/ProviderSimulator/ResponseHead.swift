@@ -103,7 +103,7 @@ struct ResponseHead {
     case .none: break
     case .seconds(let seconds):
       buffer.writeStaticString("\r\nretry-after: ")
-      buffer.writeDecimal(seconds)
+      buffer.writeString(Int(exactly: seconds).map(String.init) ?? "\(seconds)")
     case .date:
       buffer.writeStaticString("\r\nretry-after: ")
       buffer.writeString(WallClock.httpDate(now.second + 2))
