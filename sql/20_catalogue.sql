@@ -39,13 +39,13 @@ create or replace function ai.token_cost(
 returns numeric
 language sql immutable parallel safe security invoker
 as $$
-  select case when p_rates is not null then 0.000001 * (
+  select case when p_rates is not null then trim_scale(0.000001 * (
       (p_input - p_cached - p_cache_write - p_cache_write_1h) * coalesce((p_rates ->> 'input')::numeric, 0)
     + p_cached         * coalesce((p_rates ->> 'cache_read')::numeric, (p_rates ->> 'input')::numeric, 0)
     + p_cache_write    * coalesce((p_rates ->> 'cache_write')::numeric, (p_rates ->> 'input')::numeric, 0)
     + p_cache_write_1h * coalesce((p_rates ->> 'cache_write_1h')::numeric, (p_rates ->> 'cache_write')::numeric, (p_rates ->> 'input')::numeric, 0)
     + (p_output - p_reasoning) * coalesce((p_rates ->> 'output')::numeric, 0)
-    + p_reasoning      * coalesce((p_rates ->> 'reasoning')::numeric, (p_rates ->> 'output')::numeric, 0)) end
+    + p_reasoning      * coalesce((p_rates ->> 'reasoning')::numeric, (p_rates ->> 'output')::numeric, 0))) end
 $$;
 comment on function ai.token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint) is
   'What tokens cost by the rates of one price version (per million tokens), exact; null without rates. Totals include their parts.';
