@@ -82,14 +82,19 @@ package actor Connection {
     do {
       return try execute(cached, parameters, on: pointer)
     } catch {
-      // A statement that was prepared before an upgrade of the schema (0A000, "cached plan must not
-      // change result type") or before DISCARD (26000) has done nothing yet and may run again.
-      guard error.sqlState == "0A000" || error.sqlState == "26000",
-        PQtransactionStatus(pointer) == PQTRANS_IDLE
-      else { throw error }
-      statements.removeAll()
-      _ = try run(on: pointer) { PQsendQuery(pointer, "deallocate all") }
-      return try execute(prepare(sql, on: pointer), parameters, on: pointer)
+      // Both say that nothing has been run yet, so that it may be run again; inside a transaction,
+      // which they have ended, it may not.
+      guard PQtransactionStatus(pointer) == PQTRANS_IDLE else { throw error }
+      switch error.sqlState {
+      case "0A000":  // "cached plan must not change result type": the schema was upgraded
+        statements.removeAll()
+        _ = try run(on: pointer) { PQsendQuery(pointer, "deallocate all") }
+        return try execute(prepare(sql, on: pointer), parameters, on: pointer)
+      case "26000":  // DISCARD, or a pooler gave us another session of the server
+        statements.removeAll()
+        return try executeUnprepared(sql, parameters, on: pointer)
+      default: throw error
+      }
     }
   }
 
@@ -134,19 +139,40 @@ extension Connection {
       statements.removeAll()
       _ = try run(on: pointer) { PQsendQuery(pointer, "deallocate all") }
     }
-    let name = statements.nextName()
-    _ = try run(on: pointer) { PQsendPrepare(pointer, name, sql, 0, nil) }
-    statements[sql] = name
+    let name = StatementCache.name(of: sql)
+    do {
+      _ = try run(on: pointer) { PQsendPrepare(pointer, name, sql, 0, nil) }
+    } catch {
+      // It exists: another client of the pooler made it, or this one did before a statement was lost.
+      guard error.sqlState == "42P05", PQtransactionStatus(pointer) == PQTRANS_IDLE else {
+        throw error
+      }
+    }
+    statements.remember(sql)
     return name
   }
 
   private func execute(
     _ name: String, _ parameters: [String?], on pointer: OpaquePointer
   ) throws(PostgresError) -> QueryResult {
-    let outcome = withCStrings(parameters) { values in
+    try run(parameters, on: pointer) { values in
       PQsendQueryPrepared(pointer, name, Int32(parameters.count), values, nil, nil, 0)
     }
-    switch outcome {
+  }
+
+  private func executeUnprepared(
+    _ sql: String, _ parameters: [String?], on pointer: OpaquePointer
+  ) throws(PostgresError) -> QueryResult {
+    try run(parameters, on: pointer) { values in
+      PQsendQueryParams(pointer, sql, Int32(parameters.count), nil, values, nil, nil, 0)
+    }
+  }
+
+  private func run(
+    _ parameters: [String?], on pointer: OpaquePointer,
+    _ send: (UnsafePointer<UnsafePointer<CChar>?>?) -> Int32
+  ) throws(PostgresError) -> QueryResult {
+    switch withCStrings(parameters, send) {
     case .sent(let status): return try run(on: pointer) { status }
     case .containsNUL(let number):
       throw PostgresError(.input, "parameter $\(number) contains a NUL character")

@@ -1,5 +1,6 @@
-import Postgres
 import Testing
+
+@testable import Postgres
 
 @Suite(.ownDatabase)
 struct StatementTests {
@@ -62,5 +63,19 @@ struct StatementTests {
     #expect(error?.sqlState == "26000")
     try await connection.script("rollback")
     #expect(try await connection.query("select 8").int(0, 0) == 8)
+  }
+
+  @Test func `a statement that another client of a pooler has prepared is used`() async throws {
+    let connection = try await database.connect()
+    let sql = "select $1::int + 31"
+    try await connection.script("prepare \(StatementCache.name(of: sql)) as \(sql)")
+    #expect(try await connection.query(sql, ["1"]).int(0, 0) == 32)
+    #expect(try await connection.query(sql, ["2"]).int(0, 0) == 33)
+  }
+
+  @Test func `names differ where texts do`() {
+    let texts = (0..<10_000).map { "select \($0)" } + ["", " ", "select 1 ", "SELECT 1"]
+    #expect(Set(texts.map { StatementCache.name(of: $0) }).count == texts.count)
+    #expect(StatementCache.name(of: String(repeating: "x", count: 100_000)).utf8.count <= 63)
   }
 }
