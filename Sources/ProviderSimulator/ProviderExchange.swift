@@ -99,7 +99,7 @@ extension Responder {
         name = model[..<plus]
         try directives.apply(String(model[model.index(after: plus)...]))
       }
-      for header in request.head.headers[canonicalForm: "x-simulate"] {
+      for header in request.head.headers["x-simulate"] {
         try directives.apply(String(header))
       }
     } catch {
