@@ -44,11 +44,15 @@ package struct Migrator: Sendable {
     let plan = try await plan(connection)
     for (index, migration) in plan.pending.enumerated() {
       report(.migration(migration, index + 1, of: plan.pending.count))
-      try await apply(migration, on: connection)
+      try await repeatingDeadlocks(on: connection) { () async throws(MigrateError) in
+        try await apply(migration, on: connection)
+      }
     }
     if plan.appliesFiles {
       report(.files)
-      try await applyFiles(on: connection)
+      try await repeatingDeadlocks(on: connection) { () async throws(MigrateError) in
+        try await applyFiles(on: connection)
+      }
     }
     do {
       try await connection.query("select pg_catalog.pg_advisory_unlock(\(SessionSQL.lockKey))")
@@ -56,6 +60,23 @@ package struct Migrator: Sendable {
       throw .database(error)
     }
     return plan
+  }
+
+  /// Policies and triggers lock their tables, and a worker that runs meanwhile locks the same ones in
+  /// its own order. The server ends one of the two; if it is this one, it has done nothing and begins
+  /// anew.
+  private func repeatingDeadlocks(
+    on connection: Connection, _ body: () async throws(MigrateError) -> Void
+  ) async throws(MigrateError) {
+    for _ in 1..<5 {
+      do {
+        return try await body()
+      } catch {
+        guard error.sqlState == "40P01" else { throw error }
+        try await run("rollback", on: connection)
+      }
+    }
+    try await body()
   }
 
   private func apply(

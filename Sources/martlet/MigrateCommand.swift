@@ -9,7 +9,8 @@ struct MigrateCommand: AsyncParsableCommand {
     abstract: "Brings the schema of a database up to date.",
     discussion: """
       Any number of these may run at once. Exit codes: 0 done, 1 an error, 2 a wrong call, 3 --status \
-      found pending work. To bound the wait for locks that an application holds, set \
+      found pending work. Connect to the server itself: a pooler in transaction mode would lose the \
+      lock. To bound the wait for locks that an application holds, set \
       PGOPTIONS='-c lock_timeout=5s'.
       """)
 

@@ -200,6 +200,40 @@ struct MigratorTests {
     #expect(plan.pending.count == 2)
   }
 
+  @Test(.ownDatabase) func `a deadlock with an application is no failure`() async throws {
+    let database = try TestDatabase.required()
+    try await Fixture.migrate(database, try Fixture.schema())
+    let crossing = (
+      file: "30_crossing.sql",
+      text: """
+      -- objects
+      lock table ai."$martlet$" in access exclusive mode;
+      lock table ai.things in access exclusive mode;
+      """
+    )
+    let application = try await database.connect()
+    // The application looks for a deadlock much later, so that the migration is the one to be ended.
+    try await application.script(
+      "set deadlock_timeout = '30s'; begin; lock table ai.things in share mode")
+    let migration = try await database.connect("test migrate")
+    try await migration.script("set deadlock_timeout = '4s'")
+    let run = Task {
+      try await Migrator(try Fixture.schema(files: Fixture.files + [crossing])).migrate(migration)
+    }
+    let witness = try await database.connect()
+    try await eventually("the migration waits for the application") {
+      try await witness.query(
+        """
+        select exists (select from pg_locks where relation = 'ai.things'::regclass and not granted
+          and mode = 'AccessExclusiveLock')
+        """
+      ).bool(0, 0) == true
+    }
+    try await application.script("lock table ai.\"$martlet$\" in share mode; commit")
+    #expect(try await run.value.appliesFiles)
+    #expect(try await Fixture.migrate(database, try Fixture.schema()).appliesFiles)
+  }
+
   @Test(.ownDatabase) func `a wait for the lock can be bounded by the operator`() async throws {
     let database = try TestDatabase.required()
     let holder = try await database.connect()
