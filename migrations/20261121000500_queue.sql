@@ -74,12 +74,20 @@ create table ai.leases (
   input_bytes         integer     not null,
   waiting_since       timestamptz not null,
   deadline_at         timestamptz not null,
-  claimed_at          timestamptz not null,
-  cancel_requested_at timestamptz
-) with (fillfactor = 80);
-create index leases_cancel_requested on ai.leases (worker_id) where cancel_requested_at is not null;
+  claimed_at          timestamptz not null
+);
 comment on table ai.leases is 'What runs: one worker''s claim on one attempt. The row is the fence.';
 comment on column ai.leases.waiting_since is 'The insert, or run_after: where latencies are counted from.';
+
+-- A table of its own, only inserted into: a mark in the lease would lock it until the app's transaction ends, and with it
+-- every worker that settles a batch with this lease in it. Without a unique key for the same reason.
+create table ai.cancellations (
+  generation_id uuid        not null,
+  tenant_id     uuid        not null,
+  requested_at  timestamptz not null default now()
+);
+create index cancellations_generation on ai.cancellations (generation_id);
+comment on table ai.cancellations is 'Generations that were running when their cancelling was asked for, until they have ended.';
 
 create table ai.realtime_key (
   only_row boolean not null default true
@@ -99,11 +107,12 @@ create table ai.maintenance (
 insert into ai.maintenance default values;
 comment on table ai.maintenance is 'When the dearer parts of ai.worker_maintain() last ran.';
 
-alter table ai.maintenance  enable row level security;
-alter table ai.lanes        enable row level security;
-alter table ai.active_lanes enable row level security;
-alter table ai.queue        enable row level security;
-alter table ai.delayed      enable row level security;
-alter table ai.workers      enable row level security;
-alter table ai.leases       enable row level security;
-alter table ai.realtime_key enable row level security;
+alter table ai.maintenance    enable row level security;
+alter table ai.lanes          enable row level security;
+alter table ai.active_lanes   enable row level security;
+alter table ai.queue          enable row level security;
+alter table ai.delayed        enable row level security;
+alter table ai.workers        enable row level security;
+alter table ai.leases         enable row level security;
+alter table ai.cancellations enable row level security;
+alter table ai.realtime_key   enable row level security;

@@ -64,7 +64,9 @@ returns table (generation_id uuid, attempt integer)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select l.generation_id, l.attempt::integer from ai.leases l where l.worker_id = p_worker and l.cancel_requested_at is not null
+  select distinct l.generation_id, l.attempt::integer
+    from ai.cancellations c
+    join ai.leases l on l.generation_id = c.generation_id and l.worker_id = p_worker
 $$;
 comment on function ai.worker_cancellations(uuid) is 'Attempts of this worker that an app has cancelled.';
 

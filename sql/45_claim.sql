@@ -62,6 +62,7 @@ begin
 
   if p_cursor is null then
     perform ai.queue_what_is_due(v_now);
+    perform ai.end_cancelled();
     -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
     select least(greatest(extract(epoch from d.due_at - v_now) * 1000, 1), 2147483647)::integer
       into wait_ms from ai.delayed d order by d.due_at limit 1;
@@ -133,6 +134,7 @@ begin
         join ai.tenants t on t.id = p.tenant_id and t.enabled
         join ai.members u on u.tenant_id = p.tenant_id and u.user_id = g.user_id and u.enabled
        cross join ai.settings s
+       where not exists (select from ai.cancellations c where c.generation_id = p.generation_id)
     ), targets as materialized (
       -- Most of a batch asks for the same few models: each is looked up once.
       select w.*, ai.target_model(w.tenant_id, w.kind, w.model, w.profile, w.target) as model_id
@@ -204,7 +206,8 @@ end
 $$;
 comment on function ai.queue_what_is_due(timestamptz) is 'Moves what has become due from ai.delayed to ai.queue; gives how many.';
 
--- Ends what was taken off the queue but cannot be called: its time is over, its member was revoked, its model is gone.
+-- Ends what was taken off the queue but cannot be called: it was cancelled, its time is over, its member was revoked, its
+-- model is gone.
 create or replace function ai.end_unclaimable(p_ids uuid[], p_tenants uuid[], p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -216,14 +219,18 @@ begin
     select g.tenant_id, g.id,
            greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' <= p_now as late,
            exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id and t.enabled
-                    where m.tenant_id = g.tenant_id and m.user_id = g.user_id and m.enabled) as known
+                    where m.tenant_id = g.tenant_id and m.user_id = g.user_id and m.enabled) as known,
+           exists (select from ai.cancellations c where c.generation_id = p.id) as cancelled
       from unnest(p_ids, p_tenants) p (id, tenant_id)
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id and g.status = 'queued'
      cross join ai.settings s
      where not exists (select from ai.leases l where l.generation_id = p.id)
      order by g.id
   loop
-    if not v_one.known then
+    if v_one.cancelled then
+      delete from ai.cancellations c where c.generation_id = v_one.id;
+      perform ai.end_generation(v_one.tenant_id, v_one.id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
+    elsif not v_one.known then
       perform ai.end_generation(v_one.tenant_id, v_one.id, 'rejected',
         '{"class": "revoked", "code": "PT403", "message": "the member who asked is no longer enabled"}');
     elsif v_one.late then

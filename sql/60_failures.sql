@@ -1,6 +1,6 @@
 -- What a failure means, and how long to wait.
 
--- The rule of ai.retry_rules that fits best. A status without a rule counts as the x00 of its class (RFC 9110, section
+-- The rule of ai.retry_rules that fits best. A rule for the x00 of a class fits every status of it (RFC 9110, section
 -- 15); among fitting rules the one that says more wins: dialect, then code, then status, then the rest.
 create or replace function ai.classify_failure(
   p_dialect text, p_signal text, p_http_status integer, p_type text, p_code text, p_retry_after boolean, p_visible boolean,
@@ -12,13 +12,12 @@ as $$
     from ai.retry_rules r
    where r.signal = p_signal
      and (r.dialect is null or r.dialect = p_dialect)
-     and (r.http_status is null or r.http_status = p_http_status
-          or (r.http_status = p_http_status / 100 * 100
-              and not exists (select from ai.retry_rules o where o.signal = p_signal and o.http_status = p_http_status)))
+     and (r.http_status is null or r.http_status = p_http_status or r.http_status = p_http_status / 100 * 100)
      and (r.code is null or p_code like r.code or p_type like r.code)
      and (r.retry_after is null or r.retry_after = p_retry_after)
      and (r.visible is null or r.visible = p_visible)
-   order by r.dialect is not null desc, r.code is not null desc, r.http_status is not null desc, r.retry_after is not null desc,
+   order by r.dialect is not null desc, r.code is not null desc, (r.http_status = p_http_status) is true desc,
+            r.http_status is not null desc, r.retry_after is not null desc,
             r.visible is not null desc, r.id
    limit 1
 $$;
@@ -34,4 +33,13 @@ as $$
 $$;
 comment on function ai.backoff_ms(integer, integer, integer) is 'Milliseconds before attempt p_attempt + 1.';
 
+-- Tokens as a provider may report them: anything that is no number is unknown, none is below zero or above an integer.
+create or replace function ai.token_count(p_reported jsonb) returns bigint
+language sql immutable parallel safe security invoker
+as $$
+  select case when jsonb_typeof(p_reported) = 'number' then least(greatest(trunc((p_reported #>> '{}')::numeric), 0), 2147483647)::bigint end
+$$;
+comment on function ai.token_count(jsonb) is 'A reported number of tokens, from 0 to 2147483647; null for what is no number.';
+
+revoke execute on function ai.token_count(jsonb) from public;
 revoke execute on function ai.classify_failure(text, text, integer, text, text, boolean, boolean), ai.backoff_ms(integer, integer, integer) from public;

@@ -41,29 +41,35 @@ begin
 
   ), attempts as materialized (
     -- Everything that is known of each attempt that is still leased.
-    select l.*, r.outcome, r.text, r.rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
+    select l.*, case when r.outcome in ('succeeded', 'cancelled', 'released') then r.outcome else 'failed' end as outcome, r.text, r.rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
            r.signal, r.http_status, r.error_type, r.error_code, r.error_message, r.retry_after_ms, r.should_retry, r.ttft_ms, r.latency_ms,
-           m.name as model, m.kind, v.name as provider, f.class, f.action, u.reported,
-           coalesce((r.usage ->> 'input')::integer, case when b.bills <> 'no' then ceil(l.input_bytes / 4.0)::integer end, 0) as input_tokens,
-           coalesce((r.usage ->> 'cache_read')::integer, 0) as cached_tokens,
-           coalesce((r.usage ->> 'cache_write')::integer, 0) as cache_write_tokens,
-           coalesce((r.usage ->> 'cache_write_1h')::integer, 0) as cache_write_1h_tokens,
-           coalesce((r.usage ->> 'output')::integer, case when b.bills = 'arrived' then ceil(octet_length(r.text) / 4.0)::integer end, 0) as output_tokens,
-           coalesce((r.usage ->> 'reasoning')::integer, 0) as reasoning_tokens,
-           not u.reported and b.bills <> 'no' as estimated,
+           coalesce(m.name, '(removed)') as model, coalesce(m.kind, 'chat') as kind, coalesce(v.name, '(removed)') as provider, f.class, f.action,
+           -- Totals include their parts, whatever a provider says: no part is worth less than nothing.
+           greatest(coalesce(u.input, case when b.bills <> 'no' then ceil(l.input_bytes / 4.0) end, 0),
+                    least(u.cached + u.cache_write + u.cache_write_1h, 2147483647))::integer as input_tokens,
+           least(u.cached, 2147483647)::integer as cached_tokens,
+           least(u.cache_write, 2147483647 - u.cached)::integer as cache_write_tokens,
+           greatest(least(u.cache_write_1h, 2147483647 - u.cached - u.cache_write), 0)::integer as cache_write_1h_tokens,
+           greatest(coalesce(u.output, case when b.bills = 'arrived' then ceil(octet_length(r.text) / 4.0) end, 0), u.reasoning)::integer as output_tokens,
+           u.reasoning::integer as reasoning_tokens,
+           b.bills <> 'no' and (u.input is null or (u.output is null and b.bills = 'arrived' and r.text <> '')) as estimated,
            p.id as price_id, p.rates,
            -- Handed back before anything was sent: no attempt at a provider, so nothing for the books.
-           r.outcome = 'released' and r.signal is null as unsent,
+           r.outcome = 'released' and r.signal is null and not coalesce(r.sent, false) as unsent,
+           exists (select from ai.cancellations c where c.generation_id = l.generation_id) as cancel_requested,
            ai.last_event(l.generation_id) as last_seq
       from leases l
       join results r on r.id = l.generation_id and r.attempt = l.attempt
-      join ai.models m on m.id = l.model_id
-      join ai.providers v on v.id = m.provider_id
+      left join ai.models m on m.id = l.model_id
+      left join ai.providers v on v.id = m.provider_id
       left join lateral (select c.class, c.action, c.billed
                            from ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code,
                                                     r.retry_after_ms is not null, r.text <> '') c
                           where r.signal is not null) f on true
-     cross join lateral (select jsonb_typeof(r.usage) is not distinct from 'object' as reported) u
+     cross join lateral (select ai.token_count(r.usage -> 'input') as input, coalesce(ai.token_count(r.usage -> 'cache_read'), 0) as cached,
+                                coalesce(ai.token_count(r.usage -> 'cache_write'), 0) as cache_write,
+                                coalesce(ai.token_count(r.usage -> 'cache_write_1h'), 0) as cache_write_1h,
+                                ai.token_count(r.usage -> 'output') as output, coalesce(ai.token_count(r.usage -> 'reasoning'), 0) as reasoning) u
      cross join lateral (select case when r.outcome = 'succeeded' then 'arrived'
                                      when r.outcome = 'cancelled' then case when r.sent then 'arrived' else 'no' end
                                      when not coalesce(r.sent, true) then 'no'
@@ -76,17 +82,19 @@ begin
     select a.*, d.status, d.next_target, d.delay_ms,
            ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens) as cost,
            case when a.rest <> '' and a.stream then 1 else 0 end as tails,
-           exists (select from ai.stream_events e where a.stream and e.generation_id = a.generation_id and e.type = 'delta'
-                      and e.seq > coalesce((select max(x.seq) from ai.stream_events x
-                                             where x.generation_id = a.generation_id and x.type = 'reset'), 0)) or (a.stream and a.rest <> '') as shown,
+           -- Whether subscribers have seen text that another attempt would contradict.
+           a.stream and d.status is null
+             and (a.rest <> '' or exists (select from ai.stream_events e where e.generation_id = a.generation_id and e.type = 'delta'
+                                             and e.seq > coalesce((select max(x.seq) from ai.stream_events x
+                                                                    where x.generation_id = a.generation_id and x.type = 'reset'), 0))) as shown,
            case when a.outcome <> 'succeeded' then
              jsonb_strip_nulls(jsonb_build_object(
-               'class', case when a.outcome = 'cancelled' then 'cancelled' else coalesce(a.class, 'released') end, 'signal', a.signal,
+               'class', case when a.outcome in ('cancelled', 'released') then a.outcome else coalesce(a.class, 'unknown') end, 'signal', a.signal,
                'http_status', a.http_status, 'type', a.error_type, 'code', a.error_code, 'message', a.error_message,
                'provider', a.provider)) end as error
       from attempts a
-     cross join lateral ai.after_attempt(a.outcome, a.action, a.should_retry, a.retry_after_ms, a.attempt, a.target, a.tenant_id, a.generation_id,
-                                         a.cancel_requested_at is not null, a.deadline_at, v_now, v_settings.max_attempts,
+     cross join lateral ai.after_attempt(a.outcome, a.unsent, a.action, a.should_retry, a.retry_after_ms, a.attempt, a.target, a.tenant_id, a.generation_id,
+                                         a.cancel_requested, a.deadline_at, v_now, v_settings.max_attempts,
                                          v_settings.backoff_base_ms, v_settings.backoff_cap_ms, v_settings.retry_after_cap_ms) d
 
   ), books as (
@@ -94,17 +102,18 @@ begin
       error_class, error_code, input_tokens, cached_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
       estimated, price_id, cost, ttft_ms, latency_ms, service_tier, request_id)
     select d.tenant_id, d.generation_id, d.attempt, d.claimed_at, d.user_id, d.provider, d.model, d.model_used, d.kind,
-           case when d.outcome = 'released' or d.signal = 'abandoned' then 'abandoned' else d.outcome end, d.http_status,
+           case when d.outcome = 'released' or d.signal = 'abandoned' then 'abandoned' else d.outcome end,
+           case when d.http_status between 100 and 999 then d.http_status end,
            case when d.outcome <> 'succeeded' then d.error ->> 'class' end, coalesce(d.error_code, d.error_type), d.input_tokens, d.cached_tokens,
            d.cache_write_tokens, d.cache_write_1h_tokens, d.output_tokens, d.reasoning_tokens, d.estimated, d.price_id, d.cost,
-           d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id
+           least(d.ttft_ms, 2147483647)::integer, least(d.latency_ms, 2147483647)::integer, d.service_tier, d.request_id
       from decided d where not d.unsent
 
   ), events as (
     insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
     select d.generation_id, d.last_seq + 1, d.tenant_id, d.attempt, 'delta', d.rest from decided d where d.tails = 1
     union all
-    select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, d.attempt, case when d.shown then 'reset' else 'retry' end, coalesce(d.class, 'released')
+    select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, d.attempt, case when d.shown then 'reset' else 'retry' end, d.error ->> 'class'
       from decided d where d.status is null
     returning generation_id, seq, tenant_id, type, data
 
@@ -115,20 +124,23 @@ begin
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
            cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,
            last_seq = d.last_seq + d.tails + 1,
-           ttft_ms = (extract(epoch from d.claimed_at - d.waiting_since) * 1000 + d.ttft_ms)::integer,
-           latency_ms = greatest(0, extract(epoch from v_now - d.waiting_since) * 1000)::integer, finished_at = v_now
+           ttft_ms = least(extract(epoch from d.claimed_at - d.waiting_since) * 1000 + d.ttft_ms, 2147483647)::integer,
+           latency_ms = least(greatest(0, extract(epoch from v_now - d.waiting_since) * 1000), 2147483647)::integer, finished_at = v_now
       from decided d
-     where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is not null
+     where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is not null and g.finished_at is null
 
   ), returned as (
     update ai.generations g
        set status = 'queued', error = d.error, last_seq = d.last_seq + d.tails + 1,
            cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end
       from decided d
-     where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is null
+     where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is null and g.finished_at is null
 
   ), freed as (
     delete from ai.leases l using decided d where l.generation_id = d.generation_id
+
+  ), obeyed as (
+    delete from ai.cancellations c using decided d where c.generation_id = d.generation_id and d.status is not null and d.cancel_requested
 
   ), delayed as (
     insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, target)
@@ -149,6 +161,7 @@ begin
       from decided d where d.status is not null
   )
   select (select array_agg(d.generation_id) from decided d) as ids,
+         (select array_agg(d.attempt) from decided d) as attempts,
          (select array_agg(case when d.status is null then 'requeued' else 'ended' end) from decided d) as outcomes,
          (select array_agg(distinct d.lane_id) filter (where d.delay_ms <= 0) from decided d where d.status is null) as lanes,
          (select count(pg_notify(n.channel, n.payload))
@@ -167,21 +180,22 @@ begin
   return query
     select r.id, r.attempt, coalesce(d.outcome, 'stale')
       from jsonb_to_recordset(p_results) r (id uuid, attempt integer)
-      left join unnest(v_done.ids, v_done.outcomes) d (id, outcome) on d.id = r.id;
+      left join unnest(v_done.ids, v_done.attempts, v_done.outcomes) d (id, attempt, outcome) on d.id = r.id and d.attempt = r.attempt;
 end
 $$;
 comment on function ai.conclude_attempts(uuid, jsonb) is
   'Books attempts and ends or re-queues their generations. Gives ended, requeued or stale for each. Internal: ai.worker_settle(), rescue.';
 
 -- What follows an attempt: a final status, or (status null) another try at next_target after delay_ms.
---   succeeded, cancelled: the end. released: the queue, at once. A failure follows its rule:
---   retry: the same target after the provider's Retry-After or the backoff, if attempts and deadline allow it; a provider
---          that asks for more than retry_after_cap_ms is not waited for, that is `next`
+--   succeeded, cancelled: the end. released: the queue, at once; what was sent counts as an attempt. A failure follows
+--   its rule:
+--   retry: the same target after the provider's Retry-After or the backoff, if attempts allow it; a wait of more than
+--          retry_after_cap_ms or beyond the deadline is not waited, that is `next`
 --   next:  the next target of the route at once; failed where there is none
 --   fail:  failed
 -- The provider's x-should-retry turns retry into next and next into retry; it never overrules fail.
 create or replace function ai.after_attempt(
-  p_outcome text, p_action text, p_should_retry boolean, p_retry_after_ms bigint, p_attempt integer, p_target integer, p_tenant uuid, p_id uuid,
+  p_outcome text, p_unsent boolean, p_action text, p_should_retry boolean, p_retry_after_ms bigint, p_attempt integer, p_target integer, p_tenant uuid, p_id uuid,
   p_cancelled boolean, p_deadline_at timestamptz, p_now timestamptz, p_max_attempts integer, p_base_ms integer, p_cap_ms integer,
   p_retry_after_cap_ms integer, out status text, out next_target smallint, out delay_ms bigint)
 language plpgsql volatile security definer
@@ -196,9 +210,14 @@ begin
   elsif p_outcome = 'cancelled' or p_cancelled then
     status := 'cancelled';
     return;
-  elsif p_outcome = 'released' and v_action is null then
+  elsif p_outcome = 'released' then
+    -- A worker that stops is not the generation's fault, nor is text that was shown a reason not to begin again, as it
+    -- does after a crash.
     next_target := p_target;
     delay_ms := 0;
+    if not p_unsent and p_attempt >= p_max_attempts then
+      status := 'failed';
+    end if;
     return;
   end if;
 
@@ -208,9 +227,9 @@ begin
     v_action := 'next';
   end if;
   if v_action = 'retry' then
-    delay_ms := coalesce(p_retry_after_ms, ai.backoff_ms(p_attempt, p_base_ms, p_cap_ms));
+    delay_ms := case when p_retry_after_ms > 0 then p_retry_after_ms else ai.backoff_ms(p_attempt, p_base_ms, p_cap_ms) end;
     next_target := p_target;
-    if delay_ms > p_retry_after_cap_ms then
+    if p_retry_after_ms > p_retry_after_cap_ms or delay_ms >= extract(epoch from p_deadline_at - p_now) * 1000 then
       v_action := 'next';
     end if;
   end if;
@@ -221,12 +240,12 @@ begin
      where g.tenant_id = p_tenant and g.id = p_id and ai.target_model(p_tenant, g.kind, g.model, g.profile, p_target + 1) is not null;
   end if;
   if v_action is distinct from 'retry' and v_action is distinct from 'next' or next_target is null
-     or p_attempt >= p_max_attempts or p_now + delay_ms * interval '1 ms' >= p_deadline_at then
+     or p_attempt >= p_max_attempts or p_now >= p_deadline_at then
     status := 'failed';
   end if;
 end
 $$;
-comment on function ai.after_attempt(text, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) is
+comment on function ai.after_attempt(text, boolean, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) is
   'The decision after an attempt: a final status, or another target and a delay.';
 
 -- A worker's report; see docs/worker-protocol.md. Raises PT400 unless p_results is an array.
@@ -257,9 +276,9 @@ $$;
 comment on function ai.shown_text(uuid) is 'What subscribers have seen of the current attempt.';
 
 -- Declares workers dead that were silent for longer than their lease, and concludes what they held as abandoned, with
--- an estimate of its cost; also what a worker leased while it was being declared dead. At most 1,000 a call; gives how
--- many. Locks like ai.conclude_attempts().
-create or replace function ai.rescue_generations() returns integer
+-- an estimate of its cost; also what a worker leased while it was being declared dead. Of one worker, or (null) of all.
+-- At most 1,000 a call; gives how many. Locks the workers, then like ai.conclude_attempts().
+create or replace function ai.rescue_generations(p_worker uuid) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -273,27 +292,36 @@ begin
   select jsonb_agg(jsonb_build_object('id', l.generation_id, 'attempt', l.attempt, 'outcome', 'failed', 'signal', 'abandoned', 'sent', true,
                                       'output', ai.shown_text(l.generation_id), 'error_message', 'the worker died or was cut off from the database'))
     into v_results
-    from (select l.* from ai.leases l join ai.workers w on w.id = l.worker_id and w.ended_at is not null limit 1000) l;
+    from (select l.* from ai.leases l join ai.workers w on w.id = l.worker_id and w.ended_at is not null
+           where p_worker is null or l.worker_id = p_worker limit 1000) l;
   if v_results is null then
     return 0;
   end if;
   return (select count(*) from ai.conclude_attempts(null, v_results) c where c.result <> 'stale');
 end
 $$;
-comment on function ai.rescue_generations() is 'Takes back what dead workers held, books it as abandoned, and re-queues or ends it; gives how many.';
+comment on function ai.rescue_generations(uuid) is 'Takes back what dead workers held, books it as abandoned, and re-queues or ends it; gives how many.';
 
--- The end of a worker's life; what it still holds goes back, as ai.rescue_generations() does it.
+-- The end of a worker's life; what it still holds goes back, as ai.rescue_generations() does it, and is counted.
 create or replace function ai.worker_stop(p_worker uuid) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_all integer := 0;
+  v_now integer;
 begin
   update ai.workers w set ended_at = ai.now(), ending = 'stopped' where w.id = p_worker and w.ended_at is null;
-  return ai.rescue_generations();
+  loop
+    v_now := ai.rescue_generations(coalesce(p_worker, '00000000-0000-0000-0000-000000000000'));
+    exit when v_now = 0;
+    v_all := v_all + v_now;
+  end loop;
+  return v_all;
 end
 $$;
 comment on function ai.worker_stop(uuid) is 'Unregisters a worker; gives how many generations were taken back.';
 
-revoke execute on function ai.conclude_attempts(uuid, jsonb), ai.worker_settle(uuid, jsonb), ai.shown_text(uuid), ai.rescue_generations(), ai.worker_stop(uuid),
-  ai.after_attempt(text, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) from public;
+revoke execute on function ai.conclude_attempts(uuid, jsonb), ai.worker_settle(uuid, jsonb), ai.shown_text(uuid), ai.rescue_generations(uuid), ai.worker_stop(uuid),
+  ai.after_attempt(text, boolean, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) from public;
 grant execute on function ai.worker_settle(uuid, jsonb), ai.worker_stop(uuid) to ai_worker;

@@ -25,7 +25,9 @@ comment on function ai.end_generation(uuid, uuid, text, jsonb) is 'Ends an unlea
 -- Cancels a generation of the caller. What is queued ends at once; what runs is aborted by its worker, which is
 -- notified, and ends as cancelled with what had arrived, or as succeeded if the answer was there first. Gives the
 -- status at return: cancelled, running (being aborted), or the end that it already had.
--- Raises PT401, PT404. Locks: the queue row or the lease, then the generation.
+-- Raises PT401, PT404. Locks: the queue row, then the generation; of what runs nothing, because the app's transaction may
+-- stay open for long. So an attempt that fails at this very moment may go back to the queue unawares: from there
+-- ai.worker_claim() takes it as cancelled.
 create or replace function ai.cancel(p_id uuid) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -49,10 +51,9 @@ begin
       perform ai.end_generation(v_tenant, p_id, 'cancelled', c_error);
       return 'cancelled';
     end if;
-    update ai.leases l set cancel_requested_at = coalesce(l.cancel_requested_at, ai.now())
-      from ai.workers w where l.generation_id = p_id and w.id = l.worker_id
-    returning w.channel into v_channel;
+    select w.channel into v_channel from ai.leases l join ai.workers w on w.id = l.worker_id where l.generation_id = p_id;
     if found then
+      insert into ai.cancellations (generation_id, tenant_id, requested_at) values (p_id, v_tenant, ai.now());
       perform pg_notify(v_channel, '');
       return 'running';
     end if;
@@ -68,5 +69,44 @@ end
 $$;
 comment on function ai.cancel(uuid) is 'Cancels a generation; gives its status at return. PT404 where the caller may not see it.';
 
-revoke execute on function ai.end_generation(uuid, uuid, text, jsonb), ai.cancel(uuid) from public;
+-- Ends what was asked to be cancelled while its attempt was failing, and forgets requests of what has ended. Gives how
+-- many it ended. Locks the requests and the queue or delayed rows, skipping what others hold.
+create or replace function ai.end_cancelled() returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_one   record;
+  v_count integer := 0;
+begin
+  for v_one in
+    select distinct on (r.generation_id) r.generation_id, r.tenant_id
+      from (select c.generation_id, c.tenant_id from ai.cancellations c
+             where not exists (select from ai.leases l where l.generation_id = c.generation_id)
+             limit 1000 for update skip locked) r
+     order by r.generation_id
+  loop
+    delete from ai.queue q
+     where q.ctid = any (array(select o.ctid from ai.queue o
+                                where o.lane_id = any (array(select n.id from ai.lanes n where n.tenant_id = v_one.tenant_id))
+                                  and o.generation_id = v_one.generation_id
+                                  for update skip locked));
+    if not found then
+      delete from ai.delayed d
+       where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.generation_id for update skip locked));
+    end if;
+    if found then
+      perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
+      v_count := v_count + 1;
+    elsif exists (select from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id and g.finished_at is null) then
+      continue;  -- on its way from one table to another, or held by somebody: the next call finds it
+    end if;
+    delete from ai.cancellations c where c.generation_id = v_one.generation_id;
+  end loop;
+  return v_count;
+end
+$$;
+comment on function ai.end_cancelled() is 'Ends generations that were cancelled between two attempts; gives how many.';
+
+revoke execute on function ai.end_generation(uuid, uuid, text, jsonb), ai.cancel(uuid), ai.end_cancelled() from public;
 grant execute on function ai.cancel(uuid) to ai_user;

@@ -161,11 +161,13 @@ declare
   v_state ai.maintenance;
   v_done  jsonb;
 begin
-  if not pg_try_advisory_xact_lock(1634300003, 0) then
+  -- A row, not an advisory lock, which anybody could take and keep.
+  select * into v_state from ai.maintenance for update skip locked;
+  if not found then
     return '{"skipped": true}';
   end if;
-  select * into v_state from ai.maintenance;
-  v_done := jsonb_build_object('rescued', ai.rescue_generations(), 'due', ai.queue_what_is_due(v_now));
+  v_done := jsonb_build_object('rescued', ai.rescue_generations(null), 'due', ai.queue_what_is_due(v_now));
+  perform ai.end_cancelled();
 
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin

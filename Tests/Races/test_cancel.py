@@ -40,6 +40,8 @@ def test_a_cancel_at_any_moment_ends_the_generation_once_and_never_contradicts_i
         if said == "running":  # the worker is told; what it then reports is the end
             asked = worker.cancellations()
             worker.settle(asked, outcome="cancelled", output="")
+            # An attempt that failed at that moment went back unawares: the next look at everything ends it.
+            assert worker.claim(10, look_at_everything=True) == [], f"round {round_number}"
             row = app.execute(
                 "select status, finished_at, attempts from ai.generations where id = %s", [wanted]
             ).fetchone()
