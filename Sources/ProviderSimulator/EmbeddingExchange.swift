@@ -84,25 +84,50 @@ extension Responder {
 extension ByteBuffer {
   /// Writes IEEE 754 single floats, least significant byte first, in base64 (RFC 4648 §4).
   mutating func writeBase64(littleEndian floats: [Float]) {
-    let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
-    var group: UInt32 = 0
-    var filled = 0
-    func digit(_ shift: UInt32) -> UInt8 { alphabet[Int(group >> shift & 63)] }
-    for float in floats {
-      var bits = float.bitPattern
-      for _ in 0..<4 {
-        group = group << 8 | (bits & 255)
-        bits >>= 8
-        filled += 1
-        guard filled == 3 else { continue }
-        writeMultipleIntegers(digit(18), digit(12), digit(6), digit(0))
-        group = 0
-        filled = 0
+    let length = (floats.count * 4 + 2) / 3 * 4
+    writeWithUnsafeMutableBytes(minimumWritableBytes: length) { out in
+      var group: UInt32 = 0
+      var filled = 0
+      var at = 0
+      func put(digits: Int) {
+        for digit in 0..<4 {
+          out[at] =
+            digit < digits
+            ? Base64.digit(group >> UInt32(18 - 6 * digit) & 63) : UInt8(ascii: "=")
+          at += 1
+        }
       }
+      for float in floats {
+        var bits = float.bitPattern
+        for _ in 0..<4 {
+          group = group << 8 | (bits & 255)
+          bits >>= 8
+          filled += 1
+          guard filled == 3 else { continue }
+          put(digits: 4)
+          group = 0
+          filled = 0
+        }
+      }
+      if filled > 0 {
+        group <<= UInt32(8 * (3 - filled))
+        put(digits: filled + 1)
+      }
+      return at
     }
-    guard filled > 0 else { return }
-    group <<= UInt32(8 * (3 - filled))
-    writeMultipleIntegers(
-      digit(18), digit(12), filled == 2 ? digit(6) : UInt8(ascii: "="), UInt8(ascii: "="))
+  }
+}
+
+private enum Base64 {
+  /// The character of six bits.
+  static func digit(_ bits: UInt32) -> UInt8 {
+    let value = UInt8(truncatingIfNeeded: bits)
+    switch value {
+    case 0..<26: return UInt8(ascii: "A") + value
+    case 26..<52: return UInt8(ascii: "a") + (value - 26)
+    case 52..<62: return UInt8(ascii: "0") + (value - 52)
+    case 62: return UInt8(ascii: "+")
+    default: return UInt8(ascii: "/")
+    }
   }
 }

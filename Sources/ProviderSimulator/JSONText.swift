@@ -2,10 +2,24 @@
 enum JSONText {
   /// Escapes text for the inside of a JSON string (quotes, backslash, control characters).
   static func escaped(_ text: String) -> [UInt8] {
-    var out: [UInt8] = []
-    out.reserveCapacity(text.utf8.count + 8)
-    for byte in text.utf8 { appendEscaped(byte, to: &out) }
-    return out
+    var copy = text
+    return copy.withUTF8 { bytes in
+      var out: [UInt8] = []
+      out.reserveCapacity(bytes.count + 8)
+      // Runs that need no escape are copied at once.
+      var start = 0
+      for (index, byte) in bytes.enumerated() where needsEscape(byte) {
+        out.append(contentsOf: bytes[start..<index])
+        appendEscaped(byte, to: &out)
+        start = index + 1
+      }
+      out.append(contentsOf: bytes[start...])
+      return out
+    }
+  }
+
+  private static func needsEscape(_ byte: UInt8) -> Bool {
+    byte < 0x20 || byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "\\")
   }
 
   private static func appendEscaped(_ byte: UInt8, to out: inout [UInt8]) {

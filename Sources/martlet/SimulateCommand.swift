@@ -81,6 +81,7 @@ struct SimulateCommand: AsyncParsableCommand {
     configuration.threads = threads
     configuration.defaults = try defaults()
     configuration.logFile = log
+    Self.allowManyConnections()
     // Signals are caught before anybody can know that the server runs.
     let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
     let simulator = try await Simulator.start(configuration)
@@ -92,6 +93,20 @@ struct SimulateCommand: AsyncParsableCommand {
     }
     for await _ in signals { break }
     try await simulator.stop()
+  }
+
+  /// Raises the soft limit of open files, often 1,024, to what the system allows: every
+  /// connection is one. Where that fails the server still runs, with fewer connections.
+  private static func allowManyConnections() {
+    #if canImport(Glibc)
+      let files = __rlimit_resource_t(UInt32(RLIMIT_NOFILE.rawValue))
+    #else
+      let files = RLIMIT_NOFILE
+    #endif
+    var limit = rlimit()
+    guard getrlimit(files, &limit) == 0 else { return }
+    limit.rlim_cur = min(limit.rlim_max, 65_536)
+    _ = setrlimit(files, &limit)
   }
 
   private func announce(_ port: Int) throws {
