@@ -19,6 +19,8 @@ from databases import Database, Login, Member
 from processes import Process, Simulator, Worker, flags
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What workers send to the simulator. No log, table or notification may ever show it.
+SIMULATOR_KEY = "sk-simulator-1f3b9c"
 PROCESSES: pytest.StashKey[list[Process]] = pytest.StashKey()
 
 
@@ -115,14 +117,24 @@ def simulator(martlet: Callable[..., Process]) -> Simulator:
 def worker(martlet: Callable[..., Process]) -> Callable[..., Worker]:
     """Starts `martlet work` on a database: `worker(database, concurrency=4)`.
 
-    `env` adds to the environment; `login` is the role it logs in as, by default one in ai_worker.
+    `env` adds to the environment; `login` is the role it logs in as, by default one in ai_worker; `ready=False` does not
+    wait until it has registered.
     """
 
     def start(
-        database: Database, *, env: dict[str, str] | None = None, login: Login | None = None, **options: object
+        database: Database,
+        *,
+        env: dict[str, str] | None = None,
+        login: Login | None = None,
+        ready: bool = True,
+        **options: object,
     ) -> Worker:
         url = (login or database.worker).url
-        return martlet("work", kind=Worker, env={"DATABASE_URL": url, **(env or {})}, **options)
+        environment = {"DATABASE_URL": url, "SIM_API_KEY": SIMULATOR_KEY, **(env or {})}
+        process = martlet("work", kind=Worker, env=environment, **options)
+        if ready:
+            process.says("working")
+        return process
 
     return start
 

@@ -32,9 +32,13 @@ class Providers:
         settings = {**QUICK, **settings}
         database.execute(f"update ai.settings set {', '.join(f'{name} = %s' for name in settings)}", *settings.values())
         self._ids = {
-            "openai": database.provider("sim-openai", f"{simulator.base_url}/v1"),
+            "openai": database.provider("sim-openai", f"{simulator.base_url}/v1", secret="SIM_API_KEY"),
             "anthropic": database.provider(
-                "sim-anthropic", simulator.base_url, "anthropic", options='{"anthropic_version": "2023-06-01"}'
+                "sim-anthropic",
+                simulator.base_url,
+                "anthropic",
+                secret="SIM_API_KEY",
+                options='{"anthropic_version": "2023-06-01"}',
             ),
         }
 

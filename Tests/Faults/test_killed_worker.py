@@ -76,7 +76,7 @@ def test_500_generations_survive_workers_that_are_killed_at_random_moments(
         victim = dice.randrange(2)
         workers[victim].kill()
         kills += 1
-        workers[victim] = worker(database, concurrency=32)
+        workers[victim] = worker(database, concurrency=32, ready=False)
     all_ended(database, 90)
     assert kills > 0
     assert database.value("select count(*) from ai.generations where status = 'succeeded'") == 500

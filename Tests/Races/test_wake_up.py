@@ -27,8 +27,6 @@ def test_no_wake_up_is_lost_whenever_and_however_rows_are_committed(
 ) -> None:
     apps = [database.connect(user=database.member()) for _ in range(6)]
     processes = [worker(database) for _ in range(workers)]
-    for process in processes:
-        process.says("working")
     inserted = 0
     for number in range(150):
         busy = dice.randrange(1, 7)
@@ -50,7 +48,6 @@ def test_a_row_is_picked_up_while_a_long_transaction_of_another_app_is_open(
     holding = database.connect(user=database.member(), autocommit=False)
     holding.execute("insert into ai.generations (prompt) values ('not yet committed')")
     process = worker(database)
-    process.says("working")
     app = database.connect(user=database.member())
     for _ in range(20):
         app.execute("insert into ai.generations (prompt) values ('x')")
