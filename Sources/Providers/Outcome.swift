@@ -8,8 +8,9 @@ package struct Usage: Sendable, Equatable {
   package var cacheWrite = 0
   /// Written to a prompt cache with the one-hour lifetime (Anthropic's `ephemeral_1h`).
   package var cacheWrite1h = 0
-  /// All output tokens, reasoning included.
-  package var output = 0
+  /// All output tokens, reasoning included. nil: not counted yet, in a stream that broke off; the
+  /// books then estimate them from the text that arrived.
+  package var output: Int? = 0
   package var reasoning = 0
 
   package init() {}
@@ -46,9 +47,10 @@ package struct Failure: Sendable, Error {
     case http
     /// An error object inside a 2xx answer or stream.
     case embeddedError = "embedded_error"
-    /// The stream or body ended before its terminal marker.
+    /// The stream ended before its terminal marker, or the connection before the body's end.
     case truncated
-    /// A 2xx body that is not what the protocol says (malformed JSON, an HTML page).
+    /// A 2xx body that is not what the protocol says (malformed JSON, also where it is just too
+    /// short; an HTML page).
     case malformed
     /// A 2xx answer without a body.
     case empty

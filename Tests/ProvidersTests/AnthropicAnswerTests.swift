@@ -120,7 +120,7 @@ import Testing
 
 
         """)
-    #expect(try #require(reading.reply).usage == nil)
+    #expect(try #require(reading.reply).usage == usage(input: 5, output: nil))
   }
 
   @Test func laterUsageReplacesEarlierAndNullKeepsIt() throws {

@@ -80,8 +80,8 @@ struct AnthropicAnswer: AnswerAssembler {
     (reply.finishReason, message.nativeFinishReason) = finish()
     reply.output = output
     reply.message = message.json()
-    // A guess must not get into the books as a count: without usage they estimate, and say so.
-    reply.usage = outputIsCounted ? usage.total : nil
+    // A guess must not get into the books as a count: what is not there they estimate, and say so.
+    reply.usage = usage.total(outputIsCounted: outputIsCounted)
     reply.model = model
     reply.serviceTier = serviceTier
     reply.requestID = id

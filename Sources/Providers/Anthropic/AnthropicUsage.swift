@@ -24,17 +24,18 @@ struct AnthropicUsage: Sendable {
     value = new
   }
 
-  /// Totals that include their parts; nil while input or output is unknown.
-  var total: Usage? {
-    guard let uncached, let output else { return nil }
+  /// Totals that include their parts; nil while the input is unknown. `outputIsCounted`: the output
+  /// is not only what the first event of a stream guessed.
+  func total(outputIsCounted: Bool) -> Usage? {
+    guard let uncached else { return nil }
     var usage = Usage()
     let written = cacheWrite ?? ((fiveMinutes ?? 0) + (oneHour ?? 0))
     usage.cacheWrite1h = min(oneHour ?? 0, written)
     usage.cacheWrite = written - usage.cacheWrite1h
     usage.cacheRead = cacheRead ?? 0
     usage.input = uncached + usage.cacheRead + written
-    usage.output = output
-    usage.reasoning = min(thinking ?? 0, output)
+    usage.output = outputIsCounted ? output : nil
+    usage.reasoning = min(thinking ?? 0, usage.output ?? 0)
     return Usage.isCount(usage.input) ? usage : nil
   }
 }

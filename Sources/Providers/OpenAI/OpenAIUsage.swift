@@ -7,20 +7,22 @@ extension Usage {
     let total = json["total_tokens"]?.int
     let prompt = json["prompt_tokens"]?.int
     let completion = json["completion_tokens"]?.int
+    let counted: (input: Int, output: Int)
     if let prompt, let completion {
-      (input, output) = (prompt, completion)
+      counted = (prompt, completion)
     } else if let total, let part = prompt ?? completion, total >= part {
-      (input, output) = prompt == nil ? (total - part, part) : (part, total - part)
+      counted = prompt == nil ? (total - part, part) : (part, total - part)
     } else {
       return nil
     }
-    guard Usage.isCount(input), Usage.isCount(output) else { return nil }
+    guard Usage.isCount(counted.input), Usage.isCount(counted.output) else { return nil }
+    (input, output) = counted
     let details = json["prompt_tokens_details"]
     let hits = details?["cached_tokens"]?.int ?? json["prompt_cache_hit_tokens"]?.int ?? 0
     cacheRead = min(max(hits, 0), input)
     cacheWrite = min(max(details?["cache_write_tokens"]?.int ?? 0, 0), input - cacheRead)
     let thought = json["completion_tokens_details"]?["reasoning_tokens"]?.int ?? 0
-    reasoning = min(max(thought, 0), output)
+    reasoning = min(max(thought, 0), counted.output)
   }
 }
 

@@ -101,8 +101,10 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     // A transfer that broke explains a body that cannot be read better than the body does.
     if case .broken(let signal, let words) = end { return (signal, words) }
     if let words { return (.malformed, words) }
+    // The transport has all that was sent, so nothing was lost on the way.
+    if cut { return (.malformed, "the provider answered with JSON that ends in the middle") }
     if !sawUnit { return (.empty, "the provider answered \(status) without a body") }
-    if assembler.mayEnd && !cut && malformed == nil { return nil }
+    if assembler.mayEnd && malformed == nil { return nil }
     return (.truncated, "the answer ended before it was complete")
   }
 
