@@ -139,8 +139,8 @@ declare
   v_until  timestamptz := clock_timestamp() + p_wait_ms * interval '1 ms';
   v_pause  double precision := 0.002;
 begin
-  if p_wait_ms not between 0 and 30000 then
-    raise exception 'p_wait_ms must be from 0 to 30000' using errcode = 'PT400';
+  if p_after_seq is null or p_wait_ms is null or p_wait_ms not between 0 and 30000 then
+    raise exception 'p_after_seq must be a number, and p_wait_ms one from 0 to 30000' using errcode = 'PT400';
   end if;
   loop
     return query
@@ -164,11 +164,11 @@ begin
 end
 $$;
 comment on function ai.read_stream(uuid, integer, integer) is
-  'Events of a generation after p_after_seq, in order, at most 1,000; waits up to p_wait_ms for the first. PT404 where the caller may not see it.';
+  'Events of a generation after p_after_seq, in order, at most 1,000; waits up to p_wait_ms for the first. PT400, PT401; PT404 where the caller may not see it.';
 
 -- Adds deltas to streams and announces them. [{"id", "attempt", "part", "text"}], one element a generation; a part that
 -- is there already, because the worker did not learn that it was taken, is left out. Gives the attempts that are no
--- longer this worker's, which were ignored. One statement; no lock but the new rows. 23505 where another writer took the
+-- longer this worker's, which were ignored. One statement; no lock but the new rows. Raises PT400 for no array; 23505 where another writer took the
 -- same number: nothing was written, send it again.
 create or replace function ai.worker_publish(p_worker uuid, p_deltas jsonb)
 returns table (generation_id uuid, attempt integer)
@@ -184,6 +184,9 @@ as $$
 declare
   v_sent bigint;
 begin
+  if p_worker is null or jsonb_typeof(p_deltas) is distinct from 'array' then
+    raise exception 'ai.worker_publish() takes a worker and a JSON array of deltas' using errcode = 'PT400';
+  end if;
   with deltas as materialized (
     select d.id, d.attempt, d.part, d.text
       from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer, part integer, text text) where d.text <> ''
