@@ -18,6 +18,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
   private var events = SSEParser()
   private var lines = LineParser()
   private var whole: [UInt8] = []
+  private var status: Int?
   private var firstText: Double?
   /// A unit of the stream was too long.
   private var overflow: StreamLimitError?
@@ -33,6 +34,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
   }
 
   func head(status: Int, headers: [String: String]) {
+    self.status = status
     framing = reader.head(ResponseHead(status: status, headers: headers))
   }
 
@@ -64,6 +66,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
   func finished(_ outcome: TransferOutcome) {
     receiveRest()
     var settlement = settlement(outcome)
+    settlement.httpStatus = status
     settlement.sent = outcome.requestSent
     settlement.firstText = firstText
     settlement.latency = outcome.total

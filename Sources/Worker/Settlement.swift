@@ -16,6 +16,8 @@ struct Settlement: Sendable {
   /// The answer, or as much as came.
   var reply: Reply?
   var failure: Failure?
+  /// nil where no head came.
+  var httpStatus: Int?
   /// Whether the whole request left.
   var sent = true
   /// From the start of the transfer, in milliseconds.
@@ -32,7 +34,7 @@ struct Settlement: Sendable {
     var settlement = Settlement(fence: fence, outcome: .failed)
     settlement.failure = Failure(
       .malformed, message: "the database cannot store what the provider answered")
-    settlement.failure?.httpStatus = failure?.httpStatus
+    settlement.httpStatus = httpStatus
     settlement.reply = Reply()
     settlement.reply?.usage = reply?.usage
     settlement.sent = sent

@@ -10,6 +10,7 @@ extension Settlement {
     if !tail.isEmpty { json.member("tail", tail) }
     if let reply { write(reply, to: &json) }
     if let failure { write(failure, to: &json) }
+    json.member("http_status", httpStatus ?? failure?.httpStatus)
     json.member("request_id", reply?.requestID ?? failure?.requestID)
     json.member("sent", sent)
     json.member("ttft_ms", milliseconds: firstText)
@@ -39,7 +40,6 @@ extension Settlement {
 
   private func write(_ failure: Failure, to json: inout JSONBuffer) {
     json.member("signal", failure.signal.rawValue)
-    json.member("http_status", failure.httpStatus)
     json.member("error_type", failure.type)
     json.member("error_code", failure.code)
     json.member("error_message", failure.message)
