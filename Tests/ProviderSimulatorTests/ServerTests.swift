@@ -91,6 +91,27 @@ struct FaultTests {
     }
   }
 
+  @Test("a chance fails some requests, the same ones in every run")
+  func chance() async throws {
+    try await withSimulator { simulator in
+      func statuses(_ chance: Int) async -> [Int] {
+        _ = await simulator.ask("POST", "/__reset")
+        var statuses: [Int] = []
+        for seed in 0..<60 {
+          let response = await simulator.chat(
+            .openAI, "status=500;chance=\(chance)", extra: "\"seed\":\(seed),")
+          statuses.append(response?.status ?? 0)
+        }
+        return statuses
+      }
+      let first = await statuses(50)
+      #expect(Set(first) == [200, 500])
+      #expect(await statuses(50) == first)
+      #expect(await Set(statuses(0)) == [200])
+      #expect(await Set(statuses(100)) == [500])
+    }
+  }
+
   @Test("a hang sends nothing until the client leaves", arguments: wires, [false, true])
   func hang(wire: Wire, stream: Bool) async throws {
     try await withSimulator { simulator in
