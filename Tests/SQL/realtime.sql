@@ -112,7 +112,9 @@ select t.ask(p_stream => true) as g \gset
 select is((select count(*) from t.reads('mtap_ann', :'g', 0, 50)), 0::bigint, 'what does not come is not waited for without end');
 
 -- Payloads: any text, below 8,000 bytes, whole or marked
-select setseed(seed) from (select round(random()::numeric, 6)::double precision as seed) s, lateral (select diag('setseed(' || seed || ')')) d \g /dev/null
+select round(random()::numeric, 6) as seed \gset
+select diag('setseed(' || :seed || ')');
+select setseed(:seed) \g /dev/null
 create table t.texts as
 select n, string_agg(case floor(random() * 8)::int
                        when 0 then chr(32 + floor(random() * 95)::int)

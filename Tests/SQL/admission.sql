@@ -1,0 +1,147 @@
+-- What may be asked: every refusal with its SQLSTATE, at the limit and one beyond.
+begin;
+\ir setup/world.sql
+select no_plan();
+
+-- Inserts as ann; gives ok or the SQLSTATE.
+create function t.try(p_columns text, p_role text default 'mtap_ann') returns text language plpgsql as $$
+declare
+  v_as text := 'nothing';
+begin
+  execute format('set local session authorization %I', p_role);
+  begin
+    execute format('insert into ai.generations (%s) values (%s) returning ''ok''', (string_to_array(p_columns, ' = '))[1], (string_to_array(p_columns, ' = '))[2]) into v_as;
+  exception when others then
+    v_as := sqlstate;
+  end;
+  execute 'reset session authorization';
+  return v_as;
+end
+$$;
+-- The same with a prompt and a model that are fine, and one more column.
+create function t.try_with(p_column text, p_value text) returns text language sql as $$ select t.try(format('prompt, model, %s = ''x'', ''mtap/one'', %s', p_column, p_value)) $$;
+create function t.try_messages(p_messages text) returns text language sql as $$ select t.try(format('messages, model = %L, ''mtap/one''', p_messages)) $$;
+
+-- Prompt or messages
+select is(t.try(columns), expected, format('%s: %s', columns, expected))
+  from (values
+    ('model = ''mtap/one''', 'PT400'), ('prompt, model = null, ''mtap/one''', 'PT400'), ('prompt, model = '''', ''mtap/one''', 'PT400'), ('prompt, model = E''  \t\n '', ''mtap/one''', 'PT400'),
+    ('prompt, messages, model = ''x'', ''[{"role": "user", "content": "x"}]'', ''mtap/one''', 'PT400'), ('prompt, model = ''x'', ''mtap/one''', 'ok'),
+    ('prompt, model = '' x '', ''mtap/one''', 'ok'), ('prompt, model = ''😀'', ''mtap/one''', 'ok'), ('prompt = ''x''', 'ok'),
+    ('prompt, model, profile = ''x'', ''mtap/one'', ''medium''', 'PT400'), ('prompt, profile = ''x'', ''mtap-route''', 'ok'), ('prompt, profile = ''x'', ''no-such''', 'PT404'),
+    ('prompt, model = ''x'', ''no/such''', 'PT404'), ('prompt, model = ''x'', ''''', 'PT404'), ('prompt, model = ''x'', ''MTAP/ONE''', 'PT404'), ('prompt, model = ''x'', ''mtap/embed''', 'PT404'),
+    ('prompt, model, kind = ''x'', ''mtap/embed'', ''embedding''', 'ok'), ('prompt, model, kind = ''x'', ''mtap/one'', ''embedding''', 'PT404'),
+    ('prompt, kind = ''x'', ''embedding''', 'ok'), ('messages, model, kind = ''[{"role": "user", "content": "x"}]'', ''mtap/embed'', ''embedding''', 'PT400'),
+    ('prompt, model, kind, stream = ''x'', ''mtap/embed'', ''embedding'', true', 'PT400'), ('prompt, kind = ''x'', ''poem''', 'PT404')) v (columns, expected);
+
+-- Messages
+select is(t.try_messages(messages), expected, format('messages %s: %s', left(messages, 90), expected))
+  from (values
+    ('[]', 'PT400'), ('{}', 'PT400'), ('"x"', 'PT400'), ('7', 'PT400'), ('null', 'PT400'), ('true', 'PT400'), ('[1]', 'PT400'), ('["x"]', 'PT400'), ('[null]', 'PT400'), ('[[]]', 'PT400'), ('[{}]', 'PT400'),
+    ('[{"role": "user"}]', 'PT400'), ('[{"content": "x"}]', 'PT400'), ('[{"role": "user", "content": null}]', 'PT400'), ('[{"role": "user", "content": 7}]', 'PT400'),
+    ('[{"role": "user", "content": {}}]', 'PT400'), ('[{"role": "USER", "content": "x"}]', 'PT400'), ('[{"role": "robot", "content": "x"}]', 'PT400'), ('[{"role": null, "content": "x"}]', 'PT400'),
+    ('[{"role": ["user"], "content": "x"}]', 'PT400'), ('[{"role": "user", "content": "x"}]', 'ok'), ('[{"role": "user", "content": ""}]', 'ok'),
+    ('[{"role": "user", "content": [{"type": "text", "text": "x"}]}]', 'ok'), ('[{"role": "system", "content": "x"}, {"role": "developer", "content": "x"}, {"role": "user", "content": "x"}]', 'ok'),
+    ('[{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": []}, {"role": "tool", "content": "x", "tool_call_id": "1"}]', 'ok'),
+    ('[{"role": "assistant", "content": null, "tool_calls": [{}]}]', 'ok'), ('[{"role": "assistant", "refusal": "no"}]', 'ok'), ('[{"role": "assistant"}]', 'PT400'), ('[{"role": "tool", "tool_calls": []}]', 'PT400'),
+    ('[{"role": "user", "content": "x"}, {"role": "user"}]', 'PT400'), ('[{"role": "user", "content": "x", "name": "y", "new": 1}]', 'ok')) v (messages, expected);
+
+-- Text that is none is refused by PostgreSQL itself
+select is(t.try_messages('[{"role": "user", "content": "\u0000"}]'), '22P05', 'NUL in messages');
+select is(t.try_messages('[{"role": "user", "content": "\ud83d"}]'), '22P02', 'half an emoji in messages');
+select is(t.try_messages('[{"role": "user", "content": "\ude00\ud83d"}]'), '22P02', 'an emoji the wrong way round');
+select is(t.try_messages('[{"role": "user", "content": "\ud83d\ude00"}]'), 'ok', 'a whole one');
+select is(t.try('prompt = E''a\x00b'''), '22021', 'NUL in a prompt');
+select is(t.try('prompt = convert_from(''\xff'', ''UTF8'')'), '22021', 'bytes that are no UTF-8');
+select is(t.try('messages = ''[{"role": '''), '22P02', 'JSON that is none');
+
+-- Size: at the limit and one byte beyond, in bytes and not in characters
+reset session authorization;
+update ai.settings set max_input_bytes = 100;
+select is(t.try(format('prompt, model = %L, ''mtap/one''', prompt)), expected, format('%s characters, %s bytes and two of params: %s', length(prompt), octet_length(prompt), expected))
+  from (values (repeat('x', 98), 'ok'), (repeat('x', 99), 'PT413'), (repeat('ü', 49), 'ok'), (repeat('ü', 50), 'PT413'), (repeat('😀', 24), 'ok'), (repeat('😀', 25), 'PT413')) v (prompt, expected);
+select is(t.try(format('prompt, params, model = ''x'', %L, ''mtap/one''', jsonb_build_object('user', repeat('x', n)))), expected, format('params of %s bytes: %s', n + 12, expected))
+  from (values (87, 'ok'), (88, 'PT413')) v (n, expected);
+select is(t.try_messages(jsonb_build_array(jsonb_build_object('role', 'user', 'content', repeat('x', n)))::text), expected, format('messages of %s bytes: %s', n + 33, expected))
+  from (values (65, 'ok'), (66, 'PT413')) v (n, expected);
+update ai.settings set max_input_bytes = 4194304;
+select is(t.try(format('prompt, model = repeat(''x'', %s), ''mtap/one''', n)), expected, format('a prompt of %s bytes: %s', n, expected)) from (values (4194302, 'ok'), (4194303, 'PT413'), (20000000, 'PT413')) v (n, expected);
+
+-- Params
+select is(t.try_with('params', quote_literal(params)), expected, format('params %s: %s', params, expected))
+  from (values
+    ('[]', 'PT400'), ('7', 'PT400'), ('"x"', 'PT400'), ('null', 'PT400'), ('{}', 'ok'), ('{"temperature": 0}', 'ok'), ('{"temperature": 2}', 'ok'), ('{"temperature": 2.0001}', 'PT400'), ('{"temperature": -0.1}', 'PT400'),
+    ('{"temperature": "1"}', 'PT400'), ('{"temperature": null}', 'ok'), ('{"top_p": "1"}', 'PT400'), ('{"max_tokens": 1}', 'ok'), ('{"max_tokens": 0}', 'PT400'), ('{"max_tokens": -1}', 'PT400'), ('{"max_tokens": 1.5}', 'PT400'),
+    ('{"max_tokens": 1.0}', 'ok'), ('{"max_tokens": "1"}', 'PT400'), ('{"max_tokens": 100000000}', 'ok'), ('{"max_tokens": 100000001}', 'PT400'), ('{"max_tokens": true}', 'PT400'), ('{"max_tokens": []}', 'PT400'),
+    ('{"max_completion_tokens": 0}', 'PT400'), ('{"n": 1}', 'ok'), ('{"n": 2}', 'PT400'), ('{"top_logprobs": 0}', 'ok'), ('{"top_logprobs": -1}', 'PT400'), ('{"tools": {}}', 'PT400'), ('{"tools": []}', 'ok'),
+    ('{"response_format": "json"}', 'PT400'), ('{"response_format": {"type": "json_object"}}', 'ok'), ('{"model": "x"}', 'PT400'), ('{"messages": []}', 'PT400'), ('{"stream": true}', 'PT400'), ('{"stream_options": {}}', 'PT400'),
+    ('{"input": "x"}', 'PT400'), ('{"prompt": "x"}', 'PT400'), ('{"stream": null}', 'ok'), ('{"something_new": {"a": [1]}}', 'ok'), ('{"stop": "x", "seed": 7, "user": "u"}', 'ok')) v (params, expected);
+select is(t.try_with('params', 'null'), '23502', 'no params at all');
+
+-- The other columns
+select is(t.try_with(name, value), expected, format('%s %s: %s', name, value, expected))
+  from (values
+    ('deadline_ms', '1', 'ok'), ('deadline_ms', '0', 'PT400'), ('deadline_ms', '-1', 'PT400'), ('deadline_ms', '86400000', 'ok'), ('deadline_ms', '86400001', 'PT400'), ('deadline_ms', 'null', 'ok'),
+    ('run_after', 'now() + interval ''364 days''', 'ok'), ('run_after', 'now() + interval ''367 days''', 'PT400'), ('run_after', '''infinity''', 'PT400'), ('run_after', '''-infinity''', 'ok'),
+    ('run_after', '''1970-01-01''', 'ok'), ('run_after', 'null', 'ok'), ('priority', '''high''', 'ok'), ('priority', '''urgent''', '23514'), ('priority', 'null', '23502'), ('stream', 'null', '23502'), ('kind', 'null', 'PT404'),
+    ('metadata', '''{"a": 1}''', 'ok'), ('metadata', '''[]''', 'ok'), ('idempotency_key', '''''', 'PT400'), ('idempotency_key', 'repeat(''x'', 255)', 'ok'), ('idempotency_key', 'repeat(''x'', 256)', 'PT400'),
+    ('idempotency_key', 'repeat(''ü'', 255)', 'ok')) v (name, value, expected);
+select is(t.try('prompt, model = ''x'', ''mtap/one''', 'mtap_stray'), 'PT401', 'nobody asks for nothing');
+
+-- What the insert fills in
+set local session authorization mtap_ann;
+insert into ai.generations (prompt) values ('defaults') returning id as g \gset
+reset session authorization;
+select results_eq(format($$ select kind, status, priority, stream, profile, model, params, attempts::int, last_seq, cost, finished_at from ai.generations where id = %L $$, :'g'),
+  $$ values ('chat', 'queued', 'normal', false, 'medium', null::text, '{}'::jsonb, 0, 0, null::numeric, null::timestamptz) $$, 'the defaults of a row');
+select ok(:'g'::text ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$', 'its id is a UUID of version 7');
+select is(t.place(:'g'), 'queue', 'it is queued');
+select ok(abs(extract(epoch from clock_timestamp()) * 1000 - ('x' || left(replace(:'g', '-', ''), 12))::bit(48)::bigint) < 600000, 'which begins with the time');
+select is((select count(distinct ai.uuid_v7()) from generate_series(1, 10000)), 10000::bigint, 'ten thousand of them differ');
+select is_empty($$ select a from (select ai.uuid_v7() as a, lag(clock_timestamp()) over () from generate_series(1, 1000)) s where a is null $$, 'none is null');
+select ok((select bool_and(later > earlier) from (select ai.uuid_v7() as earlier, pg_sleep(0.001), ai.uuid_v7() as later from generate_series(1, 20)) s), 'a later one is greater');
+
+-- Many rows in one statement, all or nothing
+set local session authorization mtap_ann;
+select lives_ok($$ insert into ai.generations (prompt, model, priority) select 'many', 'mtap/one', (array['high', 'normal', 'low'])[1 + n % 3] from generate_series(1, 300) n $$, 'three hundred rows of three priorities');
+select throws_ok($$ insert into ai.generations (prompt, model) select case n when 77 then '' else 'broken' end, 'mtap/one' from generate_series(1, 100) n $$, 'PT400', null, 'one bad row of a hundred');
+select lives_ok($$ insert into ai.generations (prompt, model) select 'none', 'mtap/one' where false $$, 'no rows at all');
+select lives_ok($$ insert into ai.generations (prompt, model) values ('conflict', 'mtap/one') on conflict do nothing $$, 'with ON CONFLICT DO NOTHING');
+reset session authorization;
+select is((select count(*) from ai.generations where prompt = 'broken'), 0::bigint, 'leave nothing');
+select results_eq($$ select l.priority, count(*) from ai.generations g join ai.queue q on q.generation_id = g.id join ai.lanes l on l.id = q.lane_id where g.prompt = 'many' group by 1 order by 1 $$,
+                  $$ values ('high', 100::bigint), ('low', 100), ('normal', 100) $$, 'each row is in the lane of its priority');
+select is((select count(*) from ai.queue q where not exists (select from ai.active_lanes a where a.lane_id = q.lane_id)), 0::bigint, 'every lane with rows is listed');
+select is((select count(*) from ai.generations where prompt = 'conflict'), 1::bigint, 'the row is there');
+
+-- Rows that an operator restores pass as they are, rows that he inserts for somebody are checked
+insert into ai.generations (tenant_id, user_id, status, prompt, created_at, finished_at, cost) values (t.alpha(), 'long gone', 'succeeded', '', now() - interval '1 year', now(), 1.5) returning id as old \gset
+select is((t.generation(:'old')).user_id, 'long gone', 'a restored row keeps its user');
+select is(t.place(:'old'), null, 'and is not queued');
+select throws_ok($$ insert into ai.generations (tenant_id, user_id, prompt) values (t.alpha(), 'long gone', 'x') $$, 'PT403', null, 'a new one needs a member');
+select throws_ok($$ insert into ai.generations (tenant_id, user_id, prompt) values (t.alpha(), null, 'x') $$, 'PT403', null, 'a tenant without a user is no member');
+update ai.members set enabled = false where user_id = 'abe';
+select throws_ok($$ insert into ai.generations (tenant_id, user_id, prompt) values (t.alpha(), 'abe', 'x') $$, 'PT403', null, 'nor is one who is switched off');
+select throws_ok($$ insert into ai.generations (prompt) values ('x') $$, 'PT401', null, 'an operator is nobody himself');
+
+-- Errors say what to do, and hold nothing of the prompt
+create function t.complaint(p_sql text) returns text language plpgsql as $$
+declare
+  v_message text; v_detail text; v_hint text; v_context text;
+begin
+  execute p_sql;
+  return 'ok';
+exception when others then
+  get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  return concat_ws(' | ', v_message, v_detail, v_hint);
+end
+$$;
+set local session authorization mtap_ann;
+select t.complaint(format('insert into ai.generations (prompt, messages, model) values (%L, %L, ''mtap/one'')', 'SECRETPROMPT', '[{"role": "user", "content": "SECRETPROMPT"}]')) as a,
+       t.complaint(format('insert into ai.generations (messages) values (%L)', '[{"role": "SECRETPROMPT", "content": 7}]')) as b,
+       t.complaint(format('insert into ai.generations (prompt, params) values (%L, %L)', 'SECRETPROMPT', '{"max_tokens": "SECRETPROMPT"}')) as c \gset
+reset session authorization;
+select unalike(:'a' || :'b' || :'c', '%SECRETPROMPT%', 'no error repeats the input');
+
+select * from finish();
+rollback;

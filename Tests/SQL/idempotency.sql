@@ -1,0 +1,82 @@
+-- One key, one generation.
+begin;
+\ir setup/world.sql
+select no_plan();
+
+-- Asks through ai.generate() and gives the id, or the SQLSTATE.
+create function t.generate(p_role text, p_arguments text) returns text language plpgsql as $$
+declare
+  v_as text;
+begin
+  execute format('set local session authorization %I', p_role);
+  begin
+    execute format('select ai.generate(%s)', p_arguments) into v_as;
+  exception when others then
+    v_as := sqlstate;
+  end;
+  execute 'reset session authorization';
+  return coalesce(v_as, 'null');
+end
+$$;
+
+select t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$) as first \gset
+select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$), :'first', 'the same question with the same key: the same generation');
+select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k', kind => 'chat', params => '{}', stream => false, priority => 'normal' $$), :'first', 'defaults that are spelled out are the same');
+select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k', profile => 'medium' $$), :'first', 'so is the default profile');
+select is((select count(*) from ai.generations where idempotency_key = 'k'), 1::bigint, 'one row');
+select is((select count(*) from ai.queue where generation_id = :'first'), 1::bigint, 'queued once');
+select is(t.generate('mtap_ann', arguments), 'PT409', format('other input: %s', arguments))
+  from (values ($$ 'why?', idempotency_key => 'k' $$), ($$ 'Why? ', idempotency_key => 'k' $$), ($$ 'Why?', idempotency_key => 'k', model => 'mtap/one' $$), ($$ 'Why?', idempotency_key => 'k', profile => 'small' $$),
+               ($$ 'Why?', idempotency_key => 'k', params => '{"seed": 1}' $$), ($$ 'Why?', idempotency_key => 'k', stream => true $$), ($$ 'Why?', idempotency_key => 'k', priority => 'low' $$),
+               ($$ 'Why?', idempotency_key => 'k', deadline_ms => 1000 $$), ($$ 'Why?', idempotency_key => 'k', run_after => '2026-01-01 00:00+00' $$), ($$ 'Why?', idempotency_key => 'k', metadata => '{}' $$),
+               ($$ 'Why?', idempotency_key => 'k', kind => 'embedding' $$), ($$ messages => '[{"role": "user", "content": "Why?"}]', idempotency_key => 'k' $$)) v (arguments);
+select isnt(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'K' $$), :'first', 'a key in capitals is another');
+select isnt(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k ' $$), :'first', 'so is one with a space');
+select isnt(t.generate('mtap_ann', $$ 'Why?' $$), :'first', 'without a key every question is a new one');
+
+-- Others
+select is(t.generate('mtap_abe', $$ 'Why?', idempotency_key => 'k' $$), 'PT409', 'another user of the tenant does not get ann''s generation');
+select ok(t.generate('mtap_bob', $$ 'Why?', idempotency_key => 'k' $$) not in (:'first', 'PT409', 'null'), 'another tenant has keys of its own');
+select is(t.generate('mtap_stray', $$ 'Why?', idempotency_key => 'k' $$), 'PT401', 'nobody has none');
+set local session authorization mtap_abe;
+select is(ai.idempotent_generation('k'), null, 'a key gives another user nothing');
+set local session authorization mtap_bob;
+select isnt(ai.idempotent_generation('k'), :'first'::uuid, 'nor another tenant''s generation');
+set local session authorization mtap_ann;
+select is(ai.idempotent_generation('k'), :'first'::uuid, 'its own user the generation');
+select is(ai.idempotent_generation('unused'), null, 'an unused key stands for nothing');
+
+-- Raw INSERTs
+select is_empty($$ insert into ai.generations (prompt, idempotency_key) values ('Why?', 'k') returning id $$, 'an INSERT with equal input returns no row');
+select throws_ok($$ insert into ai.generations (prompt, idempotency_key) values ('Why not?', 'k') returning id $$, 'PT409', null, 'with other input it raises');
+select is_empty($$ insert into ai.generations (prompt, idempotency_key) values ('Why?', 'k') on conflict do nothing returning id $$, 'ON CONFLICT DO NOTHING changes nothing of it');
+select throws_ok($$ insert into ai.generations (prompt, idempotency_key) values ('Why not?', 'k') on conflict do nothing $$, 'PT409', null, 'nor of the other');
+create temporary table made as select 0 as n where false;
+with many as (insert into ai.generations (prompt, idempotency_key) values ('twins', 'twins'), ('twins', 'twins'), ('single', 'single'), ('Why?', 'k') returning id)
+insert into made select count(*) from many;
+select is((select n from made), 2, 'in one statement, too: of twins one, of a known one none');
+select throws_ok($$ insert into ai.generations (prompt, idempotency_key) values ('a', 'pair'), ('b', 'pair') $$, 'PT409', null, 'twins that differ are refused');
+select is(ai.idempotent_generation('pair'), null, 'both of them');
+reset session authorization;
+
+-- A key is remembered whatever becomes of its generation, and forgotten with time
+select t.worker() as w \gset
+select count(*) from t.claim(:'w') \g /dev/null
+select t.settle(:'w', :'first', 1, 'failed', '{"signal": "unsendable"}') \g /dev/null
+select is(t.status(:'first'), 'failed', 'the generation has failed');
+select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$), :'first', 'its key still stands for it');
+delete from ai.generations where id = :'first';
+select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$), 'null', 'a generation that retention dropped is not made again');
+select t.pass('7 days');
+update ai.workers set heartbeat_at = ai.now();
+update ai.maintenance set partitions_at = '-infinity';
+select ai.worker_maintain(:'w') \g /dev/null
+select isnt(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$), 'null', 'after a week the key is free again');
+select is((select count(*) from ai.idempotency_keys where tenant_id = t.alpha()), 1::bigint, 'the others are forgotten, too');
+
+-- A refused INSERT leaves no key behind
+select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'refused', model => 'no/such' $$), 'PT404', 'a refused question');
+select isnt(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'refused' $$), 'PT409', 'may be mended and asked with the same key');
+
+select * from finish();
+rollback;
