@@ -117,8 +117,8 @@ def simulator(martlet: Callable[..., Process]) -> Simulator:
 def worker(martlet: Callable[..., Process]) -> Callable[..., Worker]:
     """Starts `martlet work` on a database: `worker(database, concurrency=4)`.
 
-    `env` adds to the environment; `login` is the role it logs in as, by default one in ai_worker; `ready=False` does not
-    wait until it has registered.
+    `env` adds to the environment; `login` is the role it logs in as, by default one in ai_worker; `ready=False`
+    does not wait until it has registered.
     """
 
     def start(
