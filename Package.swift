@@ -61,7 +61,12 @@ let package = Package(
     .testTarget(name: "HTTPTests", dependencies: ["HTTP"], swiftSettings: strict),
     .testTarget(name: "ProvidersTests", dependencies: ["Providers"], swiftSettings: strict),
     .testTarget(name: "MigrateTests", dependencies: ["Migrate", "Postgres"], swiftSettings: strict),
-    .testTarget(name: "WorkerTests", dependencies: ["Worker"], swiftSettings: strict),
+    .testTarget(
+      name: "WorkerTests",
+      dependencies: [
+        "Worker", "HTTP", "Providers", .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: strict),
     .testTarget(
       name: "ProviderSimulatorTests", dependencies: ["ProviderSimulator"], swiftSettings: strict),
   ]

@@ -70,10 +70,21 @@ as $$
 $$;
 comment on function ai.worker_cancellations(uuid) is 'Attempts of this worker that an app has cancelled.';
 
+-- Everything the worker holds. A claim whose answer was lost with its connection may have leased generations that the
+-- worker never heard of; its heartbeat would keep them for ever. It compares, and hands back what it does not know.
+create or replace function ai.worker_leases(p_worker uuid)
+returns table (generation_id uuid, attempt integer)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select l.generation_id, l.attempt::integer from ai.leases l where l.worker_id = p_worker
+$$;
+comment on function ai.worker_leases(uuid) is 'Attempts that are leased to this worker.';
+
 revoke execute on function ai.worker_register(text, text, integer), ai.worker_heartbeat(uuid), ai.worker_sleep(), ai.worker_wake(),
-  ai.worker_cancellations(uuid) from public;
+  ai.worker_cancellations(uuid), ai.worker_leases(uuid) from public;
 grant execute on function ai.worker_register(text, text, integer), ai.worker_heartbeat(uuid), ai.worker_sleep(), ai.worker_wake(),
-  ai.worker_cancellations(uuid) to ai_worker;
+  ai.worker_cancellations(uuid), ai.worker_leases(uuid) to ai_worker;
 
 -- objects
 

@@ -14,7 +14,7 @@ struct Claimer {
   func run() async {
     let link = Link(setup, desk: desk, purpose: "claim")
     var cursor: String?
-    var mustReconcile = false
+    var reconcileAt = ContinuousClock.now + desk.identity.maintenance
     while !Task.isCancelled {
       switch desk.nextClaim() {
       case .finished:
@@ -23,11 +23,12 @@ struct Claimer {
         if desk.isStopping { return await link.close() }
         await desk.claimerWake.wait(until: until)
       case .claim(let limit, let reason):
-        let worker = desk.identity.worker
+        let identity = desk.identity
+        let worker = identity.worker
         do throws(PostgresError) {
-          if mustReconcile {
+          if reconcileAt <= .now {
             try await handBackUnknown(worker, link)
-            mustReconcile = false
+            reconcileAt = .now + identity.maintenance
           }
           let rows = try await link.query(
             Self.sql, [worker, String(limit), reason == nil ? cursor : nil])
@@ -36,7 +37,7 @@ struct Claimer {
           desk.claimed(started.count, header: started.header)
         } catch {
           // A claim whose answer was lost may have leased generations that nobody knows of.
-          if error.kind == .connection { mustReconcile = true }
+          if error.kind == .connection { reconcileAt = .now }
           // The heartbeat will find out whether this worker was declared dead.
           if error.sqlState == "PT404" { desk.pulseWake.signal() }
           desk.claimFailed(retryAt: .now)
@@ -50,6 +51,7 @@ struct Claimer {
   /// Gives back what is leased to this worker although it never heard of it. Between two claims of
   /// the only loop that claims, so nothing can be on its way here.
   private func handBackUnknown(_ worker: String, _ link: Link) async throws(PostgresError) {
+    let known = desk.fences
     let leases: QueryResult
     do throws(PostgresError) {
       leases = try await link.query(
@@ -64,7 +66,7 @@ struct Claimer {
       let fence = leases.withBytes(row, 0) { bytes in
         bytes.flatMap { Fence(uuid: $0, attempt: attempt) }
       }
-      guard let fence, !desk.holds(fence) else { continue }
+      guard let fence, !known.contains(fence), !desk.holds(fence) else { continue }
       var settlement = Settlement(fence: fence, outcome: .released)
       settlement.sent = false
       desk.begin(fence, streams: false)

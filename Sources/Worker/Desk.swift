@@ -126,6 +126,9 @@ final class Desk: Sendable {
 
   func holds(_ fence: Fence) -> Bool { state.withLock { $0.roster.holds(fence) } }
 
+  /// All that is held.
+  var fences: Set<Fence> { state.withLock { $0.roster.fences } }
+
   func ending(of fence: Fence) -> Roster.Ending? { state.withLock { $0.roster.ending(of: fence) } }
 
   /// Gives the transfer to abort, if it runs.

@@ -145,10 +145,13 @@ struct Dispatcher {
   }
 
   private func stall(_ options: [UInt8]) -> Int? {
-    struct Options: Decodable { var stall_ms: Int? }
+    struct Options: Decodable {
+      var stall: Int?
+      enum CodingKeys: String, CodingKey { case stall = "stall_ms" }
+    }
     guard options.count > 12, String(decoding: options, as: UTF8.self).contains("\"stall_ms\"")
     else { return nil }
-    return (try? JSONDecoder().decode(Options.self, from: Data(options)))?.stall_ms
+    return (try? JSONDecoder().decode(Options.self, from: Data(options)))?.stall
       .map { max(0, $0) }
   }
 

@@ -26,6 +26,8 @@ struct Roster: Sendable {
 
   var isEmpty: Bool { entries.isEmpty }
 
+  var fences: Set<Fence> { Set(entries.keys) }
+
   func holds(_ fence: Fence) -> Bool { entries[fence] != nil }
 
   mutating func begin(_ fence: Fence) {

@@ -101,7 +101,7 @@ select is(has_function_privilege('ai_user', oid, 'execute'),
   from t.functions order by signature;
 select is(has_function_privilege('ai_worker', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami')
-          or proname in ('worker_register', 'worker_heartbeat', 'worker_claim', 'worker_publish', 'worker_settle', 'worker_cancellations', 'worker_sleep', 'worker_wake',
+          or proname in ('worker_register', 'worker_heartbeat', 'worker_claim', 'worker_publish', 'worker_settle', 'worker_cancellations', 'worker_leases', 'worker_sleep', 'worker_wake',
                          'worker_maintain', 'worker_stop'), format('ai_worker and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_monitor', oid, 'execute'),
