@@ -11,7 +11,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if p_by not in ('provider', 'model', 'user', 'kind', 'status', 'day') then
+  if p_by is null or p_by not in ('provider', 'model', 'user', 'kind', 'status', 'day') then
     raise exception 'a usage report is grouped by provider, model, user, kind, status or day' using errcode = 'PT400';
   end if;
   return query

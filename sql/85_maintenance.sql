@@ -79,8 +79,9 @@ end
 $$;
 comment on function ai.drop_old_partitions(timestamptz) is 'Detaches and drops partitions older than their keep; gives how many.';
 
--- Queues generations that no trigger saw: rows that came by replication or with triggers off. Looks at what was
--- inserted within p_since. Gives how many. Locks what it queues.
+-- Queues generations that no trigger saw: rows that came by replication or with triggers off; those that are to run later
+-- are delayed. Looks at what was inserted within p_since: who restores older ones calls this with a longer time. Gives how
+-- many. Locks what it queues.
 create or replace function ai.requeue_orphans(p_since interval default '1 day') returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -109,25 +110,32 @@ begin
   if v_ids is null then
     return 0;
   end if;
-  with queued as (
-    insert into ai.queue (lane_id, generation_id, tenant_id, attempts)
-    select l.id, g.id, g.tenant_id, g.attempts
+  with found as materialized (
+    select l.id as lane_id, g.id, g.tenant_id, g.attempts, g.run_after
       from ai.tenants t
       join ai.generations g on g.tenant_id = t.id and g.id = any (v_ids)
       join ai.lanes l on l.tenant_id = g.tenant_id and l.priority = g.priority
+  ), later as (
+    insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts)
+    select f.id, f.run_after, f.lane_id, f.tenant_id, f.attempts from found f where f.run_after > ai.now()
+    on conflict do nothing
+  ), queued as (
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts)
+    select f.lane_id, f.id, f.tenant_id, f.attempts from found f where f.run_after > ai.now() is not true
     on conflict do nothing
     returning lane_id
   )
   select array_agg(distinct q.lane_id) into v_lanes from queued q;
-  perform ai.list_lanes(v_lanes);
+  perform ai.list_lanes(coalesce(v_lanes, '{}'));
   perform ai.wake_workers();
   return cardinality(v_ids);
 end
 $$;
 comment on function ai.requeue_orphans(interval) is 'Queues generations that are queued or running but in no queue; gives how many.';
 
--- Takes empty lanes off the list. Needs each lane's listing lock alone, so that no insert in flight can have counted on
--- the lane being listed; a lane whose lock is not free is left for the next time.
+-- Takes empty lanes off the list, and what is listed more than once off it but once. To take a lane off needs its listing
+-- lock alone, so that no insert in flight can have counted on the lane being listed; a lane whose lock is not free is left
+-- for the next time. Called by one at a time (ai.worker_maintain()), so that of twins one stays.
 create or replace function ai.unlist_empty_lanes() returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -137,6 +145,9 @@ declare
   v_lane  bigint;
   v_count integer := 0;
 begin
+  delete from ai.active_lanes a
+   where a.ctid = any (array(select d.ctid from (select ctid, row_number() over (partition by lane_id order by ctid) as n from ai.active_lanes) d
+                              where d.n > 1 limit 100000));
   for v_lane in
     select distinct a.lane_id from ai.active_lanes a where not exists (select from ai.queue q where q.lane_id = a.lane_id) order by 1
   loop
@@ -150,8 +161,9 @@ end
 $$;
 comment on function ai.unlist_empty_lanes() is 'Takes lanes without anything queued off the list that the claim goes through.';
 
--- The tick of a worker. Gives counts: {"rescued", "due", "unlisted", "partitions_made", "partitions_dropped", "orphans",
--- "keys_forgotten"}, or {"skipped": true} where another worker is at it.
+-- The tick of a worker. Gives counts: {"rescued", "due", "unlisted"}, about once a minute {"partitions_made",
+-- "partitions_dropped", "keys_forgotten"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
+-- {"skipped": true} where another worker is at it.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -160,6 +172,7 @@ declare
   v_now   timestamptz := ai.now();
   v_state ai.maintenance;
   v_done  jsonb;
+  v_count integer;
 begin
   -- A row, not an advisory lock, which anybody could take and keep.
   select * into v_state from ai.maintenance for update skip locked;
@@ -172,12 +185,19 @@ begin
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin
       v_done := v_done || jsonb_build_object('partitions_made', ai.make_partitions(v_now), 'partitions_dropped', ai.drop_old_partitions(v_now));
-    exception when lock_not_available then
-      v_done := v_done || '{"partitions_blocked": true}';
+    exception
+      when lock_not_available or deadlock_detected then
+        v_done := v_done || '{"partitions_blocked": true}';
+      -- Whatever is wrong with partitions, it must not keep generations from being rescued; rows go to the default meanwhile.
+      when others then
+        v_done := v_done || jsonb_build_object('partitions_failed', sqlstate);
+        raise warning 'partitions cannot be made or dropped: %', sqlerrm;
     end;
     delete from ai.idempotency_keys k
      using ai.settings s
      where k.created_at < v_now - s.idempotency_days * interval '1 day';
+    get diagnostics v_count = row_count;
+    v_done := v_done || jsonb_build_object('keys_forgotten', v_count);
     delete from ai.workers w
      where w.ended_at < v_now - interval '1 day' and not exists (select from ai.leases l where l.worker_id = w.id);
     update ai.maintenance set partitions_at = v_now;

@@ -1,0 +1,235 @@
+-- Rescue, partitions, orphans, lanes: what keeps the promise that nothing is lost.
+begin;
+\ir setup/world.sql
+select no_plan();
+create function t.events(p_id uuid) returns text language sql stable as $$
+  select string_agg(seq || ':' || type || case when data = '' then '' else '=' || data end, ' ' order by seq) from ai.stream_events where generation_id = p_id
+$$;
+-- All ticks, cheap and dear.
+create function t.maintain(p_worker uuid) returns jsonb language sql as $$
+  update ai.maintenance set partitions_at = '-infinity', orphans_at = '-infinity';
+  select ai.worker_maintain(p_worker)
+$$;
+
+-- Heartbeat and death
+select t.worker('dies') as dead, t.worker('lives') as live \gset
+select is(ai.worker_heartbeat(:'dead'), true, 'a worker lives');
+select is(ai.worker_heartbeat(gen_random_uuid()), false, 'an unknown one does not');
+select is(ai.worker_heartbeat(null), false, 'nor does none');
+select t.ask('0123456789', p_stream => true) as shown, t.ask('0123456789') as plain, t.ask('0123456789', p_profile => 'mtap-route') as routed \gset
+select count(*) from t.claim(:'dead') \g /dev/null
+select count(*) from ai.worker_publish(:'dead', jsonb_build_array(jsonb_build_object('id', :'shown', 'attempt', 1, 'part', 1, 'text', 'Becau'))) \g /dev/null
+select count(*) from ai.worker_publish(:'dead', jsonb_build_array(jsonb_build_object('id', :'shown', 'attempt', 1, 'part', 2, 'text', 'se'))) \g /dev/null
+select t.pass('14 s');
+select is(ai.worker_heartbeat(:'live'), true, 'one worker goes on');
+select is((ai.worker_maintain(:'live') ->> 'rescued')::int, 0, 'a silence within the lease is none');
+select t.pass('2 s');
+select is((ai.worker_maintain(:'live') ->> 'rescued')::int, 3, 'after its lease a silent worker is dead, and what it held is rescued');
+select results_eq(format('select ending, ended_at is not null from ai.workers where id = %L', :'dead'), $$ values ('dead', true) $$, 'it is noted');
+select is(ai.worker_heartbeat(:'dead'), false, 'should it come back, it is told');
+select is(ai.worker_heartbeat(:'live'), true, 'the other lives');
+select throws_ok(format('select * from ai.worker_claim(%L, 1, null)', :'dead'), 'PT404', null, 'the dead claim nothing');
+select is(t.settle(:'dead', :'plain', 1, 'succeeded', '{"output": "late"}'), 'stale', 'and settle nothing');
+select is((select count(*) from ai.worker_publish(:'dead', jsonb_build_array(jsonb_build_object('id', :'shown', 'attempt', 1, 'part', 3, 'text', 'late')))), 1::bigint, 'and publish nothing');
+select results_eq(format($$ select attempt::int, status, error_class, input_tokens, output_tokens, estimated, cost, price_id is not null from ai.llm_calls where generation_id = %L $$, :'shown'),
+  $$ values (1, 'abandoned', 'abandoned', 3, 2, true, 0.000039, true) $$, 'the call is on the books: twelve bytes in, seven out, an estimate');
+select results_eq(format($$ select status, output_tokens, estimated from ai.llm_calls where generation_id = %L $$, :'plain'), $$ values ('abandoned', 0, true) $$, 'of what did not stream the input is known');
+select is(t.events(:'shown'), '1:running 2:delta=Becau 3:delta=se 4:reset=abandoned', 'who saw text is told to forget it');
+select is(t.events(:'plain'), '1:retry=abandoned', 'who saw none is told of the retry');
+select is(t.status(:'shown') || t.place(:'shown'), 'queueddelayed', 'it waits for its next attempt');
+select is((t.generation(:'shown')).cost, 0.000039, 'the estimate counts');
+select is((ai.worker_maintain(:'live') ->> 'rescued')::int, 0, 'nothing is rescued twice');
+select t.pass('2 s');
+select ai.worker_heartbeat(:'live') \g /dev/null
+select set_eq(format('select id, attempt from t.claim(%L)', :'live'), format('values (%L::uuid, 2), (%L, 2), (%L, 2)', :'shown', :'plain', :'routed'), 'all of it is claimed again');
+select is(t.settle(:'dead', :'shown', 2, 'succeeded', '{"output": "x"}'), 'stale', 'the attempt of another is nothing of the dead one''s');
+select is(t.settle(:'live', :'shown', 2, 'succeeded', '{"output": "x", "usage": {"input": 3, "output": 1}}'), 'ended', 'the second attempt');
+select is((t.generation(:'shown')).cost, (select sum(cost) from ai.llm_calls where generation_id = :'shown'), 'its cost is that of both');
+
+-- A generation whose workers die again and again fails in the end
+create function t.die_until_the_end(p_id uuid, p_worker uuid) returns integer language plpgsql as $$
+declare
+  v_worker uuid := p_worker;
+  v_times  integer := 0;
+begin
+  loop
+    perform t.pass('16 s');
+    perform ai.worker_maintain(p_worker);
+    v_times := v_times + 1;
+    exit when t.status(p_id) = 'failed' or v_times > 20;
+    perform t.pass('31 s');
+    v_worker := t.worker('mayfly');
+    perform t.claim(v_worker);
+  end loop;
+  return v_times;
+end
+$$;
+select is(t.die_until_the_end(:'plain', :'live'), 4, 'five attempts (one was made before), five dead workers');
+select is((t.generation(:'plain')).error ->> 'class', 'abandoned', 'and why');
+select is((select count(*) from ai.llm_calls where generation_id = :'plain' and status = 'abandoned'), 5::bigint, 'each on the books');
+
+-- A graceful stop
+select t.worker('stops') as w, t.worker('stays') as stays \gset
+select t.ask('0123456789') as g, t.ask('0123456789') as g2 \gset
+select count(*) from t.claim(:'w', 64) \g /dev/null
+select t.ask('0123456789') as others \gset
+select count(*) from t.claim(:'stays', 64) \g /dev/null
+select is(ai.worker_stop(:'w'), 2, 'a worker that stops gives back what it holds, and counts only that');
+select is(ai.worker_stop(:'w'), 0, 'once');
+select is(ai.worker_stop(gen_random_uuid()), 0, 'one that is not there holds nothing');
+select is(ai.worker_stop(null), 0, 'nor does none');
+select is(t.place(:'g'), 'delayed', 'it waits for another worker');
+select is(t.place(:'others'), 'lease', 'what others hold they hold');
+select results_eq(format('select ending from ai.workers where id = %L', :'w'), array['stopped'], 'it is noted');
+select is(ai.worker_heartbeat(:'w'), false, 'a stopped worker is not alive');
+insert into ai.generations (tenant_id, user_id, prompt, model) select t.alpha(), 'ann', 'x', 'mtap/one' from generate_series(1, 2500);
+select count(*) from t.claim(:'stays', 10000) \g /dev/null
+select is(ai.worker_stop(:'stays') >= 2500, true, 'thousands at once');
+delete from ai.delayed; delete from ai.queue;
+
+-- A rescue after a month of nobody does not choke
+select t.worker('sleeper') as w \gset
+select t.ask() as g \gset
+select count(*) from t.claim(:'w') \g /dev/null
+select t.pass('60 days');
+select lives_ok(format('select ai.worker_maintain(%L)', :'w'), 'a database that slept for two months');
+select is(t.status(:'g'), 'failed', 'its deadline is over');
+select is((t.generation(:'g')).latency_ms, 2147483647, 'for longer than an integer can say');
+
+-- One at a time: see Tests/Races. Partitions
+select t.worker('keeper') as w \gset
+create function t.parts(p_table text) returns text[] language sql stable as $$
+  select array_agg(inhrelid::regclass::text order by 1) from pg_inherits where inhparent = format('ai.%I', p_table)::regclass
+$$;
+select ai.make_partitions(now()) \g /dev/null
+select is(ai.make_partitions(now()), 0, 'what is there is not made again');
+select is(ai.make_partitions('2031-05-15 12:00+00'), 9, 'three of each table: this one and two ahead');
+select ok(t.parts('generations') @> array['ai.generations_p203105', 'ai.generations_p203106', 'ai.generations_p203107'], 'months of generations');
+select ok(t.parts('llm_calls') @> array['ai.llm_calls_p203105', 'ai.llm_calls_p203106', 'ai.llm_calls_p203107'], 'months of calls');
+select ok(t.parts('stream_events') @> array['ai.stream_events_p20310515', 'ai.stream_events_p20310516', 'ai.stream_events_p20310517'], 'days of events');
+select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass) and not c.relrowsecurity $$,
+                'each has row-level security');
+select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent = 'ai.generations'::regclass and not 'fillfactor=50' = any (coalesce(c.reloptions, '{}')) $$,
+                'each of generations has room for HOT updates');
+select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where not exists (select from pg_index x where x.indrelid = c.oid and x.indisprimary)
+                    and inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass) $$, 'each has its primary key');
+create function t.row_of(p_at timestamptz) returns text language plpgsql as $$
+declare
+  v_id uuid := (left(ai.uuid_floor(p_at)::text, 24) || right(gen_random_uuid()::text, 12))::uuid;
+begin
+  insert into ai.generations (tenant_id, id, user_id, prompt, status, created_at) values (t.alpha(), v_id, 'ann', 'of ' || p_at, 'succeeded', p_at);
+  insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, kind, status) values (t.alpha(), v_id, 1, p_at, 'ann', 'p', 'm', 'chat', 'succeeded');
+  insert into ai.stream_events (tenant_id, generation_id, seq, attempt, type, data) values (t.alpha(), v_id, 1, 1, 'running', '');
+  return (select tableoid::regclass from ai.generations where id = v_id) || ' ' || (select tableoid::regclass from ai.llm_calls where generation_id = v_id)
+         || ' ' || (select tableoid::regclass from ai.stream_events where generation_id = v_id);
+end
+$$;
+select is(t.row_of(at::timestamptz), places, format('what is of %s lies in %s', at, places))
+  from (values ('2031-05-31 23:59:59.999+00', 'ai.generations_p203105 ai.llm_calls_p203105 ai.stream_events_default'), ('2031-06-01 00:00:00+00', 'ai.generations_p203106 ai.llm_calls_p203106 ai.stream_events_default'),
+               ('2031-05-16 00:00:00+00', 'ai.generations_p203105 ai.llm_calls_p203105 ai.stream_events_p20310516'), ('2031-05-15 23:59:59.999+00', 'ai.generations_p203105 ai.llm_calls_p203105 ai.stream_events_p20310515'),
+               ('2045-01-01 00:00:00+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default'), ('1999-01-01 00:00:00+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default'),
+               ('2045-02-01 00:00:00+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default'), ('2044-12-31 23:59:59.999+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default')) v (at, places);
+select is(ai.make_partitions('2045-01-01 00:00+00'), 9, 'partitions over rows of the default one');
+select results_eq($$ select tableoid::regclass::text from ai.generations where prompt ~ '^of (2045|2044|1999)' order by id $$,
+  array['ai.generations_default', 'ai.generations_default', 'ai.generations_p204501', 'ai.generations_p204502'], 'take what is theirs, and nothing else');
+select results_eq($$ select tableoid::regclass::text from ai.llm_calls where created_at < '2000-01-01' or created_at >= '2044-01-01' order by created_at $$,
+  array['ai.llm_calls_default', 'ai.llm_calls_default', 'ai.llm_calls_p204501', 'ai.llm_calls_p204502'], 'of the books, too');
+select is((select count(*) from ai.generations where prompt ~ '^of '), 8::bigint, 'no row was lost');
+set local timezone = 'Pacific/Auckland';
+select is(ai.make_partitions('2045-01-01 00:00+00'), 0, 'in any time zone the same partitions');
+select is(ai.make_partitions('2051-01-01 00:00+00'), 9, 'also when they are made there');
+set local timezone = 'UTC';
+select is(t.row_of('2051-01-01 00:00+00'), 'ai.generations_p205101 ai.llm_calls_p205101 ai.stream_events_p20510101', 'with the bounds of UTC');
+update ai.partitioning set span = '1 day' where table_name = 'llm_calls';
+select is((select count(*) from generate_series(1, 2) n where ai.make_partitions('2061-03-30 00:00+00') > 0), 1::bigint, 'another span');
+select ok(t.parts('llm_calls') @> array['ai.llm_calls_p20610330', 'ai.llm_calls_p20610331', 'ai.llm_calls_p20610401'], 'makes days');
+update ai.partitioning set span = '1 month' where table_name = 'llm_calls';
+select throws_ok($$ update ai.partitioning set span = '1 week' $$, '23514', null, 'no other spans');
+
+-- Retention
+select count(*) as old from unnest(t.parts('stream_events')) p where p ~ '_p[0-9]+$' and p < 'ai.stream_events_p20310515' \gset
+select is(ai.drop_old_partitions('2031-05-22 23:59:59+00'), :old, 'what ended more than its keep ago is dropped, nothing of what is kept for ever');
+select ok('ai.stream_events_p20310515' = any (t.parts('stream_events')), 'a partition is kept until its end is its keep ago');
+select is(ai.drop_old_partitions('2031-05-23 00:00:00+00'), 1, 'a second later it is dropped');
+select ok(not 'ai.stream_events_p20310515' = any (t.parts('stream_events')), 'gone');
+select is(to_regclass('ai.stream_events_p20310515'), null, 'altogether');
+select is((select count(*) from ai.generations where prompt ~ '^of 2031'), 4::bigint, 'generations are kept for ever');
+update ai.partitioning set keep = '1 month' where table_name = 'generations';
+select is(ai.drop_old_partitions('2031-06-30 00:00+00') > 0, true, 'until the operator says otherwise');
+select is((select count(*) from ai.generations where prompt ~ '^of 2031-05'), 3::bigint, 'a month that ended less than a month ago is kept');
+select is(ai.drop_old_partitions('2031-07-02 00:00+00'), 1, 'then dropped');
+select is((select count(*) from ai.generations where prompt ~ '^of 2031-05'), 0::bigint, 'with its rows');
+select is((select count(*) from ai.llm_calls where created_at >= '2031-05-01' and created_at < '2031-06-01'), 3::bigint, 'the books are not');
+select ok('ai.generations_default' = any (t.parts('generations')), 'the default partition is never dropped');
+update ai.partitioning set keep = null where table_name = 'generations';
+
+-- What is wrong with partitions keeps nothing from being rescued
+select format('create table ai.generations_mine partition of ai.generations for values from (%L) to (%L)', ai.uuid_floor('2033-08-15'), ai.uuid_floor('2033-09-15')) \gexec
+select t.worker('dies, too') as dead \gset
+select t.ask() as g \gset
+select count(*) from t.claim(:'dead') \g /dev/null
+select t.pass('16 s');
+update ai.maintenance set partitions_at = '-infinity';
+set local client_min_messages = error;
+select set_config('ai.clock_offset', (timestamptz '2033-08-01' - now())::text, true) \g /dev/null
+select ai.worker_maintain(:'w') as done \gset
+reset client_min_messages;
+select ok((:'done'::jsonb ->> 'rescued')::int >= 1, 'rescued all the same');
+select is(:'done'::jsonb ->> 'partitions_failed', '42P17', 'and what is wrong is said');
+drop table ai.generations_mine;
+select set_config('ai.clock_offset', '0', true) \g /dev/null
+
+-- Orphans: rows that no trigger saw
+delete from ai.queue; delete from ai.delayed; delete from ai.leases;
+update ai.generations set status = 'failed', finished_at = now() where status in ('queued', 'running');
+select t.worker('finder') as w \gset
+create temporary table replicated (id uuid default ai.uuid_v7(), what text);
+insert into replicated (what) values ('queued'), ('running'), ('later'), ('succeeded'), ('low');
+set local session_replication_role = replica;
+insert into ai.generations (tenant_id, id, user_id, prompt, model, status, attempts, run_after, priority, finished_at)
+select t.alpha(), id, 'ann', what, 'mtap/one', case when what in ('running', 'succeeded') then what else 'queued' end, case what when 'running' then 2 else 0 end,
+       case what when 'later' then now() + interval '1 hour' end, case what when 'low' then 'low' else 'normal' end, case what when 'succeeded' then now() end from replicated;
+set local session_replication_role = origin;
+select is((select count(*) from ai.queue), 0::bigint, 'no trigger saw them');
+select is((t.maintain(:'w') ->> 'orphans')::int, 4, 'the sweep does: all that has not ended');
+select results_eq($$ select what, t.place(id), t.status(id) from replicated order by what $$,
+  $$ values ('later', 'delayed', 'queued'), ('low', 'queue', 'queued'), ('queued', 'queue', 'queued'), ('running', 'queue', 'queued'), ('succeeded', null, 'succeeded') $$, 'each is where it belongs');
+select is((t.maintain(:'w') ->> 'orphans')::int, 0, 'once');
+select results_eq(format('select request #>> ''{messages,0,content}'', attempt from t.claim(%L) order by 1', :'w'), $$ values ('low', 1), ('queued', 1), ('running', 3) $$, 'and is claimed, with its attempts counted on');
+select is((t.maintain(:'w') ->> 'orphans')::int, 0, 'what is leased is no orphan');
+select t.settle(:'w', c.generation_id, c.attempt, 'succeeded', '{"output": "x"}') from ai.leases c \g /dev/null
+
+-- Lanes
+select is((select count(*) from ai.active_lanes a where exists (select from ai.queue q where q.lane_id = a.lane_id)), 0::bigint, 'nothing is queued');
+select ai.worker_maintain(:'w') \g /dev/null
+select is((select count(*) from ai.active_lanes), 0::bigint, 'empty lanes are taken off the list');
+select t.ask() as g \gset
+select is((select count(*) from ai.active_lanes), 1::bigint, 'an insert lists its lane again');
+select is((ai.worker_maintain(:'w') ->> 'unlisted')::int, 0, 'a lane with something queued stays');
+insert into ai.active_lanes select a.* from ai.active_lanes a cross join generate_series(1, 50);
+select results_eq(format('select id from t.claim(%L)', :'w'), array[:'g'::uuid], 'a lane that is listed many times is claimed from once');
+select t.ask() as g \gset
+select ai.worker_maintain(:'w') \g /dev/null
+select is((select count(*) from ai.active_lanes), 1::bigint, 'and soon listed once');
+select results_eq(format('select id from t.claim(%L)', :'w'), array[:'g'::uuid], 'with what is queued in it');
+select t.ask(p_run_after => ai.now() + interval '1 minute') as g \gset
+select ai.worker_maintain(:'w') \g /dev/null
+select t.pass('2 minutes');
+select ai.worker_heartbeat(:'w') \g /dev/null
+select results_eq(format('select id from t.claim(%L)', :'w'), array[:'g'::uuid], 'what becomes due in a lane that is not listed lists it');
+
+-- Old workers are forgotten, such as hold something are not
+select t.worker('old') as old \gset
+select ai.worker_stop(:'old') \g /dev/null
+select t.pass('25 hours');
+select t.maintain(:'w') \g /dev/null
+select is((select count(*) from ai.workers where id = :'old'), 0::bigint, 'a worker that ended a day ago is forgotten');
+
+-- The counts
+select t.worker('last') as w \gset
+select ok(t.maintain(:'w') ?& array['rescued', 'due', 'unlisted', 'partitions_made', 'partitions_dropped', 'keys_forgotten', 'orphans'], 'a dear tick counts everything');
+select ok(ai.worker_maintain(:'w') ?& array['rescued', 'due', 'unlisted'], 'a cheap one what it did');
+select ok(not ai.worker_maintain(:'w') ?| array['partitions_made', 'orphans'], 'and nothing else');
+
+select * from finish();
+rollback;
