@@ -1,3 +1,4 @@
+import Dispatch
 import Synchronization
 
 /// Wakes the one task that waits, from any thread. A signal that finds nobody waiting is kept for
@@ -9,6 +10,11 @@ final class Wake: Sendable {
   }
 
   private let state = Mutex(State())
+  private let alarm = Alarm()
+
+  init() {
+    alarm.onRing = { [weak self] in self?.signal() }
+  }
 
   func signal() {
     let waiter = state.withLock { state in
@@ -44,16 +50,12 @@ final class Wake: Sendable {
   /// Until a signal, the deadline, or the task's cancellation.
   func wait(until deadline: ContinuousClock.Instant?) async {
     guard let deadline else { return await wait() }
-    if deadline <= .now { return }
-    await withTaskGroup { group in
-      group.addTask {
-        try? await Task.sleep(until: deadline, tolerance: .zero, clock: .continuous)
-        // Kept if it comes before the wait below: then that ends at once.
-        if !Task.isCancelled { self.signal() }
-      }
-      await wait()
-      group.cancelAll()
-    }
+    let rest = deadline - .now
+    if rest <= .zero { return }
+    // The timer's signal is kept if it comes before the wait below. One that comes after the wait ended
+    // by something else ends a later wait too early, which is allowed.
+    alarm.set(after: rest)
+    await wait()
   }
 
   /// Ends the wait that is under way, if any, and is not kept.
@@ -63,5 +65,30 @@ final class Wake: Sendable {
       return state.waiter
     }
     waiter?.resume()
+  }
+}
+
+/// A timer that is set again and again. A task that sleeps beside the one that waits would do as well,
+/// but the waiter would have to wait for its end, on every wake-up.
+///
+/// `@unchecked Sendable`: the source is thread-safe, `onRing` is set before anything else happens.
+private final class Alarm: @unchecked Sendable {
+  private let source = DispatchSource.makeTimerSource()
+  var onRing: (() -> Void)? {
+    didSet {
+      source.setEventHandler { [onRing] in onRing?() }
+      source.activate()
+    }
+  }
+
+  func set(after duration: Duration) {
+    let (seconds, attoseconds) = duration.components
+    let nanoseconds = min(seconds, 1_000_000) * 1_000_000_000 + attoseconds / 1_000_000_000
+    source.schedule(deadline: .now() + .nanoseconds(Int(nanoseconds)), leeway: .nanoseconds(0))
+  }
+
+  deinit {
+    source.setEventHandler(handler: nil)
+    source.cancel()
   }
 }
