@@ -127,11 +127,11 @@ where m.name in ('local/extract', 'local/hash');
 
 insert into ai.retry_rules (dialect, signal, http_status, code, retry_after, visible, class, action, billed, why) values
   (null, 'connect',        null, null, null, null,  'unreachable', 'retry', 'no',      'nothing reached the provider'),
-  (null, 'timeout',        null, null, null, false, 'unknown',     'retry', 'input',   'the request was sent and may have been answered'),
+  (null, 'timeout',        null, null, null, false, 'unknown',     'retry', 'arrived', 'the request was sent and may have been answered'),
   (null, 'timeout',        null, null, null, true,  'partial',     'fail',  'arrived', 'text was visible: a second answer would contradict it'),
-  (null, 'reset',          null, null, null, false, 'unknown',     'retry', 'input',   'the request was sent and may have been answered'),
+  (null, 'reset',          null, null, null, false, 'unknown',     'retry', 'arrived', 'the request was sent and may have been answered'),
   (null, 'reset',          null, null, null, true,  'partial',     'fail',  'arrived', 'text was visible: a second answer would contradict it'),
-  (null, 'truncated',      null, null, null, false, 'unknown',     'retry', 'input',   'the answer broke off before its first text'),
+  (null, 'truncated',      null, null, null, false, 'unknown',     'retry', 'arrived', 'the answer broke off before anybody saw of it'),
   (null, 'truncated',      null, null, null, true,  'partial',     'fail',  'arrived', 'text was visible: a second answer would contradict it'),
   (null, 'malformed',      null, null, null, null,  'malformed',   'next',  'arrived', 'the answer is not what the protocol says'),
   (null, 'empty',          null, null, null, null,  'malformed',   'retry', 'input',   'a success without an answer'),
@@ -163,7 +163,7 @@ insert into ai.retry_rules (dialect, signal, http_status, code, retry_after, vis
   (null, 'http',            503, null, null, null,  'transient',   'retry', 'no',      'overloaded, or starting'),
   (null, 'http',            504, null, null, null,  'transient',   'retry', 'input',   'the provider timed out, perhaps after the work was done'),
   (null, 'http',            529, null, null, null,  'transient',   'retry', 'no',      'overloaded'),
-  (null, 'embedded_error', null, null, null, false, 'transient',   'retry', 'input',   'an error inside a 200, before any text'),
+  (null, 'embedded_error', null, null, null, false, 'transient',   'retry', 'arrived', 'an error inside a 200, before anybody saw text'),
   (null, 'embedded_error', null, null, null, true,  'partial',     'fail',  'arrived', 'an error inside a stream, after text'),
   (null, 'embedded_error', null, 'invalid\_%',               null, null,  'permanent', 'next', 'arrived', 'the provider refuses the request'),
   (null, 'embedded_error', null, 'insufficient_quota',       null, false, 'money_out', 'next', 'no', 'the account has no money'),

@@ -64,7 +64,7 @@ begin
       left join ai.providers v on v.id = m.provider_id
       left join lateral (select c.class, c.action, c.billed
                            from ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code,
-                                                    r.retry_after_ms is not null, r.text <> '') c
+                                                    r.retry_after_ms is not null, l.stream and r.text <> '') c
                           where r.signal is not null) f on true
      cross join lateral (select ai.token_count(r.usage -> 'input') as input, coalesce(ai.token_count(r.usage -> 'cache_read'), 0) as cached,
                                 coalesce(ai.token_count(r.usage -> 'cache_write'), 0) as cache_write,

@@ -172,6 +172,11 @@ select is(t.settle(:'w', :'g', 2, 'succeeded', '{"output": "Because", "tail": "B
 select is(t.events(:'g'), '1:running 2:delta=Bec 3:delta=a 4:reset=released 5:running 6:delta=Because', 'is numbered on');
 select is((t.generation(:'g')).last_seq, 7, 'up to its end');
 
+-- A break after text that nobody was shown: tried again
+select t.start(:'w') as g \gset
+select is(t.settle(:'w', :'g', 1, 'failed', '{"signal": "truncated", "output": "Beca"}'), 'requeued', 'what was not streamed was not seen');
+delete from ai.delayed;
+
 -- A break after text that was shown: failed, with what had arrived
 select t.start(:'w', true) as g \gset
 select is(t.settle(:'w', :'g', 1, 'failed', '{"signal": "truncated", "output": "Bec", "tail": "Bec"}'), 'ended', 'a stream that broke off after text');
