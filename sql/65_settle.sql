@@ -42,7 +42,7 @@ begin
   ), attempts as materialized (
     -- Everything that is known of each attempt that is still leased.
     select l.*, case when r.outcome in ('succeeded', 'cancelled', 'released') then r.outcome else 'failed' end as outcome, r.text, r.rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
-           r.signal, r.http_status, r.error_type, r.error_code, r.error_message, r.retry_after_ms, r.should_retry, r.ttft_ms, r.latency_ms,
+           r.signal, r.http_status, r.error_type, r.error_code, r.error_message, r.retry_after_ms, r.should_retry, t.ttft_ms, t.latency_ms,
            coalesce(m.name, '(removed)') as model, coalesce(m.kind, 'chat') as kind, coalesce(v.name, '(removed)') as provider, f.class, f.action,
            -- Totals include their parts, whatever a provider says: no part is worth less than nothing.
            greatest(coalesce(u.input, case when b.bills <> 'no' then ceil(l.input_bytes / 4.0) end, 0),
@@ -70,6 +70,9 @@ begin
                                 coalesce(ai.token_count(r.usage -> 'cache_write'), 0) as cache_write,
                                 coalesce(ai.token_count(r.usage -> 'cache_write_1h'), 0) as cache_write_1h,
                                 ai.token_count(r.usage -> 'output') as output, coalesce(ai.token_count(r.usage -> 'reasoning'), 0) as reasoning) u
+     -- Written as cases, because least() passes over nulls.
+     cross join lateral (select case when r.ttft_ms is not null then least(r.ttft_ms, 2147483647) end as ttft_ms,
+                                case when r.latency_ms is not null then least(r.latency_ms, 2147483647) end as latency_ms) t
      cross join lateral (select case when r.outcome = 'succeeded' then 'arrived'
                                      when r.outcome = 'cancelled' then case when r.sent then 'arrived' else 'no' end
                                      when not coalesce(r.sent, true) then 'no'
@@ -106,7 +109,7 @@ begin
            case when d.http_status between 100 and 999 then d.http_status end,
            case when d.outcome <> 'succeeded' then d.error ->> 'class' end, coalesce(d.error_code, d.error_type), d.input_tokens, d.cached_tokens,
            d.cache_write_tokens, d.cache_write_1h_tokens, d.output_tokens, d.reasoning_tokens, d.estimated, d.price_id, d.cost,
-           least(d.ttft_ms, 2147483647)::integer, least(d.latency_ms, 2147483647)::integer, d.service_tier, d.request_id
+           d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id
       from decided d where not d.unsent
 
   ), events as (
@@ -124,7 +127,7 @@ begin
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
            cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,
            last_seq = d.last_seq + d.tails + 1,
-           ttft_ms = least(extract(epoch from d.claimed_at - d.waiting_since) * 1000 + d.ttft_ms, 2147483647)::integer,
+           ttft_ms = case when d.ttft_ms is not null then least(extract(epoch from d.claimed_at - d.waiting_since) * 1000 + d.ttft_ms, 2147483647)::integer end,
            latency_ms = least(greatest(0, extract(epoch from v_now - d.waiting_since) * 1000), 2147483647)::integer, finished_at = v_now
       from decided d
      where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is not null and g.finished_at is null

@@ -189,6 +189,8 @@ select is((t.generation(:'g')).embedding::text, '[0.25,-1,0.001]', 'its vector')
 select is((t.generation(:'g')).cost, 0.02, 'its cost');
 select is((t.generation(:'g')).output, null, 'no text');
 select is((t.call(:'g', 1)).kind, 'embedding', 'its kind on the books');
+select results_eq(format($$ select c.ttft_ms, g.ttft_ms, c.latency_ms from ai.llm_calls c join ai.generations g on g.id = c.generation_id where g.id = %L $$, :'g'),
+  $$ values (null::int, null::int, null::int) $$, 'no time where none was reported');
 
 -- Poison: what no worker should send harms no more than itself
 create function t.poisoned(p_worker uuid, p_result jsonb) returns text language plpgsql as $$
