@@ -127,8 +127,20 @@ end
 $$;
 comment on function ai.keep_roles_apart() is 'Trigger: no role is both in ai.role_bindings and in ai.authenticators.';
 
+-- A tenant's lanes are made with it, so that inserts only read them: two that made the same lane would wait for each other.
+create or replace function ai.make_lanes() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into ai.lanes (tenant_id, priority) select new.id, p from unnest(array['high', 'normal', 'low']) p on conflict do nothing;
+  return null;
+end
+$$;
+comment on function ai.make_lanes() is 'Trigger: makes the lanes of a new tenant.';
+
 revoke execute on function ai.identity(), ai.tenant_id(), ai.user_id(), ai.sees_tenant(), ai.is_tenant_admin(), ai.whoami(),
-  ai.keep_roles_apart() from public;
+  ai.keep_roles_apart(), ai.make_lanes() from public;
 grant execute on function ai.identity(), ai.tenant_id(), ai.user_id(), ai.sees_tenant(), ai.is_tenant_admin(), ai.whoami()
   to ai_user, ai_monitor, ai_worker;
 
@@ -138,6 +150,9 @@ create or replace trigger keep_roles_apart after insert or update on ai.role_bin
   for each row execute function ai.keep_roles_apart();
 create or replace trigger keep_roles_apart after insert or update on ai.authenticators
   for each row execute function ai.keep_roles_apart();
+
+create or replace trigger make_lanes after insert on ai.tenants
+  for each row execute function ai.make_lanes();
 
 drop policy if exists own on ai.tenants;
 create policy own on ai.tenants for select to ai_user using (id = (select ai.tenant_id()));

@@ -167,7 +167,7 @@ comment on function ai.read_stream(uuid, integer, integer) is
   'Events of a generation after p_after_seq, in order, at most 1,000; waits up to p_wait_ms for the first. PT400, PT401; PT404 where the caller may not see it.';
 
 -- Adds deltas to streams and announces them. [{"id", "attempt", "part", "text"}], one element a generation; a part that
--- is there already, because the worker did not learn that it was taken, is left out. Gives the attempts that are no
+-- is there already, because the worker did not learn that it was taken, is left out; without a number none is. Gives the attempts that are no
 -- longer this worker's, which were ignored. One statement; no lock but the new rows. Raises PT400 for no array; 23505 where another writer took the
 -- same number: nothing was written, send it again.
 create or replace function ai.worker_publish(p_worker uuid, p_deltas jsonb)
@@ -192,12 +192,12 @@ begin
       from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer, part integer, text text) where d.text <> ''
   ), events as (
     insert into ai.stream_events (generation_id, seq, tenant_id, attempt, part, type, data)
-    select l.generation_id, coalesce(e.seq, 0) + 1, l.tenant_id, l.attempt, d.part, 'delta', d.text
+    select l.generation_id, coalesce(e.seq, 0) + 1, l.tenant_id, l.attempt, coalesce(d.part, 0), 'delta', d.text
       from deltas d
       join ai.leases l on l.generation_id = d.id and l.attempt = d.attempt and l.worker_id = p_worker
       left join lateral (select e.seq, e.attempt, e.part from ai.stream_events e where e.generation_id = l.generation_id
                           order by e.seq desc limit 1) e on true
-     where l.stream and (e.attempt is distinct from l.attempt or e.part < d.part)
+     where l.stream and (d.part is null or e.attempt is distinct from l.attempt or e.part < d.part)
     returning generation_id, seq, tenant_id, data
   )
   select count(pg_notify(ai.stream_channel(e.tenant_id, e.generation_id),
