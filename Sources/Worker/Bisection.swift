@@ -11,10 +11,18 @@ struct Bisection: Sendable {
     case done
   }
 
+  /// Elements refused even without content, one after the other, after which the trouble is not with
+  /// the elements.
+  static let patience = 3
+
   private var open: [Range<Int>]
   private var bare: Int?
+  private var refusals = 0
+  /// Elements that are refused even without content, or were not tried any more: for another time.
+  private(set) var left: [Int] = []
 
-  init(count: Int) { open = count > 0 ? [0..<count] : [] }
+  /// Begins with these ranges, each a statement.
+  init(_ ranges: [Range<Int>]) { open = ranges.filter { !$0.isEmpty }.reversed() }
 
   var step: Step {
     if let bare { return .sendBare(bare) }
@@ -23,26 +31,46 @@ struct Bisection: Sendable {
 
   /// The database took what `step` said.
   mutating func accepted() {
+    refusals = 0
     if bare != nil { bare = nil } else { _ = open.popLast() }
   }
 
-  /// The database refused what `step` said. False where nothing is left to try: even a bare element
-  /// was refused, so the trouble is not with its content.
-  mutating func refused() -> Bool {
-    if bare != nil { return false }
-    guard let range = open.popLast() else { return false }
+  /// The database refused what `step` said.
+  mutating func refused() {
+    if let index = bare {
+      left.append(index)
+      bare = nil
+      refusals += 1
+      guard refusals >= Self.patience else { return }
+      for range in open.reversed() { left.append(contentsOf: range) }
+      open = []
+      return
+    }
+    guard let range = open.popLast() else { return }
     if range.count == 1 {
       bare = range.lowerBound
-      return true
+      return
     }
     let middle = range.lowerBound + range.count / 2
     open.append(middle..<range.upperBound)
     open.append(range.lowerBound..<middle)
-    return true
   }
 
-  /// What has not been taken, for another time.
-  var left: [Range<Int>] {
-    (bare.map { [$0..<($0 + 1)] } ?? []) + open.reversed()
+  /// Cuts `sizes` into ranges of at most `count` elements and, unless a single one is larger,
+  /// `bytes` in sum.
+  static func ranges(of sizes: [Int], count: Int, bytes: Int) -> [Range<Int>] {
+    var ranges: [Range<Int>] = []
+    var start = 0
+    var sum = 0
+    for (index, size) in sizes.enumerated() {
+      if index > start, index - start >= count || sum + size > bytes {
+        ranges.append(start..<index)
+        start = index
+        sum = 0
+      }
+      sum += size
+    }
+    if start < sizes.count { ranges.append(start..<sizes.count) }
+    return ranges
   }
 }

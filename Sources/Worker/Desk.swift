@@ -49,6 +49,12 @@ final class Desk: Sendable {
 
   func count(_ change: (inout Tally) -> Void) { state.withLock { change(&$0.tally) } }
 
+  /// A connection was lost. Where one goes, the handshake's may have gone too.
+  func lostConnection() {
+    state.withLock { $0.tally.reconnects += 1 }
+    handshakeWake.signal()
+  }
+
   // MARK: Claiming
 
   func nextClaim() -> ClaimMachine.Action {
@@ -175,15 +181,6 @@ final class Desk: Sendable {
 
   func giveBack(_ deltas: [Gathering.Delta]) {
     state.withLock { $0.gathering.giveBack(deltas) }
-  }
-
-  /// Results that the database refused for now.
-  func giveBack(_ results: [Settlement]) {
-    state.withLock { state in
-      for result in results where state.roster.holds(result.fence) {
-        state.gathering.result(result)
-      }
-    }
   }
 
   func settled(_ settlements: [Settlement], requeued: Int, stale: Int) {

@@ -35,7 +35,7 @@ final class Ear: Sendable {
         desk.listening(false)
         if Task.isCancelled { return }
         let delay = backoff.next()
-        desk.count { $0.reconnects += 1 }
+        desk.lostConnection()
         setup.logger.warning(
           "listening failed, trying again",
           metadata: ["error": "\(error)", "retry_ms": "\(Int(delay / .milliseconds(1)))"])

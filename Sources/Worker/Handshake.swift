@@ -7,6 +7,9 @@ struct Handshake {
   let desk: Desk
   let setup: Setup
 
+  /// Well below the interval of the safety poll.
+  private static let checkInterval = Duration.milliseconds(300)
+
   /// Until cancelled.
   func run() async {
     let link = Link(setup, desk: desk, purpose: "handshake")
@@ -22,8 +25,8 @@ struct Handshake {
           holds = false
           desk.lockGone()
         case nil:
-          // A lock goes with its connection, and nobody says so.
-          await desk.handshakeWake.wait(until: holds ? .now + .seconds(5) : nil)
+          // A lock goes with its connection, and nobody says so: from then on inserts are silent.
+          await desk.handshakeWake.wait(until: holds ? .now + Self.checkInterval : nil)
           if holds && !Task.isCancelled { _ = try await link.query("select 1", []) }
         }
       } catch {

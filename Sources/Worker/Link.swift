@@ -44,7 +44,7 @@ final class Link {
   /// Logs a failure and waits a little before the next attempt.
   func rest(after error: PostgresError, _ what: String) async {
     let delay = backoff.next()
-    desk.count { $0.reconnects += error.kind == .connection ? 1 : 0 }
+    if error.kind == .connection { desk.lostConnection() }
     logger.warning(
       "\(what) failed, trying again",
       metadata: [

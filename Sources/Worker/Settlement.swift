@@ -29,6 +29,13 @@ struct Settlement: Sendable {
     self.outcome = outcome
   }
 
+  /// Bytes of the report, roughly.
+  var size: Int {
+    let embedding = (reply?.embedding?.count ?? 0) * 12
+    let texts = tail.utf8.count + (reply?.output.utf8.count ?? 0)
+    return 512 + texts + (reply?.message?.count ?? 0) + embedding
+  }
+
   /// The report in place of one that the database cannot take.
   var withoutContent: Settlement {
     var settlement = Settlement(fence: fence, outcome: .failed)

@@ -15,22 +15,39 @@ struct Settler {
     "select generation_id, attempt, result from ai.worker_settle($1, $2)"
   /// Tries of a batch that failed for a passing reason, before it is taken apart.
   private static let tries = 3
+  /// Of one statement. More would gain nothing, and `jsonb` has a limit of 256 MiB.
+  private static let largestCount = 500
+  private static let largestBytes = 8 << 20
+  /// How long what the database refused waits before it is tried again.
+  private static let refusedPause = Duration.seconds(10)
 
   /// Until cancelled.
   func run() async {
     let link = Link(setup, desk: desk, purpose: "settle")
+    // Reports that were refused, apart from the others, which must not wait for them.
+    var refused: [Settlement] = []
+    var refusedAt: ContinuousClock.Instant?
     while !Task.isCancelled {
-      guard let due = desk.settlingIsDue() else {
-        await desk.settlerWake.wait()
-        continue
+      if let again = refusedAt, again <= .now {
+        refused = await settle(refused, desk.identity, link)
+        refusedAt = refused.isEmpty ? nil : .now + Self.refusedPause
       }
-      if due > .now {
+      let due = [desk.settlingIsDue(), refusedAt].compactMap(\.self).min()
+      guard let due, due <= .now else {
         await desk.settlerWake.wait(until: due)
         continue
       }
       let (identity, deltas, results) = desk.takeForSettling()
-      if !deltas.isEmpty { await publish(deltas, identity, link) }
-      if !results.isEmpty { await settle(results, identity, link) }
+      let sizes = deltas.map(\.text.utf8.count)
+      for range in Bisection.ranges(
+        of: sizes, count: Self.largestCount, bytes: Self.largestBytes)
+      {
+        await publish(Array(deltas[range]), identity, link)
+      }
+      if !results.isEmpty {
+        refused += await settle(results, identity, link)
+        if !refused.isEmpty && refusedAt == nil { refusedAt = .now + Self.refusedPause }
+      }
     }
     await link.close()
   }
@@ -78,13 +95,18 @@ struct Settler {
 
   // MARK: Results
 
-  private func settle(_ results: [Settlement], _ identity: Identity, _ link: Link) async {
-    var bisection = Bisection(count: results.count)
+  /// Gives what the database refused, in whatever form.
+  private func settle(
+    _ results: [Settlement], _ identity: Identity, _ link: Link
+  ) async -> [Settlement] {
+    var bisection = Bisection(
+      Bisection.ranges(
+        of: results.map(\.size), count: Self.largestCount, bytes: Self.largestBytes))
     var failures = 0
     while desk.identity == identity {
       let batch: [Settlement]
       switch bisection.step {
-      case .done: return
+      case .done: return bisection.left.map { results[$0] }
       case .send(let range): batch = Array(results[range])
       case .sendBare(let index): batch = [results[index].withoutContent]
       }
@@ -93,14 +115,10 @@ struct Settler {
         bisection.accepted()
         failures = 0
       } catch {
-        if Task.isCancelled { return }
-        if error.kind == .connection {
-          // Sending it again is safe: what was taken already is answered with `stale`.
-          await link.rest(after: error, "settling")
-          continue
-        }
+        if Task.isCancelled { return [] }
         failures += 1
-        if error.isPassing && failures < Self.tries {
+        // Sending it again is safe: what was taken already is answered with `stale`.
+        if error.kind == .connection || error.isPassing && failures < Self.tries {
           await link.rest(after: error, "settling")
           continue
         }
@@ -108,13 +126,10 @@ struct Settler {
         setup.logger.error(
           "the database refuses results",
           metadata: ["results": "\(batch.count)", "sqlstate": "\(error.sqlState ?? "none")"])
-        if !bisection.refused() {
-          // Not even an empty report is taken, so the reports are not to blame.
-          desk.giveBack(bisection.left.flatMap { results[$0] })
-          return await link.rest(after: error, "settling")
-        }
+        bisection.refused()
       }
     }
+    return []
   }
 
   private func send(

@@ -2,6 +2,7 @@ import HTTP
 package import Logging
 import Postgres
 import ServiceLifecycle
+import Synchronization
 
 /// Takes generations from the database, calls their providers, and reports what they answered.
 ///
@@ -35,13 +36,17 @@ package final class Worker: Service {
   private static let onceTries = 5
 
   private let configuration: Configuration
+  private let isToStop = Atomic(false)
   private let stopping = Wake()
 
   package init(_ configuration: Configuration) { self.configuration = configuration }
 
   /// Begins the graceful end of `run()`: no more claims; what is under way may finish within the
   /// grace time, and is handed back after it.
-  package func stop() { stopping.signal() }
+  package func stop() {
+    isToStop.store(true, ordering: .relaxed)
+    stopping.signal()
+  }
 
   package func run() async throws { _ = try await work() }
 
@@ -107,8 +112,10 @@ package final class Worker: Service {
       loops.addTask { await Handshake(desk: desk, setup: setup).run() }
     }
     // The first of them ends the worker's life.
-    loops.addTask { [stopping] in
-      await stopping.wait()
+    loops.addTask {
+      while !Task.isCancelled, !self.isToStop.load(ordering: .relaxed) {
+        await self.stopping.wait()
+      }
       desk.stopClaiming()
     }
   }
@@ -117,7 +124,7 @@ package final class Worker: Service {
   private func register(_ setup: Setup) async throws -> Identity? {
     var backoff = Backoff()
     var tries = 0
-    while !Task.isCancelled {
+    while !Task.isCancelled, !isToStop.load(ordering: .relaxed) {
       do throws(PostgresError) {
         let connection = try await Connection.open(
           setup.conninfo, applicationName: "martlet register")

@@ -114,6 +114,7 @@ struct WorkCommand: AsyncParsableCommand {
     configuration.once = settings.once
     configuration.grace = .milliseconds(Int(settings.grace * 1_000))
 
+    allowManyFiles()
     // Signals are caught before anybody can know that the worker runs.
     let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
     let worker = Worker(configuration)
@@ -150,6 +151,20 @@ struct WorkCommand: AsyncParsableCommand {
         _exit(signal == .sigint ? 130 : 143)
       }
     }
+  }
+
+  /// Each call under way has a connection. The usual soft limit of 1,024 files is there for programs
+  /// that use `select`.
+  private func allowManyFiles() {
+    #if canImport(Glibc)
+      let files = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    #else
+      let files = RLIMIT_NOFILE
+    #endif
+    var limit = rlimit()
+    guard getrlimit(files, &limit) == 0, limit.rlim_cur < limit.rlim_max else { return }
+    limit.rlim_cur = limit.rlim_max
+    _ = setrlimit(files, &limit)
   }
 
   private static var defaultName: String {

@@ -3,27 +3,32 @@ import Testing
 @testable import Worker
 
 @Suite struct BisectionTests {
-  /// Runs a bisection against a database that refuses `poison`; gives what was sent bare, and how
-  /// often each element was taken.
-  private func run(_ count: Int, poison: Set<Int>) -> (bare: [Int], taken: [Int], statements: Int) {
-    var bisection = Bisection(count: count)
-    var taken = [Int](repeating: 0, count: count)
+  /// Runs a bisection against a database that refuses `poison`, and `venom` in whatever form; gives
+  /// what was sent bare, how often each element was taken, and what is left.
+  private func run(
+    _ ranges: [Range<Int>], poison: Set<Int> = [], venom: Set<Int> = []
+  ) -> (bare: [Int], taken: [Int], statements: Int, left: [Int]) {
+    var bisection = Bisection(ranges)
+    var taken = [Int](repeating: 0, count: ranges.last?.upperBound ?? 0)
     var bare: [Int] = []
     var statements = 0
     while true {
       switch bisection.step {
-      case .done: return (bare.sorted(), taken, statements)
+      case .done: return (bare.sorted(), taken, statements, bisection.left.sorted())
       case .send(let range):
         statements += 1
-        if poison.isDisjoint(with: range) {
+        if poison.union(venom).isDisjoint(with: range) {
           for index in range { taken[index] += 1 }
           bisection.accepted()
         } else {
-          let goesOn = bisection.refused()
-          #expect(goesOn)
+          bisection.refused()
         }
       case .sendBare(let index):
         statements += 1
+        if venom.contains(index) {
+          bisection.refused()
+          continue
+        }
         bare.append(index)
         taken[index] += 1
         bisection.accepted()
@@ -36,30 +41,43 @@ import Testing
     let seed = UInt64.random(in: 0 ... .max)
     var random = Seeded(seed)
     for _ in 0..<300 {
-      let count = Int.random(in: 0...70, using: &random)
+      let count = Int.random(in: 1...70, using: &random)
       let poison = Set((0..<count).filter { _ in Int.random(in: 0..<20, using: &random) == 0 })
-      let result = run(count, poison: poison)
+      let cut = Int.random(in: 0...count, using: &random)
+      let result = run([0..<cut, cut..<count], poison: poison)
       #expect(result.bare == poison.sorted(), "seed \(seed)")
       #expect(result.taken.allSatisfy { $0 == 1 }, "seed \(seed)")
+      #expect(result.left.isEmpty, "seed \(seed)")
+    }
+  }
+
+  @Test("an element that is refused in whatever form holds up no other")
+  func venom() {
+    for venom in 0..<20 {
+      let result = run([0..<20], poison: [3], venom: [venom])
+      #expect(result.left == [venom])
+      #expect(result.taken.enumerated().allSatisfy { $1 == ($0 == venom ? 0 : 1) })
     }
   }
 
   @Test("a batch without poison is one statement, one poisonous element costs a logarithm of them")
   func cost() {
-    #expect(run(256, poison: []).statements == 1)
-    #expect(run(256, poison: [100]).statements <= 2 * 8 + 2)
+    #expect(run([0..<256]).statements == 1)
+    #expect(run([0..<256], poison: [100]).statements <= 2 * 8 + 2)
   }
 
-  @Test("where even a bare element is refused, what is left is given back")
+  @Test("where nothing is taken in whatever form, it is given up soon and all is left")
   func systemic() {
-    var bisection = Bisection(count: 5)
-    var isGoing = true
-    var statements = 0
-    while isGoing {
-      statements += 1
-      isGoing = bisection.refused()
-    }
-    #expect(statements < 10)
-    #expect(bisection.left.flatMap { Array($0) }.sorted() == [0, 1, 2, 3, 4])
+    let result = run([0..<500, 500..<1_000], venom: Set(0..<1_000))
+    #expect(result.left == Array(0..<1_000))
+    #expect(result.statements < 30)
+  }
+
+  @Test("batches are cut by count and by size, and no element is lost")
+  func ranges() {
+    #expect(Bisection.ranges(of: [], count: 3, bytes: 10) == [])
+    #expect(Bisection.ranges(of: [1, 1, 1, 1], count: 3, bytes: 10) == [0..<3, 3..<4])
+    #expect(Bisection.ranges(of: [6, 4, 1], count: 3, bytes: 10) == [0..<2, 2..<3])
+    #expect(Bisection.ranges(of: [99, 1, 99], count: 3, bytes: 10) == [0..<1, 1..<2, 2..<3])
   }
 }
