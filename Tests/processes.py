@@ -94,11 +94,15 @@ class Simulator(Process):
     base_url: str
 
     def requests(self) -> list[dict[str, Any]]:
-        """What it has answered, one entry a request: its own books."""
-        with urllib.request.urlopen(f"{self.base_url}/__log", timeout=30) as response:  # noqa: S310
-            entries = [json.loads(line) for line in response]
+        """What it has answered, one entry a request: its own books. Waits until no request is on its way."""
+        waiting.until(lambda: json.loads(self._get("/health"))["in_flight"] == 0, "the simulator to be done")
+        entries = [json.loads(line) for line in self._get("/__log").splitlines()]
         assert not any("dropped" in entry for entry in entries), "the simulator's log was too short for this test"
         return entries
+
+    def _get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.base_url + path, timeout=30) as response:  # noqa: S310
+            return response.read()
 
     def announced_url(self, seconds: float = 30) -> str:
         """Waits until it says where it listens, and returns that address without a path."""

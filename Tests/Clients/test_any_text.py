@@ -216,9 +216,6 @@ def test_100000_rows_in_one_statement_are_all_answered(
     process = worker(database, concurrency=256)
     all_ended(database, 200)
     assert process.running
-    assert (
-        database.value("select count(*) from ai.generations where status = 'succeeded'")
-        == 100_000
-    )
+    assert database.value("select count(*) from ai.generations where status = 'succeeded'") == 100_000
     assert database.value("select count(*) from ai.llm_calls where cost = 0") == 100_000
     books_are_consistent(database)
