@@ -8,7 +8,7 @@ create table ai.providers (
   name       text        not null constraint providers_name check (name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'),
   dialect    text        not null constraint providers_dialect check (dialect ~ '^[a-z][a-z0-9_]{0,30}$'),
   base_url   text        not null default ''
-                         constraint providers_base_url check (base_url = '' or base_url ~ '^https?://[^[:space:]]+[^/[:space:]]$'),
+                         constraint providers_base_url check (base_url = '' or base_url ~ '^https?://[^/[:space:]]([^[:space:]]*[^/[:space:]])?$'),
   secret     text        constraint providers_secret check (secret ~ '^[A-Z][A-Z0-9_]*_(API_KEY|KEY|TOKEN)$'),
   headers    jsonb       not null default '{}' constraint providers_headers check (jsonb_typeof(headers) = 'object'),
   options    jsonb       not null default '{}' constraint providers_options check (jsonb_typeof(options) = 'object'),

@@ -4,11 +4,18 @@
 -- is announced is committed: the NOTIFY leaves with the transaction that wrote the event. LISTEN knows no row-level
 -- security, so channel names are capabilities: unguessable, and given only to who may see the generation.
 
+-- The one way in which a channel is named, from the key, the tenant and what it is about. Without a SET clause, so that it
+-- is inlined where thousands are named a second; granted to nobody.
+create or replace function ai.channel_name(p_key bytea, p_tenant uuid, p_about bytea) returns text
+language sql immutable parallel safe security invoker
+as $$ select 'ai_' || left(encode(sha256(p_key || uuid_send(p_tenant) || p_about), 'hex'), 40) $$;
+comment on function ai.channel_name(bytea, uuid, bytea) is 'Name of a channel: 160 bits that nobody knows without the key.';
+
 -- The channel of a generation's stream.
 create or replace function ai.stream_channel(p_tenant uuid, p_id uuid) returns name
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
-as $$ select ('ai_' || left(encode(sha256(k.key || uuid_send(p_tenant) || uuid_send(p_id)), 'hex'), 40))::name from ai.realtime_key k $$;
+as $$ select ai.channel_name(k.key, p_tenant, uuid_send(p_id))::name from ai.realtime_key k $$;
 comment on function ai.stream_channel(uuid, uuid) is 'Channel of a generation''s events. Not for apps: ai.subscribe(id).';
 
 -- The channel of all state changes of a member's generations.
@@ -16,7 +23,7 @@ create or replace function ai.member_channel(p_tenant uuid, p_user text) returns
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select ('ai_' || left(encode(sha256(k.key || uuid_send(p_tenant) || convert_to(p_user, 'UTF8') || '\x00'), 'hex'), 40))::name from ai.realtime_key k
+  select ai.channel_name(k.key, p_tenant, convert_to(p_user, 'UTF8') || '\x00')::name from ai.realtime_key k
 $$;
 comment on function ai.member_channel(uuid, text) is 'Channel of a member''s state changes. Not for apps: ai.subscribe().';
 
@@ -182,6 +189,7 @@ set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
+  v_key  bytea := (select k.key from ai.realtime_key k);
   v_sent bigint;
 begin
   if p_worker is null or jsonb_typeof(p_deltas) is distinct from 'array' then
@@ -200,7 +208,7 @@ begin
      where l.stream and (d.part is null or e.attempt is distinct from l.attempt or e.part < d.part)
     returning generation_id, seq, tenant_id, data
   )
-  select count(pg_notify(ai.stream_channel(e.tenant_id, e.generation_id),
+  select count(pg_notify(ai.channel_name(v_key, e.tenant_id, uuid_send(e.generation_id)),
                          ai.event_payload(e.generation_id, e.seq, 'delta', jsonb_build_object('text', e.data)))) into v_sent
     from events e;
   return query
@@ -212,7 +220,7 @@ $$;
 comment on function ai.worker_publish(uuid, jsonb) is
   'Stores and announces text of running attempts of this worker; gives the attempts that are no longer its.';
 
-revoke execute on function ai.stream_channel(uuid, uuid), ai.member_channel(uuid, text), ai.event_payload(uuid, integer, text, jsonb),
+revoke execute on function ai.channel_name(bytea, uuid, bytea), ai.stream_channel(uuid, uuid), ai.member_channel(uuid, text), ai.event_payload(uuid, integer, text, jsonb),
   ai.event_data(text, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(uuid), ai.check_visible(uuid),
   ai.read_stream(uuid, integer, integer), ai.worker_publish(uuid, jsonb) from public;
 grant execute on function ai.subscribe(uuid), ai.read_stream(uuid, integer, integer) to ai_user;

@@ -21,9 +21,11 @@ as $$
 declare
   v_now      timestamptz := ai.now();
   v_settings ai.settings;
+  v_key      bytea;
   v_done     record;
 begin
   select * into v_settings from ai.settings;
+  select k.key into v_key from ai.realtime_key k;
 
   with results as materialized (
     select distinct on (r.id, r.attempt) r.*, coalesce(r.output, '') as text, coalesce(r.tail, '') as rest
@@ -57,15 +59,17 @@ begin
            -- Handed back before anything was sent: no attempt at a provider, so nothing for the books.
            r.outcome = 'released' and r.signal is null and not coalesce(r.sent, false) as unsent,
            exists (select from ai.cancellations c where c.generation_id = l.generation_id) as cancel_requested,
-           ai.last_event(l.generation_id) as last_seq
+           coalesce((select e.seq from ai.stream_events e where e.generation_id = l.generation_id order by e.seq desc limit 1), 0) as last_seq
       from leases l
       join results r on r.id = l.generation_id and r.attempt = l.attempt
       left join ai.models m on m.id = l.model_id
       left join ai.providers v on v.id = m.provider_id
-      left join lateral (select c.class, c.action, c.billed
-                           from ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code,
-                                                    r.retry_after_ms is not null, l.stream and r.text <> '') c
-                          where r.signal is not null) f on true
+      -- In a CASE, because a function in FROM is called first and filtered then: most attempts have not failed.
+     cross join lateral (select case when r.signal is not null then
+                                  (select array[c.class, c.action, c.billed]
+                                     from ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code,
+                                                              r.retry_after_ms is not null, l.stream and r.text <> '') c) end as found offset 0) c
+     cross join lateral (select c.found[1] as class, c.found[2] as action, c.found[3] as billed) f
      cross join lateral (select ai.token_count(r.usage -> 'input') as input, coalesce(ai.token_count(r.usage -> 'cache_read'), 0) as cached,
                                 coalesce(ai.token_count(r.usage -> 'cache_write'), 0) as cache_write,
                                 coalesce(ai.token_count(r.usage -> 'cache_write_1h'), 0) as cache_write_1h,
@@ -170,9 +174,10 @@ begin
          (select count(pg_notify(n.channel, n.payload))
             from (select c.channel, c.payload
                     from (select n.*, ai.event_payload(n.generation_id, n.seq, n.type, n.data || n.state) as payload from news n) n
-                   cross join lateral (select ai.stream_channel(n.tenant_id, n.generation_id) as channel, n.payload
+                   cross join lateral (select ai.channel_name(v_key, n.tenant_id, uuid_send(n.generation_id)) as channel, n.payload
                                        union all
-                                       select ai.member_channel(n.tenant_id, n.user_id), n.payload where n.type <> 'delta') c
+                                       select ai.channel_name(v_key, n.tenant_id, convert_to(n.user_id, 'UTF8') || '\x00'), n.payload
+                                        where n.type <> 'delta') c
                    order by n.generation_id, n.seq) n) as notified
     into v_done;
 

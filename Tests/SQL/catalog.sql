@@ -88,7 +88,7 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
   'no function may be called by everybody');
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit.
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'uuid_v7', 'ask'],
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask'],
   'the functions without a search_path of their own');
 select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
   array['sees_tenant', 'is_tenant_admin', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');

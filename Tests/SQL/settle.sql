@@ -100,6 +100,9 @@ select is((t.generation(:'g')).error, null, 'nothing is left of the error');
 select is((t.generation(:'g')).input_tokens, 1000, 'tokens are those of the last attempt');
 select is((select sum(cost) from ai.llm_calls where generation_id = :'g'), (t.generation(:'g')).cost, 'as the books say');
 
+select results_eq(format('select ttft_ms, latency_ms from ai.llm_calls where generation_id = %L', :'g'), $$ values (null::integer, null::integer), (null, null) $$, 'a time that was not reported is null');
+select is((t.generation(:'g')).ttft_ms, null, 'in the generation, too');
+
 -- Attempts end
 select t.start(:'w') as g \gset
 create function t.fail_until_the_end(p_worker uuid, p_id uuid) returns integer language plpgsql as $$
