@@ -1,7 +1,6 @@
-import Synchronization
-
 import CCurl
 import Glibc
+import Synchronization
 
 /// What other threads ask of the transfer thread, and the event descriptor that wakes it.
 final class Inbox: Sendable {

@@ -111,7 +111,8 @@ final class TransferLoop {
     active[id] = exchange
     let code = curl_multi_add_handle(multi, exchange.easy)
     if code != CURLM_OK {
-      end(exchange, failure: TransferFailure(kind: .other, message: "libcurl error \(code.rawValue)"))
+      end(
+        exchange, failure: TransferFailure(kind: .other, message: "libcurl error \(code.rawValue)"))
     }
   }
 
@@ -173,7 +174,8 @@ final class TransferLoop {
     if what == CURL_POLL_REMOVE {
       _ = martlet_epoll_forget(epoll, socket)
     } else {
-      _ = martlet_epoll_watch(epoll, socket, what & CURL_POLL_IN != 0, what & CURL_POLL_OUT != 0, known)
+      _ = martlet_epoll_watch(
+        epoll, socket, what & CURL_POLL_IN != 0, what & CURL_POLL_OUT != 0, known)
     }
   }
 

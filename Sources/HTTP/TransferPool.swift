@@ -1,7 +1,6 @@
+import CCurl
 import Glibc
 import Synchronization
-
-import CCurl
 
 /// Runs any number of HTTP transfers on one thread of its own, with one pool of kept connections.
 ///

@@ -85,7 +85,9 @@ private func lines(_ pieces: [[UInt8]], limit: Int = 1 << 20) throws -> [String]
   func property() throws {
     let seed = UInt64.random(in: 0 ... .max)
     var random = Seeded(seed)
-    let parts = ["data: ", "data:", "event: e", "\n", "\r", "\r\n", ":", "x", "ä", " ", "\n\n", "id: 3"]
+    let parts = [
+      "data: ", "data:", "event: e", "\n", "\r", "\r\n", ":", "x", "ä", " ", "\n\n", "id: 3",
+    ]
     for _ in 0..<3_000 {
       let input = (0..<Int.random(in: 1...30, using: &random)).map { _ in
         parts.randomElement(using: &random)!

@@ -49,7 +49,10 @@ final class TestServer: Sendable {
     }
   }
 
-  func stop() { shutdown(listener, Int32(SHUT_RDWR)); Glibc.close(listener) }
+  func stop() {
+    shutdown(listener, Int32(SHUT_RDWR))
+    Glibc.close(listener)
+  }
 
   static func thread(_ body: @escaping @Sendable () -> Void) {
     var attributes = pthread_attr_t()

@@ -27,7 +27,8 @@ private func run(
     let server = TestServer { connection in
       guard let request = connection.request() else { return }
       connection.respond(
-        String(decoding: request.body, as: UTF8.self), headers: ["X-One:  a ", "x-one: b", "Empty:"])
+        String(decoding: request.body, as: UTF8.self),
+        headers: ["X-One:  a ", "x-one: b", "Empty:"])
     }
     defer { server.stop() }
     let (outcome, recorder) = try await run(post(server.url + "/path?q=1", "hello"))
@@ -424,6 +425,8 @@ private let zeros: [UInt8] = {
     for _ in 0..<8 { crc = crc >> 1 ^ (crc & 1 == 1 ? 0xedb8_8320 : 0) }
   }
   crc = ~crc
-  func little(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) } }
+  func little(_ value: UInt32) -> [UInt8] {
+    (0..<4).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }
+  }
   return [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff] + deflate + little(crc) + little(100_000)
 }()
