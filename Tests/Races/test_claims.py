@@ -144,6 +144,25 @@ def test_a_worker_that_was_declared_dead_can_change_nothing(database: Database, 
     assert [(row["status"], row["n"]) for row in books] == [("abandoned", 10), ("succeeded", 10)]
 
 
+def test_a_worker_cannot_report_on_an_older_attempt_of_its_own(database: Database, member: Member) -> None:
+    ask(database, member, 10)
+    worker = PlainWorker(database)
+    first = worker.claim(10)
+    assert len(first) == 10
+    failed = worker.settle(first, outcome="failed", signal="http", http_status=503, output="")
+    assert set(failed.values()) == {"requeued"}
+    database.execute("update ai.delayed set due_at = now()")
+    second = worker.claim(10, look_at_everything=True)
+    assert {one.attempt for one in second} == {2}
+
+    assert set(worker.settle(first, output="of the first attempt").values()) == {"stale"}
+    assert worker.publish(first[0], "of the first attempt") == [first[0]]
+    assert database.value("select count(*) from ai.leases") == 10
+    assert set(worker.settle(second, output="of the second").values()) == {"ended"}
+    assert database.value("select count(*) from ai.generations where output = 'of the second'") == 10
+    assert database.value("select count(*) from ai.llm_calls") == 20
+
+
 def test_a_rescue_and_a_settle_at_the_same_moment_do_not_both_count(
     database: Database, member: Member, dice: random.Random
 ) -> None:
