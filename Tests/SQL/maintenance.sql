@@ -68,6 +68,18 @@ select is(t.die_until_the_end(:'plain', :'live'), 4, 'five attempts (one was mad
 select is((t.generation(:'plain')).error ->> 'class', 'abandoned', 'and why');
 select is((select count(*) from ai.llm_calls where generation_id = :'plain' and status = 'abandoned'), 5::bigint, 'each on the books');
 
+-- The last attempt dies half-way: what subscribers saw is kept
+update ai.settings set max_attempts = 1;
+select t.worker('half-way') as dead \gset
+select t.ask(p_stream => true) as g \gset
+select count(*) from t.claim(:'dead') \g /dev/null
+select count(*) from ai.worker_publish(:'dead', jsonb_build_array(jsonb_build_object('id', :'g', 'attempt', 1, 'part', 1, 'text', 'Becau'))) \g /dev/null
+select t.pass('16 s');
+select ai.worker_maintain(:'live') \g /dev/null
+select results_eq(format('select status, output, error ->> ''class'' from ai.generations where id = %L', :'g'), $$ values ('failed', 'Becau', 'abandoned') $$, 'it failed with what had arrived');
+select is(t.events(:'g'), '1:running 2:delta=Becau', 'and nobody is told to forget it');
+update ai.settings set max_attempts = 5;
+
 -- A graceful stop
 select t.worker('stops') as w, t.worker('stays') as stays \gset
 select t.ask('0123456789') as g, t.ask('0123456789') as g2 \gset
