@@ -41,6 +41,19 @@ package struct TransferOutcome: Sendable {
   package var bytesSent: Int
   /// Whether the connection had served an earlier transfer.
   package var reusedConnection: Bool
+
+  package init(
+    failure: TransferFailure?, requestSent: Bool, firstByte: Double?, total: Double,
+    bytesReceived: Int, bytesSent: Int, reusedConnection: Bool
+  ) {
+    self.failure = failure
+    self.requestSent = requestSent
+    self.firstByte = firstByte
+    self.total = total
+    self.bytesReceived = bytesReceived
+    self.bytesSent = bytesSent
+    self.reusedConnection = reusedConnection
+  }
 }
 
 /// Why a transfer gave no complete response.

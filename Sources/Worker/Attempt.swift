@@ -155,8 +155,15 @@ final class Attempt: TransferSink, @unchecked Sendable {
     let isCancelled = ending == .cancelled
     var settlement = Settlement(fence: fence, outcome: isCancelled ? .cancelled : .released)
     let words = isCancelled ? "cancelled" : "the worker stopped before the answer was complete"
-    guard case .failure(var failure) = reader.finish(.broken(.reset, words)) else {
+    var failure: Failure
+    switch reader.finish(.broken(.reset, words)) {
+    case .success(let reply):
+      // All of it had come; only the connection was still open. A cancelled one is paid for, too.
+      settlement.reply = reply
+      if !isCancelled { settlement.outcome = .succeeded }
       return settlement
+    case .failure(let reason):
+      failure = reason
     }
     settlement.reply = failure.partial
     if !isCancelled, outcome.requestSent || outcome.bytesReceived > 0 {
