@@ -9,7 +9,7 @@ create table ai.tenants (
   created_at timestamptz not null default now()
 );
 comment on table ai.tenants is 'The unit of isolation.';
-comment on column ai.tenants.enabled is 'false: its members are nobody; what is queued is not claimed.';
+comment on column ai.tenants.enabled is 'false: its members are nobody; what they have queued ends as rejected.';
 
 create table ai.members (
   tenant_id  uuid        not null constraint members_tenant_fkey references ai.tenants (id),

@@ -53,13 +53,12 @@ create table ai.prices (
   model_id   bigint      not null constraint prices_model_fkey references ai.models (id),
   valid_from timestamptz not null default '-infinity',
   valid_to   timestamptz not null default 'infinity',
-  currency   text        not null default 'USD' constraint prices_currency check (currency ~ '^[A-Z]{3}$'),
   rates      jsonb       not null,
   created_at timestamptz not null default now(),
   constraint prices_validity check (valid_from < valid_to),
   constraint prices_version_key unique (model_id, valid_from)
 );
-comment on table ai.prices is 'Price versions of a model. Insert a new one with its valid_from; the one before it ends there by itself.';
+comment on table ai.prices is 'Price versions of a model, all in one currency, that of your books. Insert a new one with its valid_from; the one before it ends there by itself.';
 comment on column ai.prices.rates is
   'Money per million tokens by class: {"input": 0.15, "cache_read": 0.075, "cache_write": 0.15, "cache_write_1h": 0.3, "output": 0.6, "reasoning": 0.6}.';
 

@@ -38,7 +38,7 @@ create table ai.generations (
   last_seq        integer     not null default 0,
   ttft_ms         integer,
   latency_ms      integer,
-  created_at      timestamptz not null default now(),
+  created_at      timestamptz not null default statement_timestamp(),
   started_at      timestamptz,
   finished_at     timestamptz,
   constraint generations_pkey primary key (tenant_id, id)

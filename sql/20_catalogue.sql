@@ -71,7 +71,7 @@ begin
   end if;
 
   if tg_op = 'UPDATE' then
-    if (new.id, new.rates, new.currency, new.model_id, new.valid_from) is distinct from (old.id, old.rates, old.currency, old.model_id, old.valid_from) then
+    if (new.id, new.rates, new.model_id, new.valid_from) is distinct from (old.id, old.rates, old.model_id, old.valid_from) then
       raise exception 'a price version is not changed, it is replaced'
         using errcode = 'PT409', hint = 'Insert a new row with its valid_from; this one ends there by itself.';
     end if;

@@ -79,6 +79,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_settings record;
+  v_named    boolean;
   v_bytes    bigint;
   v_hash     bytea;
   v_known    record;
@@ -87,17 +88,19 @@ begin
     return new;  -- a restore: only an owner can have written that column
   end if;
 
+  v_named := new.tenant_id is not null or new.user_id is not null;
   if new.tenant_id is null then
-    select i.tenant_id, i.user_id into new.tenant_id, new.user_id from ai.identity() i;
+    select i.tenant_id, coalesce(new.user_id, i.user_id) into new.tenant_id, new.user_id from ai.identity() i;
     if new.tenant_id is null then
       raise exception 'this session is nobody: no generation can be asked for'
         using errcode = 'PT401', detail = (select w.why from ai.whoami() w),
               hint = 'insert into ai.role_bindings (role_name, tenant_id, user_id) values (…), or come with the JWT of a member.';
     end if;
-  elsif not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id
-                     where m.tenant_id = new.tenant_id and m.user_id = new.user_id and m.enabled and t.enabled) then
+  end if;
+  if v_named and not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id
+                              where m.tenant_id = new.tenant_id and m.user_id = new.user_id and m.enabled and t.enabled) then
     raise exception 'no such member in this tenant'
-      using errcode = 'PT403', hint = 'Who asks on behalf of a member names tenant_id and user_id of an enabled row of ai.members.';
+      using errcode = 'PT403', hint = 'Who asks on behalf of a member names an enabled row of ai.members by user_id, and tenant_id where it is not the own.';
   end if;
 
   select max_input_bytes, default_profile, deadline_ms into v_settings from ai.settings;
@@ -151,7 +154,7 @@ begin
       raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'PT400';
     end if;
     v_hash := sha256(convert_to(jsonb_build_array(new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params,
-      new.stream, new.priority, new.run_after, new.deadline_ms, new.metadata)::text, 'UTF8'));
+      new.stream, new.priority, extract(epoch from new.run_after), new.deadline_ms, new.metadata)::text, 'UTF8'));
     insert into ai.idempotency_keys (tenant_id, key, generation_id, input_hash)
     values (new.tenant_id, new.idempotency_key, new.id, v_hash)
     on conflict do nothing;

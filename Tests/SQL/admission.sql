@@ -143,5 +143,22 @@ select t.complaint(format('insert into ai.generations (prompt, messages, model) 
 reset session authorization;
 select unalike(:'a' || :'b' || :'c', '%SECRETPROMPT%', 'no error repeats the input');
 
+-- An admin who names a user asks for that user of the own tenant
+set local session authorization mtap_adm;
+insert into ai.generations (prompt, user_id) values ('x', 'shared') returning user_id as u \gset
+select is(:'u'::text, 'shared', 'a user_id that an admin names is not replaced by the admin''s own');
+select throws_ok($$ insert into ai.generations (prompt, user_id) values ('x', 'no such') $$, 'PT403', null, 'nor is one who is no member');
+reset session authorization;
+
+-- One statement over more lanes than a transaction could lock
+with tenant as (insert into ai.tenants (name) select 'mtap-many-' || n from generate_series(1, 2000) n returning id),
+     member as (insert into ai.members (tenant_id, user_id) select id, 'u' from tenant returning tenant_id, user_id)
+select count(*) from member \g /dev/null
+insert into ai.generations (tenant_id, user_id, prompt) select tenant_id, user_id, 'x' from ai.members where user_id = 'u' \g /dev/null
+select is((select count(distinct a.tenant_id) from ai.active_lanes a join ai.members m on m.tenant_id = a.tenant_id and m.user_id = 'u'), 2000::bigint,
+          'a statement over 2,000 tenants lists the lanes of all of them');
+select cmp_ok((select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and classid = 1634300002), '<', 100::bigint,
+              'without a lock for each');
+
 select * from finish();
 rollback;

@@ -78,5 +78,13 @@ select is((select count(*) from ai.idempotency_keys where tenant_id = t.alpha())
 select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'refused', model => 'no/such' $$), 'PT404', 'a refused question');
 select isnt(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'refused' $$), 'PT409', 'may be mended and asked with the same key');
 
+-- The same moment, said in another time zone, is the same input
+set local session authorization mtap_ann;
+set local timezone = 'UTC';
+select ai.generate('x', run_after => '2020-01-01 00:00+00', idempotency_key => 'zone') as g \gset
+set local timezone = 'Asia/Tokyo';
+select is(ai.generate('x', run_after => '2020-01-01 00:00+00', idempotency_key => 'zone'), :'g'::uuid, 'a key does not depend on the time zone');
+reset session authorization;
+
 select * from finish();
 rollback;

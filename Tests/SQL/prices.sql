@@ -15,7 +15,6 @@ select throws_ok(format('insert into ai.prices (model_id, rates) values (%s, %L)
                ('{"input": 1, "output": 1, "cached": 1}', 'PT400'), ('{"input": 1, "output": 1, "cache_read": {}}', 'PT400'), ('{"Input": 1, "output": 1}', 'PT400'),
                ('[1, 2]', 'PT400'), ('7', 'PT400'), ('"x"', 'PT400'), ('null', 'PT400')) v (rates, state);
 select throws_ok(format('insert into ai.prices (model_id, rates) values (%s, null)', :m), '23502', null, 'no rates');
-select throws_ok(format('insert into ai.prices (model_id, rates, currency) values (%s, %L, ''usd'')', :m, '{"input": 1, "output": 1}'), '23514', null, 'a currency has three capitals');
 select throws_ok(format('insert into ai.prices (model_id, rates) values (-1, %L)', '{"input": 1, "output": 1}'), '23503', null, 'a price of no model');
 select throws_ok(format('insert into ai.prices (model_id, rates) values (%s, %L)', :v, '{"output": 1}'), 'PT400', null, 'an embedding needs a rate for input');
 select lives_ok(format('insert into ai.prices (model_id, rates) values (%s, %L)', :v, '{"input": 0.02}'), 'and no other');
@@ -39,7 +38,7 @@ select throws_ok(format($$ insert into ai.prices (model_id, rates, valid_from, v
 
 -- No version is changed
 select throws_ok(format('update ai.prices set %s where model_id = %s and valid_from = ''-infinity''', change, :m), 'PT409', null, format('no change: %s', change))
-  from (values ($$rates = '{"input": 9, "output": 1}'$$), ($$rates = '{"input": 1, "output": 1, "reasoning": 1}'$$), ($$currency = 'EUR'$$),
+  from (values ($$rates = '{"input": 9, "output": 1}'$$), ($$rates = '{"input": 1, "output": 1, "reasoning": 1}'$$),
                ($$valid_from = now() - interval '1 year'$$), (format('model_id = %s', :v)), ($$valid_to = 'infinity'$$), ($$valid_to = now() + interval '3 days'$$)) v (change);
 select lives_ok(format($$ update ai.prices set valid_to = now() + interval '12 hours' where model_id = %s and valid_from = '-infinity' $$, :m),
                 'a version by which nothing was billed then may end earlier');
