@@ -48,6 +48,9 @@ FAULTS = [
     Fault("empty;times=1", "succeeded", [("failed", 200, "malformed", True), OK]),
     Fault("embedded_error=0;times=1", "succeeded", [("failed", 200, "transient", True), OK]),
     Fault("status=400;should_retry=true;times=1", "succeeded", [("failed", 400, "permanent", False), OK]),
+    # A whole answer that breaks off has been seen by nobody.
+    Fault("reset_after=3;times=1", "succeeded", [("failed", 200, "unknown", True), OK], streams=(False,)),
+    Fault("truncate_after=3;times=1", "succeeded", [("failed", 200, "unknown", True), OK], streams=(False,)),
     # Not tried again.
     Fault("status=400", "failed", [("failed", 400, "permanent", False)]),
     Fault("status=401", "failed", [("failed", 401, "credentials", False)]),
@@ -61,9 +64,9 @@ FAULTS = [
     Fault("status=429;retry_after=3600", "failed", [("failed", 429, "rate", False)]),
     Fault("html", "failed", [("failed", 200, "malformed", True)]),
     Fault("malformed", "failed", [("failed", 200, "malformed", True)], streams=(False,)),
-    # Text had arrived: a second answer would contradict what a subscriber has seen, and be paid for twice.
-    Fault("reset_after=3", "failed", [("failed", 200, "partial", True)]),
-    Fault("truncate_after=3", "failed", [("failed", 200, "partial", True)]),
+    # Text was shown: a second answer would contradict it.
+    Fault("reset_after=3", "failed", [("failed", 200, "partial", True)], streams=(True,)),
+    Fault("truncate_after=3", "failed", [("failed", 200, "partial", True)], streams=(True,)),
     Fault("end_after=3", "failed", [("failed", 200, "partial", True)], streams=(True,)),
     Fault("embedded_error=3", "failed", [("failed", 200, "partial", True)], streams=(True,)),
     # Slow, but right.

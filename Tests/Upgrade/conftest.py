@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ def packaged(server: str, martlet_bin: Path) -> Iterator[Packaged]:
         yield from _install(server, martlet_bin)
         return
     state = subprocess.run([REPOSITORY / "scripts/state"], capture_output=True, text=True, check=True).stdout.strip()
-    folder = tempfile.mkdtemp(prefix="run.extension.", dir=state)
+    folder = tempfile.mkdtemp(prefix=f"run.{os.getpid()}.", dir=state)
     Path(folder).chmod(0o755)
     own = [REPOSITORY / "scripts/server", folder]
     try:
