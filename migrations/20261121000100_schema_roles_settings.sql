@@ -127,7 +127,7 @@ comment on column ai.settings.backoff_base_ms is 'The first retry waits up to th
 comment on column ai.settings.backoff_cap_ms is 'No backoff is longer. A Retry-After of the provider may be, up to retry_after_cap_ms.';
 comment on column ai.settings.retry_after_cap_ms is 'A provider that asks for a longer wait is not waited for.';
 comment on column ai.settings.deadline_ms is 'Time from run_after (or the insert) to the end of a generation that names none.';
-comment on column ai.settings.max_input_bytes is 'Size of prompt, or messages as text, plus params; one byte more is PT413.';
+comment on column ai.settings.max_input_bytes is 'Size of prompt, or messages as text, plus params (none: nothing) and metadata; one byte more is PT413.';
 comment on column ai.settings.default_profile is 'Profile of a chat that names neither model nor profile.';
 comment on column ai.settings.idempotency_days is 'How long an idempotency key is remembered.';
 

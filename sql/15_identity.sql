@@ -46,6 +46,9 @@ begin
     raise exception 'the subject of this token is not a string' using errcode = 'PT401';
   end if;
 
+  if coalesce(jsonb_typeof(v_claims -> 'app_metadata'), 'null') not in ('object', 'null') then
+    raise exception 'app_metadata of this token is not an object' using errcode = 'PT401';
+  end if;
   -- app_metadata is written by the operator; user_metadata, which its user may write, is never looked at.
   v_tenant := coalesce(v_claims #>> '{app_metadata,tenant_id}', v_claims ->> 'tenant_id');
 

@@ -63,7 +63,9 @@ as $$
 declare
   v_class text;
 begin
-  if tg_op = 'DELETE' then
+  if tg_op = 'TRUNCATE' then
+    raise exception 'price versions are not truncated' using errcode = 'PT409', detail = 'What was billed by them could not be derived again.';
+  elsif tg_op = 'DELETE' then
     if exists (select from ai.llm_calls c where c.price_id = old.id and c.created_at >= old.valid_from and c.created_at < old.valid_to) then
       raise exception 'calls were billed by this price version' using errcode = 'PT409', hint = 'Set its valid_to, or insert the one that follows it.';
     end if;
@@ -114,6 +116,8 @@ revoke execute on function ai.version_price() from public;
 
 create or replace trigger version_price before insert or update or delete on ai.prices
   for each row execute function ai.version_price();
+create or replace trigger keep_prices before truncate on ai.prices
+  for each statement execute function ai.version_price();
 
 drop policy if exists visible on ai.providers;
 create policy visible on ai.providers for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));

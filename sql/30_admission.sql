@@ -103,12 +103,16 @@ begin
       using errcode = 'PT403', hint = 'Who asks on behalf of a member names an enabled row of ai.members by user_id, and tenant_id where it is not the own.';
   end if;
 
+  if new.kind not in ('chat', 'embedding') or new.priority not in ('high', 'normal', 'low') then
+    raise exception 'kind is chat or embedding, priority is high, normal or low' using errcode = 'PT400';
+  end if;
   select max_input_bytes, default_profile, deadline_ms into v_settings from ai.settings;
 
   if (new.prompt is null) = (new.messages is null) then
     raise exception 'a generation needs either prompt or messages' using errcode = 'PT400';
   end if;
-  v_bytes := octet_length(coalesce(new.prompt, '')) + coalesce(octet_length(new.messages::text), 0) + octet_length(new.params::text);
+  v_bytes := octet_length(coalesce(new.prompt, '')) + coalesce(octet_length(new.messages::text), 0)
+           + coalesce(octet_length(nullif(new.params, '{}')::text), 0) + coalesce(octet_length(new.metadata::text), 0);
   if v_bytes > v_settings.max_input_bytes then
     raise exception 'the input is too long'
       using errcode = 'PT413', detail = format('%s bytes; the limit is %s.', v_bytes, v_settings.max_input_bytes),

@@ -36,17 +36,22 @@ end
 $$;
 comment on function ai.worker_heartbeat(uuid) is 'Says that a worker lives; false if it was declared dead meanwhile.';
 
--- Waits until no insert is in flight, then holds the handshake lock on this session until ai.worker_wake(). Blocks as
--- long as the longest inserting transaction: on a connection of its own.
-create or replace function ai.worker_sleep() returns void
+-- Waits until no insert is in flight, then holds the handshake lock on this session until ai.worker_wake(). True: held.
+-- False: not granted within 2 s, because an inserting transaction is open or another worker holds it; ask again. The time
+-- is caught here, so that waiting leaves no errors in the server's log. Blocks: on a connection of its own.
+create or replace function ai.worker_sleep() returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 begin
   perform pg_advisory_lock(1634300001, 0);
+  return true;
+exception when lock_not_available then
+  return false;
 end
 $$;
-comment on function ai.worker_sleep() is 'Takes the handshake lock: from now on every insert notifies ai_work.';
+comment on function ai.worker_sleep() is 'Takes the handshake lock: from then on every insert notifies ai_work. False where it was not granted within 2 s.';
 
 create or replace function ai.worker_wake() returns void
 language plpgsql volatile security definer

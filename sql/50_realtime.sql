@@ -87,10 +87,9 @@ set search_path = pg_catalog, pg_temp
 as $$ select coalesce((select e.seq from ai.stream_events e where e.generation_id = p_id order by e.seq desc limit 1), 0) $$;
 comment on function ai.last_event(uuid) is 'Sequence number of a generation''s last stored event; 0: none.';
 
--- The channel on which a generation's events are announced, or, without an id, that of the state changes of all of the
--- caller's own generations. LISTEN first, then read: ai.read_stream(id) gives what came before.
--- Raises PT401 for nobody, PT404 for a generation that the caller does not see.
-create or replace function ai.subscribe(p_id uuid default null) returns text
+-- The channel of the state changes (running of streamed ones, retry, reset, end) of all of the caller's own generations.
+-- Raises PT401 for nobody.
+create or replace function ai.subscribe() returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -101,15 +100,10 @@ begin
   if v_me.tenant_id is null then
     raise exception 'this session is nobody: it has nothing to subscribe to' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
   end if;
-  if p_id is null then
-    return ai.member_channel(v_me.tenant_id, v_me.user_id);
-  end if;
-  perform ai.check_visible(p_id);
-  return ai.stream_channel(v_me.tenant_id, p_id);
+  return ai.member_channel(v_me.tenant_id, v_me.user_id);
 end
 $$;
-comment on function ai.subscribe(uuid) is
-  'The channel to LISTEN to for a generation''s events; without an id, for the ends and retries of all the caller''s generations.';
+comment on function ai.subscribe() is 'The channel to LISTEN to for the state changes of all the caller''s generations.';
 
 -- Raises PT401, PT404 unless the caller sees the generation: its own, or any of the tenant for developers and admins.
 create or replace function ai.check_visible(p_id uuid) returns uuid
@@ -131,6 +125,14 @@ begin
 end
 $$;
 comment on function ai.check_visible(uuid) is 'Gives the caller''s tenant; PT404 unless the caller may see this generation.';
+
+-- The channel on which a generation's events are announced. LISTEN first, then read: ai.read_stream(id) gives what came
+-- before. Raises PT401 for nobody, PT404 for a generation that the caller does not see, or null.
+create or replace function ai.subscribe(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select ai.stream_channel(ai.check_visible(p_id), p_id) $$;
+comment on function ai.subscribe(uuid) is 'The channel to LISTEN to for a generation''s events. PT404 where the caller may not see it.';
 
 -- The events after p_after_seq, in order, at most 1,000; the last is `end` once the generation has ended. With
 -- p_wait_ms (0 to 30000) it waits that long for the first of them, for callers that cannot LISTEN; it holds no lock
@@ -221,7 +223,7 @@ comment on function ai.worker_publish(uuid, jsonb) is
   'Stores and announces text of running attempts of this worker; gives the attempts that are no longer its.';
 
 revoke execute on function ai.channel_name(bytea, uuid, bytea), ai.stream_channel(uuid, uuid), ai.member_channel(uuid, text), ai.event_payload(uuid, integer, text, jsonb),
-  ai.event_data(text, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(uuid), ai.check_visible(uuid),
+  ai.event_data(text, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(), ai.subscribe(uuid), ai.check_visible(uuid),
   ai.read_stream(uuid, integer, integer), ai.worker_publish(uuid, jsonb) from public;
-grant execute on function ai.subscribe(uuid), ai.read_stream(uuid, integer, integer) to ai_user;
+grant execute on function ai.subscribe(), ai.subscribe(uuid), ai.read_stream(uuid, integer, integer) to ai_user;
 grant execute on function ai.worker_publish(uuid, jsonb) to ai_worker;

@@ -19,6 +19,7 @@ set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
+  c_late     constant jsonb := '{"class": "deadline", "code": "PT504", "hint": "No answer within deadline_ms."}';
   v_now      timestamptz := ai.now();
   v_settings ai.settings;
   v_key      bytea;
@@ -127,7 +128,8 @@ begin
   ), ended as (
     update ai.generations g
        set status = d.status, output = nullif(d.text, ''), output_message = d.message, embedding = d.embedding::text::ai.embedding,
-           finish_reason = d.finish_reason, error = d.error, provider = d.provider, model_used = coalesce(d.model_used, d.model),
+           finish_reason = d.finish_reason, error = case when d.status = 'failed' and d.deadline_at <= v_now then d.error || c_late else d.error end,
+           provider = d.provider, model_used = coalesce(d.model_used, d.model),
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
            cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,
            last_seq = d.last_seq + d.tails + 1,

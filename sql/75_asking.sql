@@ -57,6 +57,9 @@ begin
       using errcode = 'PT400', detail = 'It commits the question, so that a worker can see it, and then waits for the answer.',
             hint = 'Call it in autocommit, or use ai.generate() and read ai.generations later.';
   end if;
+  if timeout_ms is null or timeout_ms not between 1 and 86400000 then
+    raise exception 'timeout_ms must be from 1 to 86400000' using errcode = 'PT400';
+  end if;
   v_id := ai.generate(prompt => question, model => model, profile => profile);
   commit;
   loop

@@ -82,6 +82,8 @@ struct ClaimMachine: Sendable {
   private var emptyWhileIdle = false
   private var notBefore: Instant?
   private var suspect: (since: Instant, rows: Int)?
+  /// A notification came while the claim was under way: it may be that of the rows it brings.
+  private var notifiedWhileClaiming = false
   /// Rows that only the safety poll found.
   private(set) var safetyPollFound = 0
 
@@ -94,6 +96,7 @@ struct ClaimMachine: Sendable {
 
   mutating func notified() {
     suspect = nil
+    notifiedWhileClaiming = true
     if fresh == nil || fresh == .sweep { fresh = .notified }
     emptyWhileIdle = false
   }
@@ -147,7 +150,7 @@ struct ClaimMachine: Sendable {
       due = header.waitMilliseconds.map { now + .milliseconds($0) }
       retries = header.retries ?? 0
     }
-    if claim.reason == .safety && rows > 0 { suspect = (now, rows) }
+    if claim.reason == .safety && rows > 0 && !notifiedWhileClaiming { suspect = (now, rows) }
     let isInRow = lastClaim.map { now - $0 <= Self.streakGap } ?? false
     streak = rows > 0 ? (isInRow ? streak + 1 : 1) : 0
     fulls = rows >= claim.limit ? fulls + 1 : 0
@@ -241,6 +244,7 @@ struct ClaimMachine: Sendable {
     _ reason: Reason?, _ room: Int, _ isIdle: Bool, _ now: Instant
   ) -> Action {
     if reason != nil { lastFresh = now }
+    notifiedWhileClaiming = false
     let limit = min(room, largestClaim)
     claiming = (limit, reason, isIdle)
     return .claim(limit: limit, reason: reason)

@@ -40,24 +40,22 @@ struct Handshake {
     await link.close()
   }
 
-  /// Takes the lock. False: not in this try. Waiting is bounded, so that a worker that stops is not
-  /// held up: a request to cancel that comes just before the statement has no effect.
+  /// Takes the lock. False: not in this try. The database bounds the wait, so that a worker that stops
+  /// is not held up: a request to cancel that comes just before the statement has no effect.
   private func sleep(_ link: Link) async throws(PostgresError) -> Bool {
     let connection = try await link.open()
-    try await link.query("set lock_timeout = '2s'", [])
-    let failure: PostgresError? = await withTaskCancellationHandler {
+    let outcome: Result<Bool, PostgresError> = await withTaskCancellationHandler {
       do throws(PostgresError) {
-        try await link.query("select ai.worker_sleep()", [])
-        return nil
+        let granted = try await link.query("select ai.worker_sleep()", [])
+        return .success(granted.bool(0, 0) ?? false)
       } catch {
-        return error
+        return .failure(error)
       }
     } onCancel: {
       connection.cancel()
     }
-    guard let failure else { return true }
-    // Lock not available, or cancelled: the connection is as good as before.
-    if failure.sqlState == "55P03" || failure.sqlState == "57014" { return false }
-    throw failure
+    // Cancelled: the connection is as good as before.
+    if case .failure(let error) = outcome, error.sqlState == "57014" { return false }
+    return try outcome.get()
   }
 }

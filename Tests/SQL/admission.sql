@@ -32,7 +32,7 @@ select is(t.try(columns), expected, format('%s: %s', columns, expected))
     ('prompt, model = ''x'', ''no/such''', 'PT404'), ('prompt, model = ''x'', ''''', 'PT404'), ('prompt, model = ''x'', ''MTAP/ONE''', 'PT404'), ('prompt, model = ''x'', ''mtap/embed''', 'PT404'),
     ('prompt, model, kind = ''x'', ''mtap/embed'', ''embedding''', 'ok'), ('prompt, model, kind = ''x'', ''mtap/one'', ''embedding''', 'PT404'),
     ('prompt, kind = ''x'', ''embedding''', 'ok'), ('messages, model, kind = ''[{"role": "user", "content": "x"}]'', ''mtap/embed'', ''embedding''', 'PT400'),
-    ('prompt, model, kind, stream = ''x'', ''mtap/embed'', ''embedding'', true', 'PT400'), ('prompt, kind = ''x'', ''poem''', 'PT404')) v (columns, expected);
+    ('prompt, model, kind, stream = ''x'', ''mtap/embed'', ''embedding'', true', 'PT400'), ('prompt, kind = ''x'', ''poem''', 'PT400')) v (columns, expected);
 
 -- Messages
 select is(t.try_messages(messages), expected, format('messages %s: %s', left(messages, 90), expected))
@@ -58,14 +58,16 @@ select is(t.try('messages = ''[{"role": '''), '22P02', 'JSON that is none');
 -- Size: at the limit and one byte beyond, in bytes and not in characters
 reset session authorization;
 update ai.settings set max_input_bytes = 100;
-select is(t.try(format('prompt, model = %L, ''mtap/one''', prompt)), expected, format('%s characters, %s bytes and two of params: %s', length(prompt), octet_length(prompt), expected))
-  from (values (repeat('x', 98), 'ok'), (repeat('x', 99), 'PT413'), (repeat('ü', 49), 'ok'), (repeat('ü', 50), 'PT413'), (repeat('😀', 24), 'ok'), (repeat('😀', 25), 'PT413')) v (prompt, expected);
+select is(t.try(format('prompt, model = %L, ''mtap/one''', prompt)), expected, format('%s characters, %s bytes: %s', length(prompt), octet_length(prompt), expected))
+  from (values (repeat('x', 100), 'ok'), (repeat('x', 101), 'PT413'), (repeat('ü', 50), 'ok'), (repeat('ü', 51), 'PT413'), (repeat('😀', 25), 'ok'), (repeat('😀', 26), 'PT413')) v (prompt, expected);
 select is(t.try(format('prompt, params, model = ''x'', %L, ''mtap/one''', jsonb_build_object('user', repeat('x', n)))), expected, format('params of %s bytes: %s', n + 12, expected))
   from (values (87, 'ok'), (88, 'PT413')) v (n, expected);
 select is(t.try_messages(jsonb_build_array(jsonb_build_object('role', 'user', 'content', repeat('x', n)))::text), expected, format('messages of %s bytes: %s', n + 33, expected))
-  from (values (65, 'ok'), (66, 'PT413')) v (n, expected);
+  from (values (67, 'ok'), (68, 'PT413')) v (n, expected);
+select is(t.try(format('prompt, model, metadata = ''x'', ''mtap/one'', %L', jsonb_build_object('user', repeat('x', n)))), expected, format('metadata of %s bytes: %s', n + 12, expected))
+  from (values (87, 'ok'), (88, 'PT413')) v (n, expected);
 update ai.settings set max_input_bytes = 4194304;
-select is(t.try(format('prompt, model = repeat(''x'', %s), ''mtap/one''', n)), expected, format('a prompt of %s bytes: %s', n, expected)) from (values (4194302, 'ok'), (4194303, 'PT413'), (20000000, 'PT413')) v (n, expected);
+select is(t.try(format('prompt, model = repeat(''x'', %s), ''mtap/one''', n)), expected, format('a prompt of %s bytes: %s', n, expected)) from (values (4194304, 'ok'), (4194305, 'PT413'), (20000000, 'PT413')) v (n, expected);
 
 -- Params
 select is(t.try_with('params', quote_literal(params)), expected, format('params %s: %s', params, expected))
@@ -83,7 +85,7 @@ select is(t.try_with(name, value), expected, format('%s %s: %s', name, value, ex
   from (values
     ('deadline_ms', '1', 'ok'), ('deadline_ms', '0', 'PT400'), ('deadline_ms', '-1', 'PT400'), ('deadline_ms', '86400000', 'ok'), ('deadline_ms', '86400001', 'PT400'), ('deadline_ms', 'null', 'ok'),
     ('run_after', 'now() + interval ''364 days''', 'ok'), ('run_after', 'now() + interval ''367 days''', 'PT400'), ('run_after', '''infinity''', 'PT400'), ('run_after', '''-infinity''', 'ok'),
-    ('run_after', '''1970-01-01''', 'ok'), ('run_after', 'null', 'ok'), ('priority', '''high''', 'ok'), ('priority', '''urgent''', '23514'), ('priority', 'null', '23502'), ('stream', 'null', '23502'), ('kind', 'null', 'PT404'),
+    ('run_after', '''1970-01-01''', 'ok'), ('run_after', 'null', 'ok'), ('priority', '''high''', 'ok'), ('priority', '''urgent''', 'PT400'), ('priority', 'null', '23502'), ('stream', 'null', '23502'), ('kind', 'null', 'PT404'),
     ('metadata', '''{"a": 1}''', 'ok'), ('metadata', '''[]''', 'ok'), ('idempotency_key', '''''', 'PT400'), ('idempotency_key', 'repeat(''x'', 255)', 'ok'), ('idempotency_key', 'repeat(''x'', 256)', 'PT400'),
     ('idempotency_key', 'repeat(''ü'', 255)', 'ok')) v (name, value, expected);
 select is(t.try('prompt, model = ''x'', ''mtap/one''', 'mtap_stray'), 'PT401', 'nobody asks for nothing');

@@ -75,7 +75,7 @@ select is(t.web(format('{"sub": "ann", "tenant_id": "%s"}', upper(t.alpha()::tex
 select is(t.web(format('{"sub": "ann", "tenant_id": ["%s"]}', t.alpha())), 'PT401', 'a list of tenants is not one');
 select is(t.web('{"sub": "ann", "tenant_id": ""}'), 'PT401', 'an empty tenant is wrong, not absent');
 select is(t.web('{"sub": "ann", "tenant_id": null, "app_metadata": null}'), 'alpha/ann/user/jwt', 'a null tenant is absent');
-select is(t.web('{"sub": "ann", "app_metadata": "x"}'), 'alpha/ann/user/jwt', 'an app_metadata that is no object names no tenant');
+select is(t.web('{"sub": "ann", "app_metadata": "x"}'), 'PT401', 'an app_metadata that is no object');
 select is(t.web('{"sub": "unknown"}'), 'PT401', 'an unknown subject');
 select is(t.web('{"sub": ""}'), 'PT401', 'an empty subject is wrong, not absent');
 select is(t.web('{"sub": " ann"}'), 'PT401', 'subjects are not trimmed');

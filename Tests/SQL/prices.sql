@@ -126,5 +126,7 @@ set local session authorization mtap_dev;
 select is((select sum(cost) from ai.usage_report('-infinity')), (select sum(cost) from ai.llm_calls), 'the report and the books agree');
 reset session authorization;
 
+select throws_ok('truncate ai.prices cascade', 'PT409', null, 'price versions are not truncated');
+
 select * from finish();
 rollback;

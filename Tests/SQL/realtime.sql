@@ -144,12 +144,13 @@ select is((select string_agg(data ->> 'text', '' order by seq) from t.reads('mta
 select is(t.settle(:'w', :'g', 1, 'succeeded', jsonb_build_object('output', 'x', 'tail', repeat(E'\x01😀"', 100000), 'finish_reason', repeat('long', 5000))), 'ended', 'a tail and a finish_reason of any length');
 
 -- Channels
+select throws_ok('select ai.subscribe(null)', 'PT401', null, 'nobody has a channel');
 create function t.channel(p_role text, p_id uuid default null) returns text language plpgsql as $$
 declare
   v_channel text;
 begin
   execute format('set local session authorization %I', p_role);
-  v_channel := ai.subscribe(p_id);
+  v_channel := case when p_id is null then ai.subscribe() else ai.subscribe(p_id) end;
   execute 'reset session authorization';
   return v_channel;
 end

@@ -185,6 +185,13 @@ select t.start(:'w', true) as g \gset
 select is(t.settle(:'w', :'g', 1, 'failed', '{"signal": "truncated", "output": "Bec", "tail": "Bec"}'), 'ended', 'a stream that broke off after text');
 select results_eq(format($$ select status, output, error ->> 'class', finish_reason from ai.generations where id = %L $$, :'g'), $$ values ('failed', 'Bec', 'partial', null::text) $$, 'keeps what had arrived');
 
+-- Out of time
+select t.start(:'w') as g \gset
+update ai.leases set deadline_at = ai.now() where generation_id = :'g';
+select is(t.settle(:'w', :'g', 1, 'failed', '{"signal": "timeout", "error_message": "too slow"}'), 'ended', 'no retry after the deadline');
+select results_eq(format($$ select error ->> 'class', error ->> 'code', error ->> 'signal', (select error_class from ai.llm_calls where generation_id = g.id) from ai.generations g where id = %L $$, :'g'),
+  $$ values ('deadline', 'PT504', 'timeout', 'unknown') $$, 'the generation says that its time is over, the books what happened');
+
 -- Embeddings
 select t.start(:'w', p_model => 'mtap/embed', p_kind => 'embedding') as g \gset
 select is(t.settle(:'w', :'g', 1, 'succeeded', '{"embedding": [0.25, -1, 1e-3], "usage": {"input": 1000000}}'), 'ended', 'an embedding');

@@ -354,6 +354,19 @@ private struct Bench {
     #expect(bench.machine.safetyPollFound == 0)
   }
 
+  @Test("a notification that comes during the safety poll explains what it finds")
+  func explainedMeanwhile() {
+    var bench = Bench()
+    bench.fallAsleep()
+    bench.pass(ClaimMachine.safetyInterval)
+    bench.expect(.claim(limit: 50, reason: .safety))
+    bench.machine.notified()
+    bench.machine.claimed(1, header: .init(), at: bench.now)
+    bench.pass(.milliseconds(300))
+    bench.claim(.notified)
+    #expect(bench.machine.safetyPollFound == 0)
+  }
+
   @Test("an empty safety poll counts for nothing, and comes once a second")
   func empty() {
     var bench = Bench()
