@@ -71,8 +71,9 @@ class PlainWorker:
         return self._rows("select ai.worker_stop(%s) as held", self.id)[0]["held"]
 
     def sleep(self) -> None:
-        """Takes the handshake lock; waits for inserts in flight."""
-        self._rows("select ai.worker_sleep()")
+        """Takes the handshake lock; waits for inserts in flight, asking again as often as it takes."""
+        while not self._rows("select ai.worker_sleep() as held")[0]["held"]:
+            pass
 
     def wake(self) -> None:
         self._rows("select ai.worker_wake()")

@@ -161,7 +161,7 @@ def test_a_provider_that_never_finishes_is_given_up_at_the_deadline(
     ).fetchone()["id"]
     row = ended(database, generation_id)
     assert row["status"] == "failed"
-    assert row["error"]["signal"] == "timeout"
+    assert (row["error"]["class"], row["error"]["code"], row["error"]["signal"]) == ("deadline", "PT504", "timeout")
     assert row["latency_ms"] >= 1500
     (call,) = calls(database, generation_id)
     assert (call["status"], call["estimated"]) == ("failed", True)
