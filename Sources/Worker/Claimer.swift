@@ -52,15 +52,8 @@ struct Claimer {
   /// the only loop that claims, so nothing can be on its way here.
   private func handBackUnknown(_ worker: String, _ link: Link) async throws(PostgresError) {
     let known = desk.fences
-    let leases: QueryResult
-    do throws(PostgresError) {
-      leases = try await link.query(
-        "select generation_id, attempt from ai.worker_leases($1)", [worker])
-    } catch {
-      // A schema without this function: its leases end with this worker.
-      if error.sqlState == "42883" { return }
-      throw error
-    }
+    let leases = try await link.query(
+      "select generation_id, attempt from ai.worker_leases($1)", [worker])
     for row in 0..<leases.count {
       let attempt = leases.int(row, 1) ?? 0
       let fence = leases.withBytes(row, 0) { bytes in
