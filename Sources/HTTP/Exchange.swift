@@ -17,6 +17,8 @@ final class Exchange {
   var drainUntil: UInt64 = 0
   private(set) var isDraining = false
 
+  /// How long it may take to begin to answer, in milliseconds.
+  private(set) var patience = 0
   private var started: UInt64 = 0
   private var firstByte: UInt64?
   private var headers: [String: String] = [:]
@@ -58,6 +60,7 @@ final class Exchange {
     started = time
     limits = (request.maxHeaderBytes, request.maxResponseBytes)
     requestBytes = request.body.count
+    patience = request.firstAnswerTimeout
     errorText[0] = 0
 
     set(CURLOPT_PRIVATE, Unmanaged.passUnretained(self).toOpaque())

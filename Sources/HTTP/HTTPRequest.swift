@@ -14,6 +14,8 @@ package struct HTTPRequest: Sendable {
   /// The longest pause without a byte in either direction, in milliseconds, rounded up to whole
   /// seconds (libcurl's unit); 0: none. It also counts while waiting for the first byte.
   package var stallTimeout = 60_000
+  /// From `start` until the sink's `hasBegun`, in milliseconds; 0: no limit.
+  package var firstAnswerTimeout = 0
   /// The whole transfer, in milliseconds; 0: no limit.
   package var totalTimeout = 600_000
   /// Largest body in bytes, counted after decompression.

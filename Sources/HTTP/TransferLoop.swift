@@ -19,6 +19,7 @@ final class TransferLoop {
   /// When libcurl wants to be called without an event; nil: not at all.
   private var timer: UInt64?
   private var commands: [Inbox.Command] = []
+  private var deadlines = Deadlines()
 
   private static let keptExchanges = 512
   private static let batch = 256
@@ -55,6 +56,7 @@ final class TransferLoop {
     while obey() {
       runTimer()
       reap()
+      endLate()
       let count = martlet_epoll_wait(
         epoll, ready.baseAddress, Int32(Self.batch), millisecondsToWait())
       for index in 0..<max(0, Int(count)) {
@@ -109,6 +111,9 @@ final class TransferLoop {
     }
     exchange.onEarlyEnd = { [unowned self] exchange in self.drain(exchange) }
     active[id] = exchange
+    if exchange.patience > 0 {
+      deadlines.add(id, at: time &+ UInt64(exchange.patience) &* 1_000_000)
+    }
     let code = curl_multi_add_handle(multi, exchange.easy)
     if code != CURLM_OK {
       end(
@@ -155,6 +160,20 @@ final class TransferLoop {
     sink?.finished(exchange.outcome(nil))
   }
 
+  /// Aborts transfers whose answer has not begun in time. What arrived in the same turn was read
+  /// before.
+  private func endLate() {
+    let now = monotonicNanoseconds()
+    while let first = deadlines.first, first.time <= now {
+      deadlines.removeFirst()
+      guard let exchange = active[first.id], let sink = exchange.sink, !sink.hasBegun else {
+        continue
+      }
+      let words = "nothing of the answer came within \(exchange.patience) ms"
+      end(exchange, failure: TransferFailure(kind: .late, message: words))
+    }
+  }
+
   private func sweep() {
     guard !draining.isEmpty else { return }
     let now = monotonicNanoseconds()
@@ -162,7 +181,10 @@ final class TransferLoop {
   }
 
   private func millisecondsToWait() -> Int32 {
+    // What has ended meanwhile must not wake the thread.
+    while let first = deadlines.first, active[first.id] == nil { deadlines.removeFirst() }
     var due = timer
+    if let first = deadlines.first { due = min(due ?? .max, first.time) }
     for exchange in draining { due = min(due ?? .max, exchange.drainUntil) }
     guard let due else { return -1 }
     let now = monotonicNanoseconds()

@@ -8,6 +8,10 @@ package protocol TransferSink: AnyObject, Sendable {
   /// A piece of the body, valid during the call only.
   func body(_ bytes: UnsafeRawBufferPointer) -> BodyVerdict
 
+  /// Asked once, when the request's `firstAnswerTimeout` is over: whether what was waited for has come.
+  /// Where it has not, the transfer is aborted and its failure is `late`.
+  var hasBegun: Bool { get }
+
   func finished(_ outcome: TransferOutcome)
 }
 
@@ -63,6 +67,8 @@ package struct TransferFailure: Sendable, Error, CustomStringConvertible {
     case connect
     /// Connecting, a pause, or the whole transfer took too long.
     case timeout
+    /// The sink was still waiting at the end of `firstAnswerTimeout`.
+    case late
     /// The connection broke, or closed before a response came.
     case reset
     /// The response began and ended too early.

@@ -21,7 +21,8 @@ package struct Call: Sendable {
   /// Whether the answer is to be streamed. Always false for embeddings.
   package var stream: Bool
   /// `{"messages": [...], "params": {...}}` for a chat (OpenAI's chat form), or
-  /// `{"input": "...", "params": {...}}` for an embedding. UTF-8 JSON, as PostgreSQL printed it.
+  /// `{"input": "...", "params": {...}}` for an embedding, whose input may also be an array of up to
+  /// 2,048 texts. UTF-8 JSON, as PostgreSQL printed it.
   package var request: [UInt8]
   /// Options of the provider merged with those of the model, such as
   /// `{"anthropic_version": "2023-06-01"}`. UTF-8 JSON object.

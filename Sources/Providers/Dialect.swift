@@ -37,7 +37,8 @@ package enum Framing: Sendable {
 package enum TransferEnd: Sendable {
   /// The response was complete by the rules of HTTP.
   case complete
-  /// It was not: one of `connect`, `timeout`, `reset`, `truncated`, `tooLarge`, with words for people.
+  /// It was not: one of `connect`, `timeout`, `slow`, `reset`, `truncated`, `tooLarge`, with words for
+  /// people.
   case broken(Failure.Signal, String)
 }
 
@@ -54,6 +55,9 @@ package protocol ResponseReader: Sendable {
 
   /// True once the protocol's own terminal marker was seen: the transfer may be ended early.
   var isComplete: Bool { get }
+
+  /// True once anything of the answer itself was received: text, reasoning or the call of a tool.
+  var hasBegun: Bool { get }
 
   /// Gives the result.
   mutating func finish(_ end: TransferEnd) -> Outcome

@@ -22,8 +22,10 @@ package struct Reply: Sendable {
   package var output = ""
   /// The assistant message in OpenAI's form (`role`, `content`, `tool_calls`, …) as UTF-8 JSON; nil for embeddings.
   package var message: [UInt8]?
-  /// The vector of an embedding.
+  /// The vector of an embedding of one text.
   package var embedding: [Float]?
+  /// The vectors of an embedding of several texts, in their order.
+  package var embeddings: [[Float]]?
   /// OpenAI's vocabulary: `stop`, `length`, `tool_calls`, `content_filter`; nil for embeddings.
   package var finishReason: String?
   /// nil where the provider reported none; the books then carry an estimate, marked as one.
@@ -56,6 +58,8 @@ package struct Failure: Sendable, Error {
     case empty
     /// Time ran out: no connection progress, a stall, or the call's whole time.
     case timeout
+    /// Nothing of the answer came within the time for its first token; the call was given up.
+    case slow
     /// The connection broke.
     case reset
     /// The answer exceeded the size limit.

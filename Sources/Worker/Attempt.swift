@@ -63,6 +63,14 @@ final class Attempt: TransferSink, @unchecked Sendable {
     return overflow != nil || reader.isComplete ? .enough : .more
   }
 
+  /// An answer that does not stream has begun with its head, and so has an error. Before that the text
+  /// counts, and what comes where there is none yet: reasoning, calls of tools.
+  var hasBegun: Bool {
+    guard let status else { return false }
+    if case .whole = framing { return true }
+    return !streams || !(200...299).contains(status) || reader.hasBegun
+  }
+
   func finished(_ outcome: TransferOutcome) {
     receiveRest()
     var settlement = settlement(outcome)
@@ -120,9 +128,11 @@ final class Attempt: TransferSink, @unchecked Sendable {
     case .success(let reply):
       var settlement = Settlement(fence: fence, outcome: .succeeded)
       settlement.reply = reply
-      if reply.embedding?.contains(where: { !$0.isFinite }) == true {
+      let vectors = [reply.embedding ?? []] + (reply.embeddings ?? [])
+      if vectors.contains(where: { $0.contains { !$0.isFinite } }) {
         settlement.outcome = .failed
         settlement.reply?.embedding = nil
+        settlement.reply?.embeddings = nil
         settlement.failure = Failure(.malformed, message: "the embedding has numbers that are none")
       }
       return settlement
@@ -141,6 +151,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
       switch failure.kind {
       case .connect, .tls: .connect
       case .timeout: .timeout
+      case .late: .slow
       case .truncated: .truncated
       case .tooLarge: .tooLarge
       case .invalidResponse: .malformed

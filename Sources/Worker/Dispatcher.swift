@@ -21,6 +21,8 @@ struct Dispatcher {
   /// Silence of a stream after which its provider is given up. A provider that does not stream is
   /// silent until it answers: there only the whole time counts.
   private static let stallMilliseconds = 60_000
+  /// A day; no whole time is longer.
+  private static let longest = 86_400_000
 
   init(
     desk: Desk, pool: TransferPool, secrets: Secrets, logger: Logger, local: LocalQueue
@@ -107,7 +109,9 @@ struct Dispatcher {
     var request = HTTPRequest(
       method: written.method, url: written.url, headers: written.headers, body: written.body)
     request.totalTimeout = timeout
-    request.stallTimeout = stall(options) ?? (call.stream ? Self.stallMilliseconds : 0)
+    let times = times(options)
+    request.stallTimeout = times?.stall ?? (call.stream ? Self.stallMilliseconds : 0)
+    request.firstAnswerTimeout = times?.firstToken ?? 0
     request.acceptsCompression = !call.stream
     let attempt = Attempt(
       fence: fence, streams: call.stream, reader: dialect.reader(for: call), desk: desk,
@@ -144,15 +148,24 @@ struct Dispatcher {
     return value
   }
 
-  private func stall(_ options: [UInt8]) -> Int? {
-    struct Options: Decodable {
-      var stall: Int?
-      enum CodingKeys: String, CodingKey { case stall = "stall_ms" }
+  /// Times among the options of a call, in milliseconds; 0 or less: none.
+  private struct Times: Decodable {
+    var stall: Int?
+    var firstToken: Int?
+    enum CodingKeys: String, CodingKey {
+      case stall = "stall_ms"
+      case firstToken = "first_token_ms"
     }
-    guard options.count > 12, String(decoding: options, as: UTF8.self).contains("\"stall_ms\"")
+  }
+
+  /// nil where there are none, as in most calls.
+  private func times(_ options: [UInt8]) -> Times? {
+    guard options.count > 12, String(decoding: options, as: UTF8.self).contains("_ms\"")
     else { return nil }
-    return (try? JSONDecoder().decode(Options.self, from: Data(options)))?.stall
-      .map { max(0, $0) }
+    guard var times = try? JSONDecoder().decode(Times.self, from: Data(options)) else { return nil }
+    times.stall = times.stall.map { min(max(0, $0), Self.longest) }
+    times.firstToken = times.firstToken.map { min(max(0, $0), Self.longest) }
+    return times
   }
 
   /// For the log: without a path or a query, which might hold a key.

@@ -81,13 +81,24 @@ struct JSONBuffer {
   mutating func member(_ name: StaticString, vector: [Float]?) {
     guard let vector else { return }
     key(name)
-    bytes.append(UInt8(ascii: "["))
+    append(vector)
+  }
+
+  mutating func member(_ name: StaticString, vectors: [[Float]]?) {
+    guard let vectors else { return }
+    key(name)
+    beginArray()
+    for vector in vectors { append(vector) }
+    endArray()
+  }
+
+  private mutating func append(_ vector: [Float]) {
+    open(UInt8(ascii: "["))
     for (index, value) in vector.enumerated() {
       if index > 0 { bytes.append(UInt8(ascii: ",")) }
       bytes.append(contentsOf: value.description.utf8)
     }
-    bytes.append(UInt8(ascii: "]"))
-    needsComma = true
+    close(UInt8(ascii: "]"))
   }
 
   mutating func key(_ name: StaticString) {

@@ -31,9 +31,9 @@ struct Settlement: Sendable {
 
   /// Bytes of the report, roughly.
   var size: Int {
-    let embedding = (reply?.embedding?.count ?? 0) * 12
+    let numbers = (reply?.embeddings ?? []).reduce(reply?.embedding?.count ?? 0) { $0 + $1.count }
     let texts = tail.utf8.count + (reply?.output.utf8.count ?? 0)
-    return 512 + texts + (reply?.message?.count ?? 0) + embedding
+    return 512 + texts + (reply?.message?.count ?? 0) + numbers * 12
   }
 
   /// The report in place of one that the database cannot take.

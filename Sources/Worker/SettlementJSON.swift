@@ -22,6 +22,7 @@ extension Settlement {
     json.member("output", reply.output)
     json.member("message", json: reply.message.map(JSONRepair.repaired))
     json.member("embedding", vector: reply.embedding)
+    json.member("embeddings", vectors: reply.embeddings)
     json.member("finish_reason", reply.finishReason)
     if let usage = reply.usage {
       json.key("usage")

@@ -263,6 +263,7 @@ private final class Chain: TransferSink {
   func begin() { pool.start(request, sink: self) }
   func head(status: Int, headers: [String: String]) {}
   func body(_ bytes: UnsafeRawBufferPointer) -> BodyVerdict { .more }
+  var hasBegun: Bool { true }
   func finished(_ outcome: TransferOutcome) {
     #expect(outcome.failure == nil)
     if left.subtract(1, ordering: .relaxed).newValue == 0 { done.open() } else { begin() }

@@ -182,9 +182,16 @@ final class Recorder: TransferSink {
   }
   private let state = Mutex(State())
   private let enoughAt: [UInt8]?
+  private let begunAt: Int
 
-  /// `enoughAt`: text after which the sink has enough.
-  init(enoughAt: String? = nil) { self.enoughAt = enoughAt.map { Array($0.utf8) } }
+  /// `enoughAt`: text after which the sink has enough; `begunAt`: bytes of the body from which on it
+  /// counts as begun.
+  init(enoughAt: String? = nil, begunAt: Int = 1) {
+    self.enoughAt = enoughAt.map { Array($0.utf8) }
+    self.begunAt = begunAt
+  }
+
+  var hasBegun: Bool { bodyCount >= begunAt }
 
   func head(status: Int, headers: [String: String]) {
     state.withLock { $0.heads.append((status, headers)) }

@@ -348,6 +348,91 @@ private func run(
     #expect(recorder.text == "data: x\n\n")
   }
 
+  @Test("an answer that has not begun in time is given up, and what came of it was read")
+  func late() async throws {
+    let server = TestServer { connection in
+      _ = connection.request()
+      connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n: hi\n")
+      while connection.send(":\n") { usleep(20_000) }
+    }
+    defer { server.stop() }
+    var request = post(server.url)
+    request.firstAnswerTimeout = 200
+    let (outcome, recorder) = try await run(request, Recorder(begunAt: 1 << 20))
+    #expect(outcome.failure?.kind == .late)
+    #expect(outcome.failure?.message.contains("200 ms") == true)
+    #expect(outcome.requestSent)
+    #expect(outcome.total >= 200)
+    #expect(recorder.heads.count == 1)
+    #expect(recorder.text.hasPrefix(": hi\n"))
+  }
+
+  @Test("silence is late too, before the head and before the connection")
+  func lateAndSilent() async throws {
+    let server = TestServer { connection in
+      _ = connection.request()
+      _ = connection.waitForClose()
+    }
+    defer { server.stop() }
+    var request = post(server.url)
+    request.firstAnswerTimeout = 100
+    let (outcome, recorder) = try await run(request)
+    #expect(outcome.failure?.kind == .late)
+    #expect(outcome.requestSent)
+    #expect(recorder.heads.isEmpty)
+
+    let mute = TestServer { connection in _ = connection.waitForClose() }
+    defer { mute.stop() }
+    request = post("https://127.0.0.1:\(mute.port)/")
+    request.firstAnswerTimeout = 100
+    let (unsent, _) = try await run(request)
+    #expect(unsent.failure?.kind == .late)
+    #expect(!unsent.requestSent)
+  }
+
+  @Test("an answer that has begun in time may take as long as it likes")
+  func begunInTime() async throws {
+    let server = TestServer { connection in
+      _ = connection.request()
+      connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nfirst ")
+      usleep(600_000)
+      connection.send("last")
+    }
+    defer { server.stop() }
+    var request = post(server.url)
+    request.firstAnswerTimeout = 300
+    let (outcome, recorder) = try await run(request)
+    #expect(outcome.failure == nil)
+    #expect(outcome.total >= 600)
+    #expect(recorder.text == "first last")
+  }
+
+  @Test("many of one pool each have their own time, whatever the order of their starts")
+  func manyDeadlines() async throws {
+    let server = TestServer { connection in
+      _ = connection.request()
+      _ = connection.waitForClose()
+    }
+    defer { server.stop() }
+    let pool = try TransferPool()
+    defer { pool.stop() }
+    let budgets = [400, 50, 300, 0, 100, 200, 60_000]
+    let recorders = budgets.map { _ in Recorder() }
+    let ids = zip(budgets, recorders).map { budget, recorder in
+      var request = post(server.url)
+      request.firstAnswerTimeout = budget
+      return pool.start(request, sink: recorder)
+    }
+    for (budget, recorder) in zip(budgets, recorders) where (1...400).contains(budget) {
+      let outcome = await recorder.outcome()
+      #expect(outcome.failure?.kind == .late)
+      #expect(outcome.total >= Double(budget))
+    }
+    for (id, recorder) in zip(ids, recorders) where recorder.outcomeCount == 0 { pool.cancel(id) }
+    #expect(await recorders[3].outcome().failure?.kind == .cancelled)
+    #expect(await recorders[6].outcome().failure?.kind == .cancelled)
+  }
+
   @Test("a handshake that never ends runs into the connect timeout: nothing was sent")
   func connectTimeout() async throws {
     let server = TestServer { connection in _ = connection.waitForClose() }

@@ -61,6 +61,40 @@ import Testing
     #expect(failure.signal == .unsendable)
   }
 
+  @Test func severalTextsAreEmbeddedInOneCall() throws {
+    let texts = ["The martlet.", "🐦", "x"]
+    let json = String(decoding: try JSONEncoder().encode(["input": texts]), as: UTF8.self)
+    let reply = try LocalAnswers.answer(
+      call("local", kind: .embedding, model: "hash", request: json)).get()
+    #expect(try reply.embeddings == texts.map(embed))
+    #expect(reply.embedding == nil)
+    #expect(reply.usage?.input == 3 + 1 + 1)
+    let one = try LocalAnswers.answer(
+      call("local", kind: .embedding, model: "hash", request: #"{"input":["x"]}"#)).get()
+    #expect(try one.embeddings == [embed("x")])
+    #expect(one.embedding == nil)
+  }
+
+  @Test(arguments: [#"["a"," "]"#, "[]", #"["a",1]"#, "[1]", #"[["a"]]"#, "null", "{}"])
+  func oneTextThatIsNoneRefusesThemAll(_ input: String) throws {
+    let outcome = LocalAnswers.answer(
+      call("local", kind: .embedding, model: "hash", request: #"{"input":\#(input)}"#))
+    guard case .failure(let failure) = outcome else {
+      Issue.record("vectors of \(input)")
+      return
+    }
+    #expect(failure.signal == .unsendable)
+  }
+
+  @Test func moreTextsThanOneCallTakesAreRefused() throws {
+    for (count, isRefused) in [(2_048, false), (2_049, true)] {
+      let texts = [String](repeating: #""x""#, count: count).joined(separator: ",")
+      let outcome = LocalAnswers.answer(
+        call("local", kind: .embedding, model: "hash", request: #"{"input":[\#(texts)]}"#))
+      #expect(((try? outcome.get()) == nil) == isRefused)
+    }
+  }
+
   @Test func whatIsNotThereIsRefused() throws {
     for (model, kind) in [("hash", CallKind.chat), ("extract", .embedding), ("gpt", .chat)] {
       guard

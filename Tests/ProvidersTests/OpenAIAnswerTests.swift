@@ -227,6 +227,81 @@ import Testing
     #expect(encoded.reply?.usage == nil)
   }
 
+  @Test func vectorsOfSeveralTextsComeInTheirOrder() throws {
+    let three = call(kind: .embedding, request: #"{"input":["x","y","z"]}"#)
+    let bytes = [Float(7), 8].flatMap { value in
+      (0..<4).map { UInt8(value.bitPattern >> (8 * $0) & 255) }
+    }
+    let base64 = Data(bytes).base64EncodedString()
+    let reading = try read(
+      three,
+      text: #"""
+        {"data":[{"index":2,"embedding":[5,6]},{"index":0,"embedding":[1,2]},
+                 {"index":1,"embedding":"\#(base64)"}],"usage":{"prompt_tokens":9}}
+        """#)
+    #expect(reading.reply?.embeddings == [[1, 2], [7, 8], [5, 6]])
+    #expect(reading.reply?.embedding == nil)
+    #expect(reading.reply?.usage == usage(input: 9, output: 0))
+
+    let one = call(kind: .embedding, request: #"{"input":["x"]}"#)
+    for body in [#"{"data":[{"embedding":[1]}]}"#, #"{"data":[{"index":0,"embedding":[1]}]}"#] {
+      #expect(try read(one, text: body).reply?.embeddings == [[1]])
+    }
+    // The tokens of one text.
+    let tokens = call(kind: .embedding, request: #"{"input":[1,2]}"#)
+    #expect(try read(tokens, text: #"{"data":[{"embedding":[1]}]}"#).reply?.embedding == [1])
+  }
+
+  @Test(arguments: [
+    #"[]"#, #"[{"index":0,"embedding":[1]}]"#,
+    #"[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]"#,
+    #"[{"index":0,"embedding":[1]},{"index":2,"embedding":[1]}]"#,
+    #"[{"index":-1,"embedding":[1]},{"index":0,"embedding":[1]}]"#,
+    #"[{"embedding":[1]},{"embedding":[1]}]"#, #"[{"index":0,"embedding":[1]},{"embedding":[1]}]"#,
+    #"[{"index":0,"embedding":[1]},{"index":1,"embedding":[1,2]}]"#,
+    #"[{"index":0,"embedding":[1]},{"index":1,"embedding":[]}]"#,
+    #"[{"index":0,"embedding":[1]},{"index":1,"embedding":[1]},{"index":2,"embedding":[1]}]"#,
+    #"[{"index":0,"embedding":[1]},{"index":1,"embedding":null}]"#, #"[1,2]"#, #"{}"#,
+  ]) func aVectorTooManyTooFewOrTwiceIsMalformed(_ data: String) throws {
+    let two = call(kind: .embedding, request: #"{"input":["x","y"]}"#)
+    let reading = try read(two, text: #"{"data":\#(data)}"#)
+    #expect(reading.failure?.signal == .malformed)
+    #expect(reading.failure?.partial?.embeddings == nil)
+  }
+
+  @Test func anAnswerHasBegunWithItsFirstTokenOfWhateverKind() throws {
+    let beginnings: [(dialect: String, silent: [String], first: String)] = [
+      ("openai", [#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#],
+        #"{"choices":[{"delta":{"content":"x"}}]}"#),
+      ("openai", [], #"{"choices":[{"delta":{"reasoning_content":"x"}}]}"#),
+      ("openai", [], #"{"choices":[{"delta":{"refusal":"x"}}]}"#),
+      ("openai", [],
+        #"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f"}}]}}]}"#),
+      ("anthropic",
+        [#"{"type":"message_start","message":{"content":[],"usage":{"input_tokens":1}}}"#,
+          #"{"type":"ping"}"#,
+          #"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#],
+        #"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#),
+      ("anthropic",
+        [#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}}"#],
+        #"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"x"}}"#),
+      ("anthropic", [],
+        #"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"a","name":"f"}}"#),
+    ]
+    for beginning in beginnings {
+      let streamed = call(beginning.dialect, stream: true)
+      var reader = try dialect(of: streamed).reader(for: streamed)
+      _ = reader.head(
+        ResponseHead(status: 200, headers: ["content-type": "text/event-stream"]))
+      for event in beginning.silent {
+        _ = reader.receive(event: nil, data: Array(event.utf8))
+        #expect(!reader.hasBegun, "\(event)")
+      }
+      _ = reader.receive(event: nil, data: Array(beginning.first.utf8))
+      #expect(reader.hasBegun, "\(beginning.first)")
+    }
+  }
+
   @Test(arguments: [
     #"{"data":[]}"#, #"{"data":[{"embedding":[]}]}"#, #"{"data":[{"embedding":[1,null]}]}"#,
     #"{"data":[{"embedding":[1e999]}]}"#, #"{"data":[{"embedding":"AAA"}]}"#,

@@ -85,6 +85,16 @@ import Testing
     #expect(header("accept", of: request) == ["application/json"])
   }
 
+  @Test func severalTextsGoInOneRequest() throws {
+    let two = try requestBody(call(kind: .embedding, request: #"{"input": ["Größe", "b"]}"#))
+    #expect(two["input"] as? [String] == ["Größe", "b"])
+    for (count, isRefused) in [(2_048, false), (2_049, true)] {
+      let texts = [String](repeating: #""x""#, count: count).joined(separator: ",")
+      let many = call(kind: .embedding, request: #"{"input":[\#(texts)]}"#)
+      #expect((try refusal(many) != nil) == isRefused)
+    }
+  }
+
   @Test func anthropicGetsTheSameConversationInItsOwnWords() throws {
     let body = try requestBody(call("anthropic", stream: true, request: Self.everything))
     let expected = try decode(
@@ -246,7 +256,10 @@ import Testing
     #expect(try refusal(call(baseURL: "https://x/ y")) != nil)
     #expect(try refusal(call("anthropic", options: "[]")) != nil)
     #expect(try refusal(call("anthropic", kind: .embedding)) != nil)
-    for input in [#"{"input":["a","b"]}"#, "{}", #"{"input":[]}"#, #"{"input":[[1],[2]]}"#] {
+    for input in [
+      "{}", #"{"input":[]}"#, #"{"input":[[1],[2]]}"#, #"{"input":["a",1]}"#, #"{"input":[1,"a"]}"#,
+      #"{"input":{}}"#, #"{"input":["a",null]}"#,
+    ] {
       #expect(try refusal(call(kind: .embedding, request: input)) != nil, "\(input)")
     }
     #expect(try refusal(call(kind: .embedding, request: #"{"input":[1,2]}"#)) == nil)

@@ -10,6 +10,7 @@ private struct TextReader: ResponseReader {
   let framing: Framing
   var text = ""
   var isComplete = false
+  var hasBegun: Bool { !text.isEmpty }
 
   init(_ framing: Framing) { self.framing = framing }
 
@@ -119,7 +120,7 @@ private struct Bench {
     "each end of a transfer has its signal",
     arguments: [
       (TransferFailure.Kind.connect, Failure.Signal.connect), (.tls, .connect),
-      (.timeout, .timeout), (.reset, .reset), (.truncated, .truncated), (.tooLarge, .tooLarge),
+      (.timeout, .timeout), (.late, .slow), (.reset, .reset), (.truncated, .truncated), (.tooLarge, .tooLarge),
       (.invalidRequest, .unsendable), (.invalidResponse, .malformed), (.other, .reset),
     ])
   func signals(kind: TransferFailure.Kind, signal: Failure.Signal) throws {
@@ -130,6 +131,27 @@ private struct Bench {
     #expect(result.failure?.signal == signal)
     #expect(!result.sent)
     #expect(result.httpStatus == nil)
+  }
+
+  @Test("a stream has begun with its first text, an answer that comes whole with its head")
+  func begun() {
+    let stream = Bench(.events)
+    #expect(!stream.attempt.hasBegun)
+    stream.attempt.head(status: 200, headers: [:])
+    #expect(!stream.attempt.hasBegun)
+    _ = stream.body(": keep-alive\n\n")
+    #expect(!stream.attempt.hasBegun)
+    _ = stream.body("data: Hel\n\n")
+    #expect(stream.attempt.hasBegun)
+
+    // What was asked for whole, what came whole, and an error.
+    let cases = [(Framing.events, false, 200), (.whole, true, 200), (.events, true, 529)]
+    for (framing, streams, status) in cases {
+      let bench = Bench(framing, streams: streams)
+      #expect(!bench.attempt.hasBegun)
+      bench.attempt.head(status: status, headers: [:])
+      #expect(bench.attempt.hasBegun)
+    }
   }
 
   @Test("a unit beyond the limit ends the transfer as too large")

@@ -131,6 +131,21 @@ private let fence = Fence(high: 0x01a1_fcc3_44d1_7d47, low: 0x822e_2189_e104_5b8
     #expect(numbers.map(\.floatValue) == vector, "seed \(seed)")
   }
 
+  @Test("several embeddings are written in their order, beside no single one")
+  func embeddings() throws {
+    var settlement = Settlement(fence: fence, outcome: .succeeded)
+    settlement.reply = Reply()
+    let empty = settlement.size
+    settlement.reply?.embeddings = [[1, 0.5], [-0.25, 2], [3, 4]]
+    #expect(settlement.size == empty + 6 * 12)
+    let json = try written(settlement)
+    let numbers = try #require(json["embeddings"] as? [[NSNumber]])
+    #expect(numbers.map { $0.map(\.floatValue) } == [[1, 0.5], [-0.25, 2], [3, 4]])
+    #expect(json["embedding"] == nil)
+    #expect(json["finish_reason"] == nil)
+    #expect(try written(settlement.withoutContent)["embeddings"] == nil)
+  }
+
   @Test("a report without content keeps the fence, the usage and the times")
   func bare() throws {
     var settlement = Settlement(fence: fence, outcome: .succeeded)

@@ -94,6 +94,7 @@ private func fence(_ number: Int, attempt: Int = 1) -> Fence {
     final class Nobody: TransferSink {
       func head(status: Int, headers: [String: String]) {}
       func body(_ bytes: UnsafeRawBufferPointer) -> BodyVerdict { .more }
+      var hasBegun: Bool { true }
       func finished(_ outcome: TransferOutcome) {}
     }
     let pool = try TransferPool()

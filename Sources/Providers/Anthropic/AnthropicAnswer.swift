@@ -20,6 +20,8 @@ struct AnthropicAnswer: AnswerAssembler {
   private var serviceTier: String?
   private var id: String?
 
+  var hasBegun: Bool { isComplete || blocks.haveBegun }
+
   /// Only `message_stop` ends a stream.
   var mayEnd: Bool { false }
 

@@ -17,6 +17,11 @@ struct AnthropicBlocks: Sendable {
   private var blocks: [Block] = []
   private var positions: [Int: Int] = [:]
 
+  /// Whether a block has anything in it; that of a tool has its name from the start.
+  var haveBegun: Bool {
+    blocks.contains { !$0.body.isEmpty || $0.kind == .tool || $0.kind == .other }
+  }
+
   /// Begins a block; gives the text that it starts with.
   mutating func begin(_ json: JSON, at index: Int?) -> String {
     var block = Block(kind: .other)

@@ -32,29 +32,42 @@ package enum LocalAnswers {
 
   private static func embed(_ call: Call) throws(Failure) -> Reply {
     let parts = try RequestParts(call)
-    let input = parts.request["input"]
-    guard let text = input?.string ?? onlyElement(of: input)?.string else {
-      throw Failure(.unsendable, message: "the local model hash embeds exactly one text")
-    }
+    let (texts, isOne) = try texts(of: parts.request["input"])
     if let wanted = parts.param("dimensions"), wanted.int != FeatureHashing.dimensions {
       throw Failure(
         .unsendable, message: "the local model hash has \(FeatureHashing.dimensions) dimensions")
     }
-    guard let vector = FeatureHashing.vector(of: text) else {
-      throw Failure(.unsendable, message: "there is nothing in the text that could be embedded")
+    var vectors: [[Float]] = []
+    var usage = Usage()
+    for (index, text) in texts.enumerated() {
+      guard let vector = FeatureHashing.vector(of: text) else {
+        let which = isOne ? "the text" : "text \(index + 1) of \(texts.count)"
+        throw Failure(.unsendable, message: "there is nothing in \(which) that could be embedded")
+      }
+      vectors.append(vector)
+      usage.input += tokens(text.utf8.count)
     }
     var reply = Reply()
-    reply.embedding = vector
+    if isOne { reply.embedding = vectors.first } else { reply.embeddings = vectors }
     reply.model = "hash"
-    var usage = Usage()
-    usage.input = tokens(text.utf8.count)
     reply.usage = usage
     return reply
   }
 
-  private static func onlyElement(of json: JSON?) -> JSON? {
-    guard let elements = json?.elements, elements.count == 1 else { return nil }
-    return elements[0]
+  /// The texts of an input; `isOne`: it is one, not in an array.
+  private static func texts(of input: JSON?) throws(Failure) -> (texts: [String], isOne: Bool) {
+    if let text = input?.string { return ([text], true) }
+    let elements = input?.elements ?? []
+    let texts = elements.compactMap(\.string)
+    guard !texts.isEmpty, texts.count == elements.count else {
+      throw Failure(.unsendable, message: "the local model hash embeds a text or several")
+    }
+    guard texts.count <= OpenAIEmbeddings.maxTexts else {
+      throw Failure(
+        .unsendable,
+        message: "one call embeds at most \(OpenAIEmbeddings.maxTexts) texts, not \(texts.count)")
+    }
+    return (texts, false)
   }
 
   private static func extract(_ call: Call) throws(Failure) -> Reply {

@@ -17,7 +17,7 @@ package enum OpenAI: Dialect {
   package static func reader(for call: Call) -> any ResponseReader {
     switch call.kind {
     case .chat: AnswerReader(OpenAIChatAnswer(), for: call)
-    case .embedding: AnswerReader(OpenAIEmbeddingAnswer(), for: call)
+    case .embedding: AnswerReader(OpenAIEmbeddingAnswer(to: call), for: call)
     }
   }
 }

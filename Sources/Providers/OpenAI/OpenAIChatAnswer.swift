@@ -20,6 +20,10 @@ struct OpenAIChatAnswer: AnswerAssembler {
   private var serviceTier: String?
   private var id: String?
 
+  var hasBegun: Bool {
+    isComplete || !output.isEmpty || !message.reasoning.isEmpty || !calls.calls.isEmpty
+  }
+
   /// OpenAI always ends with `[DONE]`; some compatible servers just stop after the finish reason.
   var mayEnd: Bool { finishReason != nil }
 

@@ -1,5 +1,8 @@
-/// Requests of `POST {base}/embeddings`.
+/// Requests of `POST {base}/embeddings`. The input is one text, the tokens of one, or up to 2,048 texts.
 enum OpenAIEmbeddings {
+  /// OpenAI's limit.
+  static let maxTexts = 2_048
+
   private static let own: Set<String> = ["model", "input", "stream", "encoding_format"]
 
   static func request(for call: Call) throws(Failure) -> ProviderRequest {
@@ -7,11 +10,7 @@ enum OpenAIEmbeddings {
     guard let input = parts.request["input"] else {
       throw Failure(.unsendable, message: "the request has no input")
     }
-    if input.kind == .array, input.elements.first.map({ $0.kind != .number }) ?? true,
-      input.elements.count != 1
-    {
-      throw Failure(.unsendable, message: "an embedding has exactly one input")
-    }
+    if let problem = problem(with: input) { throw Failure(.unsendable, message: problem) }
     var writer = JSONWriter(reserving: call.request.count + 128)
     writer.beginObject()
     writer.member("model", call.model)
@@ -25,10 +24,35 @@ enum OpenAIEmbeddings {
     writer.endObject()
     return try parts.post(path: "/embeddings", auth: "bearer", ownHeaders: [], body: writer.bytes)
   }
+
+  /// How many texts a call gives; nil: one, not in an array.
+  static func count(of call: Call) -> Int? {
+    guard let input = JSON(call.request)?["input"], input.kind == .array else { return nil }
+    let elements = input.elements
+    return elements.first?.kind == .string ? elements.count : nil
+  }
+
+  private static func problem(with input: JSON) -> String? {
+    if input.kind == .string { return nil }
+    guard input.kind == .array, let first = input.elements.first else {
+      return "an embedding needs a text or several"
+    }
+    let elements = input.elements
+    // The tokens of one text.
+    if first.kind == .number, elements.allSatisfy({ $0.kind == .number }) { return nil }
+    guard elements.allSatisfy({ $0.kind == .string }) else {
+      return "the texts of an embedding must all be strings"
+    }
+    guard elements.count <= maxTexts else {
+      return "one call embeds at most \(maxTexts) texts, not \(elements.count)"
+    }
+    return nil
+  }
 }
 
 /// Answers of the Embeddings endpoint: `data[].embedding` as numbers, or as base64 of little-endian
-/// 32-bit floats. Of several the one with index 0 counts.
+/// 32-bit floats. For one text the element with index 0 counts; for several there must be one of each
+/// index, and all must have the same size.
 struct OpenAIEmbeddingAnswer: AnswerAssembler {
   static let requestIDHeaders = ["x-request-id", "request-id"]
   static let streams = false
@@ -39,6 +63,12 @@ struct OpenAIEmbeddingAnswer: AnswerAssembler {
   private(set) var isComplete = false
   private(set) var fault: Failure?
   private var result = Reply()
+  /// How many texts were sent; nil: one, not in an array.
+  private let count: Int?
+
+  init(to call: Call) { count = OpenAIEmbeddings.count(of: call) }
+
+  var hasBegun: Bool { isComplete }
 
   var mayEnd: Bool { false }
 
@@ -61,18 +91,41 @@ struct OpenAIEmbeddingAnswer: AnswerAssembler {
       result.usage = counted
     }
     let data = json["data"]?.elements ?? []
-    guard let first = data.first(where: { ($0["index"]?.int ?? 0) == 0 }) ?? data.first,
-      let vector = first["embedding"].flatMap(Self.vector), (1...Self.maxDimensions) ~= vector.count
-    else { return "" }
-    result.embedding = vector
-    isComplete = true
+    if let count {
+      result.embeddings = Self.vectors(in: data, count)
+      isComplete = result.embeddings != nil
+    } else if let first = data.first(where: { ($0["index"]?.int ?? 0) == 0 }) ?? data.first {
+      result.embedding = Self.vector(of: first)
+      isComplete = result.embedding != nil
+    }
     return ""
+  }
+
+  /// The vectors by their index; nil unless there is exactly one for each text.
+  private static func vectors(in data: [JSON], _ count: Int) -> [[Float]]? {
+    guard data.count == count else { return nil }
+    var vectors = [[Float]](repeating: [], count: count)
+    for element in data {
+      // Only where there is nothing to mix up may the index be left out.
+      guard let index = element["index"]?.int ?? (count == 1 ? 0 : nil),
+        vectors.indices ~= index, vectors[index].isEmpty, let vector = vector(of: element)
+      else { return nil }
+      vectors[index] = vector
+    }
+    guard vectors.allSatisfy({ $0.count == vectors[0].count }) else { return nil }
+    return vectors
+  }
+
+  private static func vector(of element: JSON) -> [Float]? {
+    guard let vector = element["embedding"].flatMap(numbers), (1...maxDimensions) ~= vector.count
+    else { return nil }
+    return vector
   }
 
   func reply() -> Reply { result }
 
   /// nil where any element is not a finite number.
-  private static func vector(_ json: JSON) -> [Float]? {
+  private static func numbers(_ json: JSON) -> [Float]? {
     let vector: [Float]?
     switch json.kind {
     case .array: vector = json.floats

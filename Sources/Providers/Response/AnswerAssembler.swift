@@ -21,6 +21,9 @@ protocol AnswerAssembler: Sendable {
   /// The terminal marker was seen.
   var isComplete: Bool { get }
 
+  /// Anything of the answer itself was seen: text, reasoning or the call of a tool.
+  var hasBegun: Bool { get }
+
   /// The answer is finished, though the terminal marker has not been seen: enough if the response
   /// ends properly here, as it does with servers that leave the marker out.
   var mayEnd: Bool { get }

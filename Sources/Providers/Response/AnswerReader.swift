@@ -29,6 +29,8 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     return assembler.isComplete || assembler.fault != nil
   }
 
+  var hasBegun: Bool { assembler.hasBegun }
+
   /// The content type decides, since servers that cannot stream answer a streamed call with JSON;
   /// where it says nothing, what was asked for does.
   mutating func head(_ head: ResponseHead) -> Framing {
