@@ -1,5 +1,5 @@
 -- What happens inside the INSERT of a generation: who asks is stamped on, the input is checked, an idempotency key is
--- honoured. A row that an operator restores (one that already has a status other than queued) passes untouched.
+-- honoured, guardrails and the exact cache are asked. A row that an operator restores (one that already has a status other than queued) passes untouched.
 
 -- Raises PT400 for a message list that no provider could take.
 create or replace function ai.check_messages(p_messages jsonb) returns void
@@ -70,8 +70,84 @@ end
 $$;
 comment on function ai.check_params(jsonb) is 'Raises PT400 for parameters that contradict the row or have the wrong type; unknown ones pass.';
 
--- Trigger BEFORE INSERT, each row. Raises PT400 invalid, PT401 nobody, PT403 not allowed, PT404 no such model or
--- profile, PT409 idempotency key reused with other input, PT413 too long. With an idempotency key it takes that key's
+-- The text that is embedded, searched for and judged: the prompt, or the last message of the user (of its parts those that
+-- are text). Null where there is none. At most 8,000 characters, about what embedding models take.
+create or replace function ai.question_text(p_prompt text, p_messages jsonb) returns text
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select left(coalesce(p_prompt, (
+    select case jsonb_typeof(m.value -> 'content')
+             when 'string' then m.value ->> 'content'
+             when 'array' then (select string_agg(c.value ->> 'text', E'\n' order by c.ordinality)
+                                  from jsonb_array_elements(m.value -> 'content') with ordinality c where c.value ->> 'type' = 'text') end
+      from jsonb_array_elements(p_messages) with ordinality m
+     where m.value ->> 'role' = 'user'
+     order by m.ordinality desc limit 1)), 8000)
+$$;
+comment on function ai.question_text(text, jsonb) is 'The question in a generation''s input, at most 8,000 characters; null: none.';
+
+-- Raises PT400 and PT413 for input that contradicts itself or is too long. One call for everything that needs no table.
+create or replace function ai.check_input(
+  p_kind text, p_prompt text, p_messages jsonb, p_model text, p_profile text, p_params jsonb, p_stream boolean, p_priority text, p_run_after timestamptz,
+  p_deadline_ms integer, p_metadata jsonb, p_cache text, p_cache_tags text[], p_max_bytes integer) returns void
+language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_bytes bigint;
+begin
+  if p_kind not in ('chat', 'embedding') or p_priority not in ('high', 'normal', 'low') then
+    raise exception 'kind is chat or embedding, priority is high, normal or low' using errcode = 'PT400';
+  end if;
+  if (p_prompt is null) = (p_messages is null) then
+    raise exception 'a generation needs either prompt or messages' using errcode = 'PT400';
+  end if;
+  v_bytes := octet_length(coalesce(p_prompt, '')) + coalesce(octet_length(p_messages::text), 0)
+           + coalesce(octet_length(nullif(p_params, '{}')::text), 0) + coalesce(octet_length(p_metadata::text), 0);
+  if v_bytes > p_max_bytes then
+    raise exception 'the input is too long'
+      using errcode = 'PT413', detail = format('%s bytes; the limit is %s.', v_bytes, p_max_bytes),
+            hint = 'ai.settings.max_input_bytes';
+  end if;
+  if p_prompt is not null and p_prompt !~ '[^[:space:]]' then
+    raise exception 'the prompt is empty' using errcode = 'PT400';
+  end if;
+  if p_messages is not null then
+    if p_kind = 'embedding' then
+      raise exception 'an embedding takes a prompt, not messages' using errcode = 'PT400';
+    end if;
+    perform ai.check_messages(p_messages);
+  end if;
+  if p_params <> '{}' then
+    perform ai.check_params(p_params);
+  end if;
+  if p_deadline_ms is not null and p_deadline_ms not between 1 and 86400000 then
+    raise exception 'deadline_ms must be from 1 to 86400000' using errcode = 'PT400';
+  end if;
+  if p_run_after > ai.now() + interval '1 year' then
+    raise exception 'run_after must be within a year' using errcode = 'PT400';
+  end if;
+  if p_kind = 'embedding' and p_stream then
+    raise exception 'an embedding cannot be streamed' using errcode = 'PT400';
+  end if;
+  if p_model is not null and p_profile is not null then
+    raise exception 'a generation names a model or a profile, not both' using errcode = 'PT400';
+  end if;
+  if p_cache not in ('off', 'exact', 'semantic', 'refresh') then
+    raise exception 'cache is off, exact, semantic or refresh' using errcode = 'PT400';
+  end if;
+  if cardinality(p_cache_tags) > 20 or exists (select from unnest(p_cache_tags) t where t is null or length(t) not between 1 and 100) then
+    raise exception 'cache_tags takes at most 20 tags of 1 to 100 characters' using errcode = 'PT400';
+  end if;
+end
+$$;
+comment on function ai.check_input(text, text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, jsonb, text, text[], integer) is
+  'Raises PT400 or PT413 for input that contradicts itself or is too long.';
+
+-- Trigger BEFORE INSERT, each row. Raises PT400 invalid, PT401 nobody, PT403 not allowed, PT404 no such model, profile,
+-- template, collection, conversation or batch, PT409 idempotency key reused with other input, PT413 too long, PT503 switched off. What a guardrail
+-- refuses and what a cache answers is inserted with its end. With an idempotency key it takes that key's
 -- row lock until the transaction ends, so that of two inserts at once the second waits for the first.
 create or replace function ai.admit_generation() returns trigger
 language plpgsql volatile security definer
@@ -80,13 +156,18 @@ as $$
 declare
   v_settings record;
   v_named    boolean;
-  v_bytes    bigint;
   v_hash     bytea;
   v_known    record;
+  v_template record;
+  v_guarded  record;
+  v_hit      record;
+  v_stages   jsonb := '[]';
+  v_cacheable boolean := true;
 begin
   if new.status <> 'queued' then
     return new;  -- a restore: only an owner can have written that column
   end if;
+  select max_input_bytes, accepting into v_settings from ai.settings;
 
   v_named := new.tenant_id is not null or new.user_id is not null;
   if new.tenant_id is null then
@@ -102,63 +183,57 @@ begin
     raise exception 'no such member in this tenant'
       using errcode = 'PT403', hint = 'Who asks on behalf of a member names an enabled row of ai.members by user_id, and tenant_id where it is not the own.';
   end if;
+  if new.purpose is not null then
+    return new;  -- made by Martlet itself, for a generation or a document that has passed all this
+  end if;
+  if not v_settings.accepting then
+    raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
+  end if;
 
-  if new.kind not in ('chat', 'embedding') or new.priority not in ('high', 'normal', 'low') then
-    raise exception 'kind is chat or embedding, priority is high, normal or low' using errcode = 'PT400';
-  end if;
-  select max_input_bytes, default_profile, deadline_ms into v_settings from ai.settings;
-
-  if (new.prompt is null) = (new.messages is null) then
-    raise exception 'a generation needs either prompt or messages' using errcode = 'PT400';
-  end if;
-  v_bytes := octet_length(coalesce(new.prompt, '')) + coalesce(octet_length(new.messages::text), 0)
-           + coalesce(octet_length(nullif(new.params, '{}')::text), 0) + coalesce(octet_length(new.metadata::text), 0);
-  if v_bytes > v_settings.max_input_bytes then
-    raise exception 'the input is too long'
-      using errcode = 'PT413', detail = format('%s bytes; the limit is %s.', v_bytes, v_settings.max_input_bytes),
-            hint = 'ai.settings.max_input_bytes';
-  end if;
-  if new.prompt is not null and new.prompt !~ '[^[:space:]]' then
-    raise exception 'the prompt is empty' using errcode = 'PT400';
-  end if;
-  if new.messages is not null then
-    if new.kind = 'embedding' then
-      raise exception 'an embedding takes a prompt, not messages' using errcode = 'PT400';
+  perform ai.check_input(new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.stream, new.priority, new.run_after,
+                         new.deadline_ms, new.metadata, new.cache, new.cache_tags, v_settings.max_input_bytes);
+  if new.template is not null or new.collection is not null or new.conversation_id is not null or new.batch_id is not null then
+    if new.kind <> 'chat' and (new.template is not null or new.collection is not null or new.conversation_id is not null) then
+      raise exception 'only a chat takes a template, a collection or a conversation' using errcode = 'PT400';
     end if;
-    perform ai.check_messages(new.messages);
-  end if;
-  if new.params <> '{}' then
-    perform ai.check_params(new.params);
-  end if;
-  if new.deadline_ms is not null and new.deadline_ms not between 1 and 86400000 then
-    raise exception 'deadline_ms must be from 1 to 86400000' using errcode = 'PT400';
-  end if;
-  if new.run_after > ai.now() + interval '1 year' then
-    raise exception 'run_after must be within a year' using errcode = 'PT400';
-  end if;
-  if new.kind = 'embedding' and new.stream then
-    raise exception 'an embedding cannot be streamed' using errcode = 'PT400';
+    if new.template is not null then
+      select * into v_template from ai.resolve_template(new.tenant_id, new.template);
+      if v_template.found is not true then
+        raise exception 'there is no prompt template %', new.template using errcode = 'PT404', hint = 'select name, version from ai.prompt_templates;';
+      end if;
+      new.template_version := v_template.version;
+      new.collection := coalesce(new.collection, v_template.collection);
+      new.context_sources := nullif(v_template.context_sources, '{}');
+      v_cacheable := v_template.cacheable;
+    end if;
+    if new.collection is not null then
+      new.query_model := ai.collection_model(new.tenant_id, new.collection);
+      if new.query_model is null then
+        raise exception 'there is no collection %', new.collection using errcode = 'PT404', hint = 'select name from ai.collections;';
+      end if;
+    end if;
+    if new.conversation_id is not null then
+      if not exists (select from ai.conversations c where c.tenant_id = new.tenant_id and c.id = new.conversation_id and c.user_id = new.user_id) then
+        raise exception 'there is no conversation %', new.conversation_id using errcode = 'PT404', hint = 'select ai.start_conversation();';
+      end if;
+      v_cacheable := false;
+    end if;
+    if new.batch_id is not null then
+      perform ai.check_batch(new.tenant_id, new.user_id, new.batch_id);
+    end if;
   end if;
 
-  if new.model is not null and new.profile is not null then
-    raise exception 'a generation names a model or a profile, not both' using errcode = 'PT400';
-  end if;
   if new.model is null and new.profile is null then
-    new.profile := v_settings.default_profile;
+    new.profile := ai.choose_profile(new.tenant_id, new.kind, length(ai.question_text(new.prompt, new.messages)), new.metadata);
   end if;
-  if ai.target_model(new.tenant_id, new.kind, new.model, new.profile, 1) is null then
-    raise exception 'there is no % % for kind %', case when new.model is null then 'profile' else 'model' end, coalesce(new.model, new.profile), new.kind
-      using errcode = 'PT404',
-            detail = 'It does not exist for this tenant, is not of this kind, or is switched off.',
-            hint = case when new.model is null then 'select profile, kind from ai.routes where enabled;' else 'select name, kind from ai.models where enabled;' end;
-  end if;
-
   if new.idempotency_key is not null then
     if length(new.idempotency_key) not between 1 and 255 then
       raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'PT400';
     end if;
-    v_hash := sha256(convert_to(jsonb_build_array(new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params,
-      new.stream, new.priority, extract(epoch from new.run_after), new.deadline_ms, new.metadata)::text, 'UTF8'));
+    v_hash := sha256(convert_to((jsonb_build_array(new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params,
+      new.stream, new.priority, extract(epoch from new.run_after), new.deadline_ms, new.metadata)
+      || case when coalesce(new.collection, new.template, new.cache, new.conversation_id::text, new.batch_id::text) is null and not new.replay then '[]'
+              else jsonb_build_array(new.collection, new.template, new.cache, new.conversation_id, new.batch_id, new.replay) end)::text, 'UTF8'));
     insert into ai.idempotency_keys (tenant_id, key, generation_id, input_hash)
     values (new.tenant_id, new.idempotency_key, new.id, v_hash)
     on conflict do nothing;
@@ -172,10 +247,75 @@ begin
       return null;
     end if;
   end if;
+
+  if ai.target_model(new.tenant_id, new.kind, new.model, new.profile, 1) is null then
+    raise exception 'there is no % % for kind %', case when new.model is null then 'profile' else 'model' end, coalesce(new.model, new.profile), new.kind
+      using errcode = 'PT404',
+            detail = 'It does not exist for this tenant, is not of this kind, or is switched off.',
+            hint = case when new.model is null then 'select profile, kind from ai.routes where enabled;' else 'select name, kind from ai.models where enabled;' end;
+  end if;
+
+  if ai.guards(new.tenant_id, new.kind, 'input') then
+    select * into v_guarded from ai.guard_input(new.tenant_id, new.id, new.user_id, new.kind, new.prompt, new.messages);
+    v_stages := v_stages || coalesce(v_guarded.stages, '[]');
+    if v_guarded.rejected is not null then
+      new.status := 'rejected';
+      new.error := v_guarded.rejected;
+      new.stages := v_stages;
+      new.last_seq := 1;
+      new.latency_ms := 0;
+      new.finished_at := new.created_at;
+      return new;
+    end if;
+    new.prompt := v_guarded.prompt;
+    new.messages := v_guarded.messages;
+    new.judge_ids := nullif(array(select ai.uuid_v7() from ai.moderators(new.tenant_id, new.kind)), '{}');
+    -- An answer to a text that a guardrail changed or doubted is nobody else's answer.
+    v_cacheable := v_cacheable and not v_stages @? '$[*] ? (@.stage == "guardrails" && @.result != "passed")';
+  end if;
+
+  if v_cacheable and new.context_sources is null and new.cache is distinct from 'off' then
+    select * into v_hit
+      from ai.find_exact(new.tenant_id, new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.template,
+                         new.template_version, new.collection, new.cache);
+    new.cache_key := v_hit.cache_key;
+    if v_hit.stage is not null then
+      v_stages := v_stages || v_hit.stage;
+    end if;
+    if v_hit.hit and new.judge_ids is null and (new.run_after is null or new.run_after <= ai.now()) then
+      new.status := 'succeeded';
+      new.cached := true;
+      new.saved := v_hit.saved;
+      new.output := v_hit.output;
+      new.output_message := v_hit.output_message;
+      new.embedding := v_hit.embedding::ai.embedding;
+      new.finish_reason := v_hit.finish_reason;
+      new.sources := v_hit.sources;
+      new.provider := v_hit.provider;
+      new.model_used := v_hit.model_used;
+      new.input_tokens := 0;
+      new.cached_tokens := 0;
+      new.output_tokens := 0;
+      new.cost := 0;
+      new.last_seq := case when new.stream then 2 else 1 end;
+      new.latency_ms := (extract(epoch from clock_timestamp() - new.created_at) * 1000)::integer;
+      new.finished_at := new.created_at;
+      new.stages := v_stages;
+      return new;
+    end if;
+    new.query_model := coalesce(new.query_model, v_hit.vector_model);
+  end if;
+
+  if new.query_model is not null and ai.question_text(new.prompt, new.messages) ~ '[^[:space:]]'
+     and ai.target_model(new.tenant_id, 'embedding', new.query_model, null, 1) is not null then
+    new.query_id := ai.uuid_v7();
+  end if;
+  new.stages := nullif(v_stages, '[]');
   return new;
 end
 $$;
-comment on function ai.admit_generation() is 'Trigger: stamps identity on a generation, checks its input, honours its idempotency key.';
+comment on function ai.admit_generation() is
+  'Trigger: stamps identity on a generation, checks its input, honours its idempotency key, applies guardrails, answers from the exact cache.';
 
 -- The generation that a key of the caller's tenant stands for, if it is the caller's; else null.
 create or replace function ai.idempotent_generation(p_key text) returns uuid
@@ -189,7 +329,9 @@ as $$
 $$;
 comment on function ai.idempotent_generation(text) is 'Id of the caller''s generation that was inserted with this idempotency key; null: none.';
 
-revoke execute on function ai.check_messages(jsonb), ai.check_params(jsonb), ai.admit_generation(), ai.idempotent_generation(text) from public;
+revoke execute on function ai.check_messages(jsonb), ai.check_params(jsonb), ai.question_text(text, jsonb),
+  ai.check_input(text, text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, jsonb, text, text[], integer),
+  ai.admit_generation(), ai.idempotent_generation(text) from public;
 grant execute on function ai.idempotent_generation(text) to ai_user;
 
 -- objects
@@ -205,7 +347,8 @@ create policy own on ai.generations for insert to ai_user
   with check (tenant_id = (select ai.tenant_id()));
 
 grant select on ai.generations to ai_user;
-grant insert (kind, prompt, messages, model, profile, params, stream, priority, run_after, deadline_ms, idempotency_key, metadata)
+grant insert (kind, prompt, messages, model, profile, params, stream, priority, run_after, deadline_ms, idempotency_key, metadata,
+              collection, template, cache, cache_tags, conversation_id, batch_id, replay)
   on ai.generations to ai_user;
 -- Someone who acts for others names them; row-level security still holds an admin to the own tenant.
 grant insert (tenant_id, user_id) on ai.generations to ai_admin;

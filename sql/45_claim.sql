@@ -7,8 +7,8 @@
 -- snapshot keeps (0.3 ms against 5 to 20 ms). It is a hint, because inserts do not commit in the order of their ids: a
 -- null cursor looks at everything, and a worker claims with one before it sleeps, after each wake-up and once a second.
 
--- Takes up to p_limit rows off the queue and leases them to the worker. Locks: delayed or queue rows (skipping what
--- others hold), then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
+-- Takes up to p_limit rows off the queue, prepares them (sql/46_prepare.sql) and leases them to the worker
+-- (sql/47_lease.sql). Locks: delayed or queue rows (skipping what others hold), counters, then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
 -- dead, PT400 for a limit out of 1 … 10000 and for a cursor that is none.
 --
 -- The planner settings: every join here goes from a few keys to an index, whatever the statistics of tables that fill
@@ -39,7 +39,9 @@ declare
   v_lanes   bigint[] := '{}';
   v_tries   smallint[] := '{}';
   v_targets smallint[] := '{}';
-  v_ready   integer;
+  v_prepares boolean[] := '{}';
+  v_leaders uuid[];
+  v_until   timestamptz;
 begin
   if p_limit is null or p_limit not between 1 and 10000 then
     raise exception 'a claim takes 1 to 10000 generations' using errcode = 'PT400';
@@ -66,6 +68,10 @@ begin
     -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
     select least(greatest(extract(epoch from d.due_at - v_now) * 1000, 1), 2147483647)::integer
       into wait_ms from ai.delayed d order by d.due_at limit 1;
+    v_until := ai.unpark_lanes(v_now);
+    if v_until is not null then
+      wait_ms := least(coalesce(wait_ms, 2147483647), greatest(extract(epoch from v_until - v_now) * 1000, 1))::integer;
+    end if;
     select count(*) into retries from (select from ai.delayed d where d.attempts > 0 limit 10000) r;
   end if;
 
@@ -75,8 +81,9 @@ begin
     with lanes as (
       select distinct a.tenant_id, a.rank, a.lane_id, coalesce((v_marks ->> a.lane_id::text)::uuid, c_first) as mark from ai.active_lanes a
     ), tenants as (
-      select l.tenant_id, array_agg(l.lane_id order by l.rank) as lane_ids, array_agg(l.mark order by l.rank) as marks
-        from lanes l group by l.tenant_id
+      -- Lanes of one rank take turns by chance: of many members of a tenant none is always last.
+      select l.tenant_id, array_agg(l.lane_id order by l.rank, l.turn) as lane_ids, array_agg(l.mark order by l.rank, l.turn) as marks
+        from (select o.*, random() as turn from lanes o) l group by l.tenant_id
        order by l.tenant_id <= v_after, l.tenant_id
     ), picked as materialized (
       select q.*
@@ -85,7 +92,7 @@ begin
          select p.*
            from unnest(t.lane_ids, t.marks) with ordinality u (lane_id, mark, at)
           cross join lateral (
-            select q.ctid as place, q.lane_id, q.generation_id, q.tenant_id, q.attempts, q.target
+            select q.ctid as place, q.lane_id, q.generation_id, q.tenant_id, q.attempts, q.target, q.prepare
               from ai.queue q
              where q.lane_id = u.lane_id and q.generation_id > u.mark
              order by q.generation_id
@@ -95,7 +102,7 @@ begin
        limit p_limit - cardinality(v_ids)
     )
     select array_agg(p.place) as places, array_agg(p.generation_id) as ids, array_agg(p.tenant_id) as owners, array_agg(p.lane_id) as lanes,
-           array_agg(p.attempts) as tries, array_agg(p.target) as targets, count(*) as taken, count(distinct p.tenant_id) as tenants,
+           array_agg(p.attempts) as tries, array_agg(p.target) as targets, array_agg(p.prepare) as prepares, count(*) as taken, count(distinct p.tenant_id) as tenants,
            (array_agg(p.tenant_id))[count(*)] as last_tenant
       into v_batch from picked p;
     exit when v_batch.taken = 0;
@@ -107,6 +114,7 @@ begin
     v_lanes := v_lanes || v_batch.lanes;
     v_tries := v_tries || v_batch.tries;
     v_targets := v_targets || v_batch.targets;
+    v_prepares := v_prepares || v_batch.prepares;
     v_after := v_batch.last_tenant;
     v_marks := v_marks || (
       select jsonb_object_agg(u.lane_id::text, u.mark)
@@ -122,58 +130,21 @@ begin
     return;
   end if;
 
-  return query
-    with picked as materialized (
-      select * from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) p (generation_id, tenant_id, lane_id, attempts, target)
-    ), asked as materialized (
-      select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.prompt, g.messages, g.params,
-             greatest(g.created_at, g.run_after) as waiting_since,
-             greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at
-        from picked p
-        join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.generation_id and g.status = 'queued'
-        join ai.tenants t on t.id = p.tenant_id and t.enabled
-        join ai.members u on u.tenant_id = p.tenant_id and u.user_id = g.user_id and u.enabled
-       cross join ai.settings s
-       where not exists (select from ai.cancellations c where c.generation_id = p.generation_id)
-    ), targets as materialized (
-      -- Most of a batch asks for the same few models: each is looked up once.
-      select w.*, ai.target_model(w.tenant_id, w.kind, w.model, w.profile, w.target) as model_id
-        from (select distinct a.tenant_id, a.kind, a.model, a.profile, a.target from asked a) w
-    ), ready as materialized (
-      select a.*, a.attempts + 1 as attempt, m.id as model_id, m.wire_name, v.name as provider, v.dialect, v.base_url, v.secret, v.headers,
-             case when m.max_output_tokens is null then v.options || m.options
-                  else jsonb_build_object('max_output_tokens', m.max_output_tokens) || v.options || m.options end as options
-        from asked a
-        join targets t on t.tenant_id = a.tenant_id and t.kind = a.kind and t.model is not distinct from a.model
-                      and t.profile is not distinct from a.profile and t.target = a.target
-        join ai.models m on m.id = t.model_id
-        join ai.providers v on v.id = m.provider_id
-       where a.deadline_at > v_now
-    ), leased as (
-      insert into ai.leases (generation_id, attempt, worker_id, tenant_id, user_id, lane_id, target, model_id, stream, input_bytes,
-                             waiting_since, deadline_at, claimed_at)
-      select r.generation_id, r.attempt, p_worker, r.tenant_id, r.user_id, r.lane_id, r.target, r.model_id, r.stream,
-             coalesce(octet_length(r.prompt), octet_length(r.messages::text)) + octet_length(r.params::text), r.waiting_since, r.deadline_at, v_now
-        from ready r
-    ), started as (
-      update ai.generations g
-         set status = 'running', attempts = r.attempt, started_at = coalesce(g.started_at, v_now), provider = r.provider
-        from ready r
-       where g.tenant_id = r.tenant_id and g.id = r.generation_id
-    )
-    select r.generation_id, r.attempt, r.kind, r.dialect, r.base_url, r.secret, r.headers, r.options, r.wire_name, r.stream,
-           case when r.kind = 'embedding' then jsonb_build_object('input', r.prompt, 'params', r.params)
-                else jsonb_build_object(
-                  'messages', coalesce(r.messages, jsonb_build_array(jsonb_build_object('role', 'user', 'content', r.prompt))),
-                  'params', r.params) end,
-           greatest(1, (extract(epoch from r.deadline_at - v_now) * 1000)::integer), null::text, null::integer, null::integer
-      from ready r;
-  get diagnostics v_ready = row_count;
-
-  perform ai.announce_start(v_ids);
-  if v_ready < cardinality(v_ids) then
-    perform ai.end_unclaimable(v_ids, v_owners, v_now);
+  if true = any (v_prepares) then
+    select array_agg(u.id), array_agg(u.owner), array_agg(u.lane), array_agg(u.tries), array_agg(u.target), array_agg(p.leader_id)
+      into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
+      from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) u (id, owner, lane, tries, target)
+      left join (select * from ai.prepare_generations(v_ids, v_owners, v_prepares) r offset 0) p on p.generation_id = u.id
+     where p.outcome is distinct from 'ended';
+    if v_ids is null then
+      return;
+    end if;
   end if;
+  return query
+    select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
+           l.timeout_ms, null::text, null::integer, null::integer
+      from ai.lease_generations(p_worker, v_now, v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
+  perform ai.announce_start(v_ids);
 end
 $$;
 comment on function ai.worker_claim(uuid, integer, text) is
@@ -191,10 +162,10 @@ begin
     delete from ai.delayed d
      where d.generation_id = any (array(
              select generation_id from ai.delayed where due_at <= p_now order by due_at, generation_id limit 10000 for update skip locked))
-    returning d.lane_id, d.generation_id, d.tenant_id, d.attempts, d.target
+    returning d.lane_id, d.generation_id, d.tenant_id, d.attempts, d.target, d.prepare
   ), queued as (
-    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target)
-    select lane_id, generation_id, tenant_id, attempts, target from due
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+    select lane_id, generation_id, tenant_id, attempts, target, prepare from due
   )
   select array_agg(lane_id) into v_due from due;
   if v_due is null then

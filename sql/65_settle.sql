@@ -5,7 +5,8 @@
 -- anybody's (rescue). Gives for each element what became of it: `ended`, `requeued`, or `stale` (no such lease: it
 -- ended, was rescued or belongs to another worker; nothing was changed).
 --
--- Locks: the leases, in the order of generation ids, then the generations. Of two that conclude the same attempt the
+-- Locks: the leases, in the order of generation ids, then the generations, then the counters of their limits, then what the
+-- ends concern (sql/66_afterwards.sql). Of two that conclude the same attempt the
 -- second finds no lease.
 create or replace function ai.conclude_attempts(p_worker uuid, p_results jsonb)
 returns table (generation_id uuid, attempt integer, result text)
@@ -31,7 +32,7 @@ begin
   with results as materialized (
     select distinct on (r.id, r.attempt) r.*, coalesce(r.output, '') as text, coalesce(r.tail, '') as rest
       from jsonb_to_recordset(p_results) r (
-        id uuid, attempt integer, outcome text, tail text, output text, message jsonb, embedding jsonb, finish_reason text, usage jsonb,
+        id uuid, attempt integer, outcome text, tail text, output text, message jsonb, embedding jsonb, embeddings jsonb, finish_reason text, usage jsonb,
         model text, service_tier text, request_id text, signal text, http_status integer, error_type text, error_code text,
         error_message text, retry_after_ms bigint, should_retry boolean, sent boolean, ttft_ms numeric, latency_ms numeric)
 
@@ -44,8 +45,8 @@ begin
 
   ), attempts as materialized (
     -- Everything that is known of each attempt that is still leased.
-    select l.*, case when r.outcome in ('succeeded', 'cancelled', 'released') then r.outcome else 'failed' end as outcome, r.text, r.rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
-           r.signal, r.http_status, r.error_type, r.error_code, r.error_message, r.retry_after_ms, r.should_retry, t.ttft_ms, t.latency_ms,
+    select l.*, o.outcome, r.text, case when l.held then '' else r.rest end as rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
+           o.signal, r.http_status, r.error_type, r.error_code, coalesce(r.error_message, x.misfit) as error_message, r.retry_after_ms, r.should_retry, t.ttft_ms, t.latency_ms,
            coalesce(m.name, '(removed)') as model, coalesce(m.kind, 'chat') as kind, coalesce(v.name, '(removed)') as provider, f.class, f.action,
            -- Totals include their parts, whatever a provider says: no part is worth less than nothing.
            greatest(coalesce(u.input, case when b.bills <> 'no' then ceil(l.input_bytes / 4.0) end, 0),
@@ -58,17 +59,23 @@ begin
            b.bills <> 'no' and (u.input is null or (u.output is null and b.bills = 'arrived' and r.text <> '')) as estimated,
            p.id as price_id, p.rates,
            -- Handed back before anything was sent: no attempt at a provider, so nothing for the books.
-           r.outcome = 'released' and r.signal is null and not coalesce(r.sent, false) as unsent,
+           r.outcome = 'released' and r.signal is null and not coalesce(r.sent, false) as unsent, coalesce(r.sent, true) as sent,
            exists (select from ai.cancellations c where c.generation_id = l.generation_id) as cancel_requested,
            coalesce((select e.seq from ai.stream_events e where e.generation_id = l.generation_id order by e.seq desc limit 1), 0) as last_seq
       from leases l
       join results r on r.id = l.generation_id and r.attempt = l.attempt
       left join ai.models m on m.id = l.model_id
       left join ai.providers v on v.id = m.provider_id
+      -- The vectors of a batch of texts go where they belong at once; an answer that does not fit its question is a failure.
+     cross join lateral (select case when r.outcome = 'succeeded' and r.embeddings is not null
+                                     then ai.store_embeddings(l.tenant_id, l.generation_id, r.embeddings) end as misfit offset 0) x
+     cross join lateral (select case when x.misfit is not null then 'failed' when r.outcome in ('succeeded', 'cancelled', 'released') then r.outcome
+                                     else 'failed' end as outcome,
+                                case when x.misfit is not null then 'malformed' else r.signal end as signal) o
       -- In a CASE, because a function in FROM is called first and filtered then: most attempts have not failed.
-     cross join lateral (select case when r.signal is not null then
+     cross join lateral (select case when o.signal is not null then
                                   (select array[c.class, c.action, c.billed]
-                                     from ai.classify_failure(v.dialect, r.signal, r.http_status, r.error_type, r.error_code,
+                                     from ai.classify_failure(v.dialect, o.signal, r.http_status, r.error_type, r.error_code,
                                                               r.retry_after_ms is not null, l.stream and r.text <> '') c) end as found offset 0) c
      cross join lateral (select c.found[1] as class, c.found[2] as action, c.found[3] as billed) f
      cross join lateral (select ai.token_count(r.usage -> 'input') as input, coalesce(ai.token_count(r.usage -> 'cache_read'), 0) as cached,
@@ -78,8 +85,8 @@ begin
      -- Written as cases, because least() passes over nulls.
      cross join lateral (select case when r.ttft_ms is not null then least(r.ttft_ms, 2147483647) end as ttft_ms,
                                 case when r.latency_ms is not null then least(r.latency_ms, 2147483647) end as latency_ms) t
-     cross join lateral (select case when r.outcome = 'succeeded' then 'arrived'
-                                     when r.outcome = 'cancelled' then case when r.sent then 'arrived' else 'no' end
+     cross join lateral (select case when o.outcome = 'succeeded' then 'arrived'
+                                     when o.outcome = 'cancelled' then case when r.sent then 'arrived' else 'no' end
                                      when not coalesce(r.sent, true) then 'no'
                                      else coalesce(f.billed, 'arrived') end as bills) b
       left join lateral (select p.id, p.rates from ai.prices p
@@ -87,15 +94,15 @@ begin
 
   ), decided as materialized (
     -- What follows: `end` with a status, or `queue` for the same or the next target after some time.
-    select a.*, d.status, d.next_target, d.delay_ms,
+    select a.*, case when g.rejected is not null then 'rejected' else d.status end as status, d.next_target, d.delay_ms, g.shown_text, g.rejected, g.stages,
            ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens) as cost,
-           case when a.rest <> '' and a.stream then 1 else 0 end as tails,
+           case when coalesce(nullif(a.rest, ''), g.shown_text) <> '' and a.stream then 1 else 0 end as tails,
            -- Whether subscribers have seen text that another attempt would contradict.
            a.stream and d.status is null
              and (a.rest <> '' or exists (select from ai.stream_events e where e.generation_id = a.generation_id and e.type = 'delta'
                                              and e.seq > coalesce((select max(x.seq) from ai.stream_events x
                                                                     where x.generation_id = a.generation_id and x.type = 'reset'), 0))) as shown,
-           case when a.outcome <> 'succeeded' then
+           case when g.rejected is not null then g.rejected when a.outcome <> 'succeeded' then
              jsonb_strip_nulls(jsonb_build_object(
                'class', case when a.outcome in ('cancelled', 'released') then a.outcome else coalesce(a.class, 'unknown') end, 'signal', a.signal,
                'http_status', a.http_status, 'type', a.error_type, 'code', a.error_code, 'message', a.error_message,
@@ -103,7 +110,14 @@ begin
       from attempts a
      cross join lateral ai.after_attempt(a.outcome, a.unsent, a.action, a.should_retry, a.retry_after_ms, a.attempt, a.target, a.tenant_id, a.generation_id,
                                          a.cancel_requested, a.deadline_at, v_now, v_settings.max_attempts,
-                                         v_settings.backoff_base_ms, v_settings.backoff_cap_ms, v_settings.retry_after_cap_ms) d
+                                         v_settings.backoff_base_ms, v_settings.backoff_cap_ms, v_settings.retry_after_cap_ms,
+                                         a.route, a.replay, a.class, coalesce(a.error_code, a.error_type)) d
+      -- What was held back passes the guardrails before anybody sees it. shown_text is null where nothing was held.
+     cross join lateral (select case when a.held and d.status is not null then
+                                  (select jsonb_build_object('text', o.text, 'rejected', o.rejected, 'stages', o.stages)
+                                     from ai.guard_output(a.tenant_id, a.generation_id, a.user_id, a.text) o) end as held offset 0) h
+     cross join lateral (select case when h.held is not null then coalesce(h.held ->> 'text', '') end as shown_text,
+                                case when d.status = 'succeeded' then nullif(h.held -> 'rejected', 'null') end as rejected, h.held -> 'stages' as stages) g
 
   ), books as (
     insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, http_status,
@@ -119,7 +133,7 @@ begin
 
   ), events as (
     insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
-    select d.generation_id, d.last_seq + 1, d.tenant_id, d.attempt, 'delta', d.rest from decided d where d.tails = 1
+    select d.generation_id, d.last_seq + 1, d.tenant_id, d.attempt, 'delta', coalesce(d.shown_text, d.rest) from decided d where d.tails = 1
     union all
     select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, d.attempt, case when d.shown then 'reset' else 'retry' end, d.error ->> 'class'
       from decided d where d.status is null
@@ -127,7 +141,9 @@ begin
 
   ), ended as (
     update ai.generations g
-       set status = d.status, output = nullif(d.text, ''), output_message = d.message, embedding = d.embedding::text::ai.embedding,
+       set status = d.status, output = nullif(coalesce(d.shown_text, d.text), ''),
+           output_message = case when d.shown_text is null then d.message when d.rejected is null then d.message || jsonb_build_object('content', d.shown_text) end,
+           embedding = d.embedding::text::ai.embedding, stages = case when jsonb_typeof(d.stages) = 'array' then coalesce(g.stages, '[]') || d.stages else g.stages end,
            finish_reason = d.finish_reason, error = case when d.status = 'failed' and d.deadline_at <= v_now then d.error || c_late else d.error end,
            provider = d.provider, model_used = coalesce(d.model_used, d.model),
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
@@ -137,6 +153,8 @@ begin
            latency_ms = least(greatest(0, extract(epoch from v_now - d.waiting_since) * 1000), 2147483647)::integer, finished_at = v_now
       from decided d
      where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is not null and g.finished_at is null
+    returning g.tenant_id, g.id, g.cache_key is not null or g.purpose is not null or g.conversation_id is not null or g.template is not null or g.collection is not null
+                                 or g.stages is not null as concerns_others
 
   ), returned as (
     update ai.generations g
@@ -173,6 +191,14 @@ begin
          (select array_agg(d.attempt) from decided d) as attempts,
          (select array_agg(case when d.status is null then 'requeued' else 'ended' end) from decided d) as outcomes,
          (select array_agg(distinct d.lane_id) filter (where d.delay_ms <= 0) from decided d where d.status is null) as lanes,
+         (select array_agg(e.tenant_id order by e.id) from ended e where e.concerns_others) as ended_tenants,
+         (select array_agg(e.id order by e.id) from ended e where e.concerns_others) as ended_ids,
+         (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'counters', to_jsonb(d.counters), 'amounts', to_jsonb(d.amounts), 'claimed_at', d.claimed_at,
+                                              'tokens', d.input_tokens + d.output_tokens, 'cost', d.cost, 'sent', not d.unsent, 'ended', d.status is not null))
+            from decided d where d.counters is not null) as reserved,
+         (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'model_id', d.model_id, 'outcome', d.outcome, 'class', d.class, 'signal', d.signal,
+                                              'ttft_ms', d.ttft_ms, 'latency_ms', d.latency_ms))
+            from decided d where not d.unsent) as seen,
          (select count(pg_notify(n.channel, n.payload))
             from (select c.channel, c.payload
                     from (select n.*, ai.event_payload(n.generation_id, n.seq, n.type, n.data || n.state) as payload from news n) n
@@ -183,9 +209,15 @@ begin
                    order by n.generation_id, n.seq) n) as notified
     into v_done;
 
-  if v_done.lanes is not null then
-    perform ai.list_lanes(v_done.lanes);
+  if v_done.reserved is not null and ai.settle_limits(v_done.reserved) or v_done.lanes is not null then
+    perform ai.list_lanes(coalesce(v_done.lanes, '{}'));
     perform ai.wake_workers();
+  end if;
+  if v_done.seen is not null then
+    perform ai.observe_attempts(v_done.seen);
+  end if;
+  if v_done.ended_ids is not null then
+    perform ai.after_ends(v_done.ended_tenants, v_done.ended_ids);
   end if;
   return query
     select r.id, r.attempt, coalesce(d.outcome, 'stale')
@@ -195,68 +227,6 @@ end
 $$;
 comment on function ai.conclude_attempts(uuid, jsonb) is
   'Books attempts and ends or re-queues their generations. Gives ended, requeued or stale for each. Internal: ai.worker_settle(), rescue.';
-
--- What follows an attempt: a final status, or (status null) another try at next_target after delay_ms.
---   succeeded, cancelled: the end. released: the queue, at once; what was sent counts as an attempt. A failure follows
---   its rule:
---   retry: the same target after the provider's Retry-After or the backoff, if attempts allow it; a wait of more than
---          retry_after_cap_ms or beyond the deadline is not waited, that is `next`
---   next:  the next target of the route at once; failed where there is none
---   fail:  failed
--- The provider's x-should-retry turns retry into next and next into retry; it never overrules fail.
-create or replace function ai.after_attempt(
-  p_outcome text, p_unsent boolean, p_action text, p_should_retry boolean, p_retry_after_ms bigint, p_attempt integer, p_target integer, p_tenant uuid, p_id uuid,
-  p_cancelled boolean, p_deadline_at timestamptz, p_now timestamptz, p_max_attempts integer, p_base_ms integer, p_cap_ms integer,
-  p_retry_after_cap_ms integer, out status text, out next_target smallint, out delay_ms bigint)
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_action text := p_action;
-begin
-  if p_outcome = 'succeeded' then
-    status := 'succeeded';
-    return;
-  elsif p_outcome = 'cancelled' or p_cancelled then
-    status := 'cancelled';
-    return;
-  elsif p_outcome = 'released' then
-    -- A worker that stops is not the generation's fault, nor is text that was shown a reason not to begin again, as it
-    -- does after a crash.
-    next_target := p_target;
-    delay_ms := 0;
-    if not p_unsent and p_attempt >= p_max_attempts then
-      status := 'failed';
-    end if;
-    return;
-  end if;
-
-  if p_should_retry and v_action = 'next' then
-    v_action := 'retry';
-  elsif not p_should_retry and v_action = 'retry' then
-    v_action := 'next';
-  end if;
-  if v_action = 'retry' then
-    delay_ms := case when p_retry_after_ms > 0 then p_retry_after_ms else ai.backoff_ms(p_attempt, p_base_ms, p_cap_ms) end;
-    next_target := p_target;
-    if p_retry_after_ms > p_retry_after_cap_ms or delay_ms >= extract(epoch from p_deadline_at - p_now) * 1000 then
-      v_action := 'next';
-    end if;
-  end if;
-  if v_action = 'next' then
-    delay_ms := 0;
-    select p_target + 1 into next_target
-      from ai.generations g
-     where g.tenant_id = p_tenant and g.id = p_id and ai.target_model(p_tenant, g.kind, g.model, g.profile, p_target + 1) is not null;
-  end if;
-  if v_action is distinct from 'retry' and v_action is distinct from 'next' or next_target is null
-     or p_attempt >= p_max_attempts or p_now >= p_deadline_at then
-    status := 'failed';
-  end if;
-end
-$$;
-comment on function ai.after_attempt(text, boolean, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) is
-  'The decision after an attempt: a final status, or another target and a delay.';
 
 -- A worker's report; see docs/worker-protocol.md. Raises PT400 unless p_results is an array.
 create or replace function ai.worker_settle(p_worker uuid, p_results jsonb)
@@ -332,6 +302,5 @@ end
 $$;
 comment on function ai.worker_stop(uuid) is 'Unregisters a worker; gives how many generations were taken back.';
 
-revoke execute on function ai.conclude_attempts(uuid, jsonb), ai.worker_settle(uuid, jsonb), ai.shown_text(uuid), ai.rescue_generations(uuid), ai.worker_stop(uuid),
-  ai.after_attempt(text, boolean, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz, integer, integer, integer, integer) from public;
+revoke execute on function ai.conclude_attempts(uuid, jsonb), ai.worker_settle(uuid, jsonb), ai.shown_text(uuid), ai.rescue_generations(uuid), ai.worker_stop(uuid) from public;
 grant execute on function ai.worker_settle(uuid, jsonb), ai.worker_stop(uuid) to ai_worker;

@@ -17,6 +17,7 @@ begin
   if found then
     perform pg_notify(c.channel, ai.event_payload(p_id, v_seq, 'end', jsonb_build_object('status', p_status)))
        from (values (ai.stream_channel(p_tenant, p_id)), (ai.member_channel(p_tenant, v_user))) c (channel);
+    perform ai.after_ends(array[p_tenant], array[p_id]);
   end if;
 end
 $$;
@@ -25,7 +26,7 @@ comment on function ai.end_generation(uuid, uuid, text, jsonb) is 'Ends an unlea
 -- Cancels a generation of the caller. What is queued ends at once; what runs is aborted by its worker, which is
 -- notified, and ends as cancelled with what had arrived, or as succeeded if the answer was there first. Gives the
 -- status at return: cancelled, running (being aborted), or the end that it already had.
--- Raises PT401, PT404. Locks: the queue row, then the generation; of what runs nothing, because the app's transaction may
+-- Raises PT401, PT404. Locks: the queue, delayed or waiting row, then the generation; of what runs nothing, because the app's transaction may
 -- stay open for long. So an attempt that fails at this very moment may go back to the queue unawares: from there
 -- ai.worker_claim() takes it as cancelled.
 create or replace function ai.cancel(p_id uuid) returns text
@@ -48,6 +49,10 @@ begin
     end if;
     delete from ai.delayed d where d.generation_id = p_id;
     if found then
+      perform ai.end_generation(v_tenant, p_id, 'cancelled', c_error);
+      return 'cancelled';
+    end if;
+    if ai.stop_waiting(v_tenant, p_id) then
       perform ai.end_generation(v_tenant, p_id, 'cancelled', c_error);
       return 'cancelled';
     end if;

@@ -100,6 +100,7 @@ begin
         join ai.generations g on g.tenant_id = t.id and g.id >= ai.uuid_floor(ai.now() - p_since) and g.status in ('queued', 'running')
       except select q.generation_id from ai.queue q
       except select d.generation_id from ai.delayed d
+      except select w.generation_id from ai.waiting w
       except select l.generation_id from ai.leases l) o (id)
      order by o.id limit 10000);
   if cardinality(v_ids) = 0 then
@@ -122,14 +123,14 @@ begin
     select l.id as lane_id, g.id, g.tenant_id, g.attempts, g.run_after
       from ai.tenants t
       join ai.generations g on g.tenant_id = t.id and g.id = any (v_ids)
-      join ai.lanes l on l.tenant_id = g.tenant_id and l.priority = g.priority
+      join ai.lanes l on l.tenant_id = g.tenant_id and l.priority = g.priority and l.counters = '{}' and l.batch_id is null
   ), later as (
-    insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts)
-    select f.id, f.run_after, f.lane_id, f.tenant_id, f.attempts from found f where f.run_after > ai.now()
+    insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, prepare)
+    select f.id, f.run_after, f.lane_id, f.tenant_id, f.attempts, true from found f where f.run_after > ai.now()
     on conflict do nothing
   ), queued as (
-    insert into ai.queue (lane_id, generation_id, tenant_id, attempts)
-    select f.lane_id, f.id, f.tenant_id, f.attempts from found f where f.run_after > ai.now() is not true
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, prepare)
+    select f.lane_id, f.id, f.tenant_id, f.attempts, true from found f where f.run_after > ai.now() is not true
     on conflict do nothing
     returning lane_id
   )

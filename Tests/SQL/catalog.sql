@@ -52,7 +52,8 @@ select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_c
 select set_eq($$ select a.grantee::regrole || ' ' || t.attname from pg_attribute t cross join lateral aclexplode(t.attacl) a
                   where t.attrelid = 'ai.generations'::regclass and a.privilege_type = 'INSERT' $$,
   array['ai_user kind', 'ai_user prompt', 'ai_user messages', 'ai_user model', 'ai_user profile', 'ai_user params', 'ai_user stream', 'ai_user priority',
-        'ai_user run_after', 'ai_user deadline_ms', 'ai_user idempotency_key', 'ai_user metadata', 'ai_admin tenant_id', 'ai_admin user_id'],
+        'ai_user run_after', 'ai_user deadline_ms', 'ai_user idempotency_key', 'ai_user metadata', 'ai_user collection', 'ai_user template', 'ai_user cache',
+        'ai_user cache_tags', 'ai_user conversation_id', 'ai_user batch_id', 'ai_user replay', 'ai_admin tenant_id', 'ai_admin user_id'],
   'the columns of ai.generations that may be inserted');
 select is_empty($$ select c.relname, t.attname, a.privilege_type from pg_attribute t join pg_class c on c.oid = t.attrelid cross join lateral aclexplode(t.attacl) a
                     where c.relnamespace = 'ai'::regnamespace and a.privilege_type not in ('SELECT', 'INSERT') $$, 'no column may be updated or referenced');
@@ -88,7 +89,7 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
   'no function may be called by everybody');
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit.
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask'],
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'cosine_distance'],
   'the functions without a search_path of their own');
 select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
   array['sees_tenant', 'is_tenant_admin', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');

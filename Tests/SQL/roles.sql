@@ -80,7 +80,8 @@ select is(t.as_role(r.name, format('insert into %s default values', c.relation))
 -- 3. Columns of ai.generations: what the app may set, and nothing else.
 create table t.insertable (name text primary key, value text);
 insert into t.insertable values ('kind', '''chat'''), ('prompt', '''x'''), ('messages', 'null'), ('model', '''mtap/one'''), ('profile', 'null'), ('params', '''{}'''),
-  ('stream', 'true'), ('priority', '''high'''), ('run_after', 'null'), ('deadline_ms', '5'), ('idempotency_key', '''k'''), ('metadata', '''{}''');
+  ('stream', 'true'), ('priority', '''high'''), ('run_after', 'null'), ('deadline_ms', '5'), ('idempotency_key', '''k'''), ('metadata', '''{}'''),
+  ('collection', 'null'), ('template', 'null'), ('cache', '''off'''), ('cache_tags', '''{a}'''), ('conversation_id', 'null'), ('batch_id', 'null'), ('replay', 'true');
 select is(t.as_role('mtap_ann', format('insert into ai.generations (prompt, model, %I) values (''x'', ''mtap/one'', null)', a.attname)), '42501',
           format('a user may not insert %s', a.attname))
   from pg_attribute a

@@ -75,6 +75,12 @@ def test_a_throw_away_server_is_gone_afterwards_and_the_commands_exit_code_is_ke
     assert folders() <= before
 
 
+def heed_signals() -> None:
+    """A run in the background, or under nohup, ignores some signals, and what it starts inherits that."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_command_and_what_it_started_and_the_server(number: signal.Signals) -> None:
     before = folders()
@@ -82,7 +88,7 @@ def test_a_signal_ends_the_command_and_what_it_started_and_the_server(number: si
         "sh",
         "-c",
         'sleep 300 & echo "$MARTLET_TEST_DATABASE_URL"; echo $!; wait',
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_signals,
     )
     with process:
         assert process.stdout

@@ -1,0 +1,146 @@
+-- What a cache, a template, a collection or a conversation has to say about a generation before it is sent. Only rows that
+-- need it come here (ai.queue.prepare). The prompt that is put together is kept in ai.prepared until the generation has
+-- ended, so that a retry asks the same.
+
+-- Prepares those of the generations whose p_prepares is true. Gives a row for each that is not simply sent: `ended` (a cache
+-- answered, or nothing was left to do), `follows` (leader_id is asked the same at this moment).
+-- Those that will be refused anyway (cancelled, late, revoked) are passed over: the lease refuses them.
+-- Locks: leaders in the order of their keys, then generations in the given order.
+create or replace function ai.prepare_generations(p_ids uuid[], p_tenants uuid[], p_prepares boolean[])
+returns table (generation_id uuid, outcome text, leader_id uuid)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  v_one     record;
+  v_hit     record;
+  v_prompt  record;
+  v_inputs  jsonb;
+  v_vector  ai.embedding;
+  v_ready   boolean;
+begin
+  for v_one in
+    select g.*, e.leader_id,
+           (select m.context_tokens from ai.models m where m.id = ai.target_model(g.tenant_id, g.kind, g.model, g.profile, 1)) as context_tokens
+      from unnest(p_ids, p_tenants, p_prepares) with ordinality p (id, tenant_id, prepare, n)
+      join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id and g.status = 'queued'
+      join ai.tenants t on t.id = p.tenant_id and t.enabled
+      join ai.members u on u.tenant_id = p.tenant_id and u.user_id = g.user_id and u.enabled
+     cross join ai.settings s
+      left join (select * from ai.elect_leaders(array(select i from unnest(p_ids, p_prepares) w (i, wanted) where wanted),
+                                                array(select o from unnest(p_tenants, p_prepares) w (o, wanted) where wanted)) l offset 0) e on e.generation_id = g.id
+     where p.prepare and not exists (select from ai.cancellations c where c.generation_id = p.id)
+       and greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' > ai.now()
+     order by p.n
+  loop
+    generation_id := v_one.id;
+    leader_id := null;
+    v_ready := exists (select from ai.prepared p where p.generation_id = v_one.id);
+
+    if v_one.purpose in ('chunks', 'rows') then
+      v_inputs := ai.embedding_inputs(v_one.tenant_id, v_one.id);
+      if v_inputs = '[]' then
+        perform ai.end_generation(v_one.tenant_id, v_one.id, 'succeeded', null);
+        outcome := 'ended';
+        return next;
+      else
+        insert into ai.prepared (generation_id, tenant_id, messages, input_bytes) values (v_one.id, v_one.tenant_id, v_inputs, octet_length(v_inputs::text))
+        on conflict on constraint prepared_pkey do update set messages = excluded.messages, input_bytes = excluded.input_bytes;
+      end if;
+      continue;
+    end if;
+
+    if v_one.cache_key is not null and v_one.cache is distinct from 'refresh' then
+      -- Asked again, after the leader's election: who was first may have been answered since the insert.
+      select * into v_hit
+        from ai.find_exact(v_one.tenant_id, v_one.user_id, v_one.kind, v_one.prompt, v_one.messages, v_one.model, v_one.profile, v_one.params,
+                           v_one.template, v_one.template_version, v_one.collection, v_one.cache) f;
+      if v_hit.hit then
+        perform ai.end_from_cache(v_one.tenant_id, v_one.id, 'exact', to_jsonb(v_hit) - 'cache_key');
+        outcome := 'ended';
+        return next;
+        continue;
+      end if;
+    end if;
+    if v_one.leader_id is not null then
+      outcome := 'follows';
+      leader_id := v_one.leader_id;
+      return next;
+      continue;
+    end if;
+    continue when v_ready;
+
+    v_vector := (select g.embedding from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.query_id);
+    if v_vector is not null and v_one.cache_key is not null then
+      select * into v_hit from ai.find_similar(v_one.tenant_id, v_one.id, v_vector) f;
+      if v_hit.hit then
+        perform ai.end_from_cache(v_one.tenant_id, v_one.id, 'semantic', to_jsonb(v_hit));
+        outcome := 'ended';
+        return next;
+        continue;
+      end if;
+      if v_hit.stage is not null then
+        update ai.generations g set stages = coalesce(g.stages, '[]') || v_hit.stage where g.tenant_id = v_one.tenant_id and g.id = v_one.id;
+      end if;
+    end if;
+
+    if v_one.template is not null or v_one.collection is not null or v_one.conversation_id is not null then
+      select * into v_prompt from ai.assemble_prompt(v_one.tenant_id, v_one.id, v_vector, v_one.context_tokens);
+      if v_prompt.messages is not null then
+        insert into ai.prepared (generation_id, tenant_id, messages, input_bytes)
+        values (v_one.id, v_one.tenant_id, v_prompt.messages, octet_length(v_prompt.messages::text))
+        on conflict on constraint prepared_pkey do nothing;
+      end if;
+      update ai.generations g
+         set sources = v_prompt.sources, degraded = v_prompt.degraded, stages = coalesce(g.stages, '[]') || coalesce(v_prompt.stages, '[]')
+       where g.tenant_id = v_one.tenant_id and g.id = v_one.id;
+    end if;
+  end loop;
+end
+$$;
+comment on function ai.prepare_generations(uuid[], uuid[], boolean[]) is
+  'Asks caches and puts prompts together before a lease; gives those that have ended or follow another.';
+
+-- Ends a generation with an answer from a cache: p_how is exact, semantic or coalesced, p_hit what the cache gave as JSON
+-- (output, output_message, embedding, finish_reason, sources, provider, model_used, saved, stage). It costs nothing and is on
+-- the books as a call with what it saved. Locks the generation; does nothing to one that has ended.
+create or replace function ai.end_from_cache(p_tenant uuid, p_id uuid, p_how text, p_hit jsonb) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_seq integer := ai.last_event(p_id) + 1;
+  v_row record;
+begin
+  update ai.generations g
+     set status = 'succeeded', cached = true, saved = (p_hit ->> 'saved')::numeric, output = p_hit ->> 'output', output_message = nullif(p_hit -> 'output_message', 'null'),
+         embedding = (p_hit ->> 'embedding')::ai.embedding, finish_reason = p_hit ->> 'finish_reason', sources = nullif(p_hit -> 'sources', 'null'),
+         provider = p_hit ->> 'provider', model_used = p_hit ->> 'model_used', error = null, input_tokens = 0, cached_tokens = 0, output_tokens = 0,
+         cost = coalesce(g.cost, 0), last_seq = v_seq + g.stream::integer, finished_at = ai.now(),
+         stages = coalesce(g.stages, '[]') || coalesce(nullif(p_hit -> 'stage', 'null'), '[]'),
+         latency_ms = least(greatest(0, extract(epoch from ai.now() - greatest(g.created_at, g.run_after)) * 1000), 2147483647)::integer
+   where g.tenant_id = p_tenant and g.id = p_id and g.finished_at is null
+  returning g.* into v_row;
+  if not found then
+    return;
+  end if;
+  insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, cost, latency_ms, cache, saved)
+  values (p_tenant, p_id, 0, ai.now(), v_row.user_id, coalesce(v_row.provider, 'cache'), coalesce(v_row.model, v_row.profile), v_row.model_used, v_row.kind,
+          'succeeded', 0, v_row.latency_ms, p_how, v_row.saved);
+  if v_row.stream then
+    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data) values (p_id, v_seq, p_tenant, 0, 'delta', coalesce(v_row.output, ''));
+    perform pg_notify(ai.stream_channel(p_tenant, p_id), ai.event_payload(p_id, v_seq, 'delta', jsonb_build_object('text', coalesce(v_row.output, ''))));
+  end if;
+  perform pg_notify(c.channel, ai.event_payload(p_id, v_row.last_seq, 'end', '{"status": "succeeded"}'::jsonb || jsonb_strip_nulls(jsonb_build_object('finish_reason', v_row.finish_reason))))
+     from (values (ai.stream_channel(p_tenant, p_id)), (ai.member_channel(p_tenant, v_row.user_id))) c (channel);
+  perform ai.after_ends(array[p_tenant], array[p_id]);
+end
+$$;
+comment on function ai.end_from_cache(uuid, uuid, text, jsonb) is 'Ends a generation with a cached answer, books and announces it.';
+
+revoke execute on function ai.prepare_generations(uuid[], uuid[], boolean[]), ai.end_from_cache(uuid, uuid, text, jsonb) from public;

@@ -1,0 +1,178 @@
+-- What the end of a generation means for others: the cache, those that waited for it, its conversation, its documents.
+
+-- Called once with all that ended in a transaction and may concern others. Locks, after the ended generations themselves: the
+-- parents in the order of their ids, then the rest of each end in turn. Does nothing to what has not ended.
+create or replace function ai.after_ends(p_tenants uuid[], p_ids uuid[]) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_one record;
+begin
+  for v_one in
+    select g.tenant_id, g.parent_id, g.id, g.purpose, g.status, g.output, g.metadata
+      from unnest(p_tenants, p_ids) u (tenant_id, id)
+      join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null and g.purpose in ('query', 'moderation')
+     order by g.parent_id, g.id
+  loop
+    perform ai.continue_parent(v_one.tenant_id, v_one.parent_id, v_one.id, v_one.purpose, v_one.status, v_one.output, (v_one.metadata ->> 'guardrail')::bigint);
+  end loop;
+
+  for v_one in
+    select g.tenant_id, g.id, g.purpose, g.status, g.cached, g.cache_key, g.conversation_id
+      from unnest(p_tenants, p_ids) u (tenant_id, id)
+      join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
+     order by g.id
+  loop
+    delete from ai.prepared p where p.generation_id = v_one.id;
+    if v_one.purpose in ('chunks', 'rows') then
+      perform ai.end_embedding_job(v_one.tenant_id, v_one.id, v_one.status);
+    end if;
+    if v_one.conversation_id is not null and v_one.status = 'succeeded' then
+      perform ai.record_answer(v_one.tenant_id, v_one.id);
+    end if;
+    if v_one.cache_key is not null then
+      if v_one.status = 'succeeded' and not v_one.cached then
+        perform ai.write_cache(v_one.tenant_id, v_one.id);
+      end if;
+      perform ai.resign_leader(v_one.tenant_id, v_one.id);
+      perform ai.release_followers(v_one.tenant_id, v_one.id);
+    end if;
+  end loop;
+end
+$$;
+comment on function ai.after_ends(uuid[], uuid[]) is 'Does what the ends of these generations mean for the cache, their parents, followers, conversations and documents.';
+
+-- A child has ended: its parent goes on once all its children have, or is rejected by a verdict. Without the vector of its
+-- question a parent goes on too: it is searched for by its words, and marked. Locks the parent first, so that of two children
+-- that end at once the second sees that the first is gone.
+create or replace function ai.continue_parent(
+  p_tenant uuid, p_parent uuid, p_child uuid, p_purpose text, p_status text, p_output text, p_guardrail bigint) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_verdict record;
+  v_place   record;
+begin
+  perform from ai.generations g where g.tenant_id = p_tenant and g.id = p_parent for no key update;
+  delete from ai.waiting w where w.generation_id = p_parent and w.for_id = p_child returning w.* into v_place;
+  if not found then
+    return;  -- it was cancelled or rejected meanwhile
+  end if;
+  if p_purpose = 'moderation' then
+    select * into v_verdict from ai.judge(p_guardrail, p_status, p_output);
+    if v_verdict.stage is not null then
+      update ai.generations g set stages = coalesce(g.stages, '[]') || v_verdict.stage where g.tenant_id = p_tenant and g.id = p_parent;
+    end if;
+    if v_verdict.rejected is not null then
+      delete from ai.waiting w where w.generation_id = p_parent;
+      perform ai.end_generation(p_tenant, p_parent, 'rejected', v_verdict.rejected);
+      return;
+    end if;
+  end if;
+  if exists (select from ai.waiting w where w.generation_id = p_parent) then
+    return;
+  end if;
+  insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+  values (v_place.lane_id, p_parent, p_tenant, v_place.attempts, v_place.target, true);
+  perform ai.list_lanes(array[v_place.lane_id]);
+  perform ai.wake_workers();
+end
+$$;
+comment on function ai.continue_parent(uuid, uuid, uuid, text, text, text, bigint) is 'Queues or rejects a generation of which a child has ended.';
+
+-- Those that were asked the same while this one ran: answered if the answer is in the cache now, else queued again, where the
+-- first to be claimed leads the others. The leader has resigned before, which waits for claims that are about to follow it.
+create or replace function ai.release_followers(p_tenant uuid, p_leader uuid) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_one   record;
+  v_hit   record;
+  v_lanes bigint[] := '{}';
+begin
+  for v_one in
+    with followers as (
+      delete from ai.waiting w where w.for_id = p_leader returning w.*
+    )
+    select f.*, g.user_id, g.kind, g.prompt, g.messages, g.model, g.profile, g.params, g.template, g.template_version, g.collection, g.cache
+      from followers f
+      join ai.generations g on g.tenant_id = f.tenant_id and g.id = f.generation_id and g.finished_at is null
+     where f.tenant_id = p_tenant
+     order by f.generation_id
+  loop
+    select * into v_hit
+      from ai.find_exact(v_one.tenant_id, v_one.user_id, v_one.kind, v_one.prompt, v_one.messages, v_one.model, v_one.profile, v_one.params, v_one.template,
+                         v_one.template_version, v_one.collection, v_one.cache) f;
+    if v_one.counters is not null then
+      -- Answered: its request counts, nothing else. Asked again: it reserves anew.
+      perform ai.settle_limits(jsonb_build_array(jsonb_build_object('generation_id', v_one.generation_id, 'counters', to_jsonb(v_one.counters), 'amounts', to_jsonb(v_one.amounts),
+        'claimed_at', v_one.claimed_at, 'tokens', 0, 'cost', 0, 'sent', coalesce(v_hit.hit, false), 'ended', coalesce(v_hit.hit, false))));
+    end if;
+    if v_hit.hit then
+      perform ai.end_from_cache(v_one.tenant_id, v_one.generation_id, 'coalesced',
+        (to_jsonb(v_hit) - 'cache_key') || jsonb_build_object('stage', ai.stage('cache', 'coalesced', 'the same was being asked', null, jsonb_build_object('with', p_leader))));
+    else
+      insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+      values (v_one.lane_id, v_one.generation_id, v_one.tenant_id, v_one.attempts, v_one.target, true);
+      v_lanes := v_lanes || v_one.lane_id;
+    end if;
+  end loop;
+  if v_lanes <> '{}' then
+    perform ai.list_lanes(array(select distinct l from unnest(v_lanes) l));
+    perform ai.wake_workers();
+  end if;
+end
+$$;
+comment on function ai.release_followers(uuid, uuid) is 'Answers or queues those that waited for the same answer.';
+
+-- Takes a generation out of ai.waiting, gives back what it had reserved, and cancels what was asked for it alone. False: it
+-- did not wait.
+create or replace function ai.stop_waiting(p_tenant uuid, p_id uuid) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_one   record;
+  v_found boolean := false;
+begin
+  for v_one in delete from ai.waiting w where w.generation_id = p_id and w.tenant_id = p_tenant returning w.* loop
+    v_found := true;
+    if v_one.counters is not null and ai.settle_limits(jsonb_build_array(jsonb_build_object('generation_id', p_id, 'counters', to_jsonb(v_one.counters),
+         'amounts', to_jsonb(v_one.amounts), 'claimed_at', v_one.claimed_at, 'tokens', 0, 'cost', 0, 'sent', false, 'ended', true))) then
+      perform ai.wake_workers();
+    end if;
+  end loop;
+  return v_found;
+end
+$$;
+comment on function ai.stop_waiting(uuid, uuid) is 'Takes a generation out of ai.waiting; false: it was not there.';
+
+-- Ends what has waited for another until its deadline. Gives how many; at most 1,000 a call.
+create or replace function ai.end_overdue(p_now timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_one   record;
+  v_count integer := 0;
+begin
+  for v_one in
+    select distinct w.tenant_id, w.generation_id from ai.waiting w where w.deadline_at <= p_now order by w.generation_id limit 1000
+  loop
+    perform from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id for no key update;
+    if ai.stop_waiting(v_one.tenant_id, v_one.generation_id) then
+      perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'failed',
+        '{"class": "deadline", "code": "PT504", "message": "what it waited for did not come within deadline_ms"}');
+      v_count := v_count + 1;
+    end if;
+  end loop;
+  return v_count;
+end
+$$;
+comment on function ai.end_overdue(timestamptz) is 'Ends generations that waited for another beyond their deadline; gives how many.';
+
+revoke execute on function ai.after_ends(uuid[], uuid[]), ai.continue_parent(uuid, uuid, uuid, text, text, text, bigint), ai.release_followers(uuid, uuid),
+  ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz) from public;
