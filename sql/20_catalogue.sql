@@ -1,29 +1,35 @@
 -- Which model answers, and what tokens cost.
 
--- The model to call: the named one, or the p_target-th of the profile's route; null where there is none.
--- A tenant's own model or route goes before the shared one of the same name. What another tenant owns is never found,
--- whatever refers to it.
+-- The model to call: the named one, or the p_target-th of the profile's route without regard to conditions and
+-- strategy (ai.route_models() has those); null where there is none. A tenant's own model or route goes before the shared
+-- one of the same name. What another tenant owns is never found, whatever refers to it. Own and shared rows are looked
+-- up apart, because a comparison that also matches null finds nothing by an index.
 create or replace function ai.target_model(p_tenant uuid, p_kind text, p_model text, p_profile text, p_target integer)
 returns bigint
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_found bigint;
 begin
   if p_model is not null then
     return (select m.id
-              from ai.models m
+              from (select o.* from ai.models o where o.tenant_id = p_tenant and o.name = p_model
+                    union all select s.* from ai.models s where s.tenant_id is null and s.name = p_model) m
               join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
-             where p_target = 1 and m.name = p_model and m.kind = p_kind and m.enabled and (m.tenant_id = p_tenant or m.tenant_id is null)
+             where p_target = 1 and m.kind = p_kind and m.enabled
              order by m.tenant_id nulls last limit 1);
   end if;
-  return (select m.id
-            from ai.routes r
-            join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind and (m.tenant_id is null or m.tenant_id = p_tenant)
-            join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
-           where r.profile = p_profile and r.kind = p_kind and r.enabled
-             and r.tenant_id is not distinct from
-                 (select o.tenant_id from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind limit 1)
-           order by r.position offset p_target - 1 limit 1);
+  select m.id into v_found
+    from (select o.position, o.model_id, o.enabled from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind
+          union all
+          select s.position, s.model_id, s.enabled from ai.routes s where s.tenant_id is null and s.profile = p_profile and s.kind = p_kind
+             and not exists (select from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind)) r
+    join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind and (m.tenant_id is null or m.tenant_id = p_tenant)
+    join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
+   where r.enabled
+   order by r.position offset p_target - 1 limit 1;
+  return v_found;
 end
 $$;
 comment on function ai.target_model(uuid, text, text, text, integer) is
@@ -125,6 +131,11 @@ drop policy if exists visible on ai.models;
 create policy visible on ai.models for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
 drop policy if exists visible on ai.routes;
 create policy visible on ai.routes for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+-- Which models its profiles use is a tenant's own business; which models there are is the operator's.
+drop policy if exists administered on ai.routes;
+create policy administered on ai.routes to ai_admin
+  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
+  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()) and exists (select from ai.models m where m.id = model_id));
 drop policy if exists visible on ai.prices;
 create policy visible on ai.prices for select to ai_user using (exists (select from ai.models m where m.id = model_id));
 drop policy if exists visible on ai.retry_rules;
@@ -133,3 +144,4 @@ create policy visible on ai.retry_rules for select to ai_user using (true);
 -- base_url, headers and the name of the secret are the operator's business.
 grant select (id, tenant_id, name, dialect, enabled, created_at) on ai.providers to ai_user;
 grant select on ai.models, ai.routes, ai.prices, ai.retry_rules to ai_user;
+grant insert, update, delete on ai.routes to ai_admin;
