@@ -123,9 +123,9 @@ begin
         join ai.generations g on g.tenant_id = r.tenant_id and g.id = r.generation_id
     ), leased as (
       insert into ai.leases (generation_id, attempt, worker_id, tenant_id, user_id, lane_id, target, model_id, stream, input_bytes,
-                             waiting_since, deadline_at, claimed_at, counters, amounts, held, route, replay)
+                             waiting_since, deadline_at, claimed_at, counters, amounts, held, route, replay, secret)
       select f.generation_id, f.attempt, p_worker, f.tenant_id, f.user_id, f.lane_id, f.target, f.model_id, f.stream, f.input_bytes,
-             f.waiting_since, f.deadline_at, p_now, f.counters, f.amounts, f.held, f.path, f.replay
+             f.waiting_since, f.deadline_at, p_now, f.counters, f.amounts, f.held, f.path, f.replay, f.secret
         from final f
     ), started as (
       update ai.generations g

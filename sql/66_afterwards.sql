@@ -128,8 +128,8 @@ end
 $$;
 comment on function ai.release_followers(uuid, uuid) is 'Answers or queues those that waited for the same answer.';
 
--- Takes a generation out of ai.waiting, gives back what it had reserved, and cancels what was asked for it alone. False: it
--- did not wait.
+-- Takes a generation out of ai.waiting, gives back what it had reserved, and cancels what is queued for it alone; what of that
+-- runs already is paid for and goes on. False: it did not wait.
 create or replace function ai.stop_waiting(p_tenant uuid, p_id uuid) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -143,6 +143,15 @@ begin
     if v_one.counters is not null and ai.settle_limits(jsonb_build_array(jsonb_build_object('generation_id', p_id, 'counters', to_jsonb(v_one.counters),
          'amounts', to_jsonb(v_one.amounts), 'claimed_at', v_one.claimed_at, 'tokens', 0, 'cost', 0, 'sent', false, 'ended', true))) then
       perform ai.wake_workers();
+    end if;
+    if exists (select from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.for_id and g.parent_id = p_id and g.finished_at is null) then
+      delete from ai.queue q where q.lane_id = any (array(select l.id from ai.lanes l where l.tenant_id = p_tenant)) and q.generation_id = v_one.for_id;
+      if not found then
+        delete from ai.delayed d where d.generation_id = v_one.for_id;
+      end if;
+      if found then
+        perform ai.end_generation(p_tenant, v_one.for_id, 'cancelled', '{"class": "cancelled", "message": "nobody waits for it any more"}');
+      end if;
     end if;
   end loop;
   return v_found;

@@ -1,11 +1,13 @@
 -- Asking by a function call, and at a psql prompt. Everything here is the caller's own INSERT, under its own rights.
 
--- Inserts a generation and gives its id. With an idempotency key that was used before with the same input, the id of
+-- Inserts a generation and gives its id; what a guardrail refused and what a cache answered has ended already. With an idempotency key that was used before with the same input, the id of
 -- that generation. Raises what the INSERT raises. The parameters' names are the columns'.
 create or replace function ai.generate(
   prompt text default null, messages jsonb default null, model text default null, profile text default null, params jsonb default '{}',
   stream boolean default false, priority text default 'normal', run_after timestamptz default null, deadline_ms integer default null,
-  idempotency_key text default null, metadata jsonb default null, kind text default 'chat')
+  idempotency_key text default null, metadata jsonb default null, kind text default 'chat',
+  collection text default null, template text default null, cache text default null, cache_tags text[] default null, batch_id uuid default null,
+  replay boolean default false)
 returns uuid
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
@@ -14,13 +16,15 @@ as $$
 declare
   v_id uuid;
 begin
-  insert into ai.generations as g (prompt, messages, model, profile, params, stream, priority, run_after, deadline_ms, idempotency_key, metadata, kind)
-  values (prompt, messages, model, profile, params, stream, priority, run_after, deadline_ms, idempotency_key, metadata, kind)
+  insert into ai.generations as g (prompt, messages, model, profile, params, stream, priority, run_after, deadline_ms, idempotency_key, metadata, kind,
+                                   collection, template, cache, cache_tags, batch_id, replay)
+  values (prompt, messages, model, profile, params, stream, priority, run_after, deadline_ms, idempotency_key, metadata, kind,
+          collection, template, cache, cache_tags, batch_id, replay)
   returning g.id into v_id;
   return coalesce(v_id, ai.idempotent_generation(idempotency_key));
 end
 $$;
-comment on function ai.generate(text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, text, jsonb, text) is
+comment on function ai.generate(text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, text, jsonb, text, text, text, text, text[], uuid, boolean) is
   'Asks for a generation and gives its id; the same id for the same idempotency key.';
 
 -- Asks for the embedding of a text; the vector comes back in ai.generations.embedding.
@@ -38,10 +42,11 @@ comment on function ai.embed(text, text, text, jsonb, text, jsonb) is 'Asks for 
 -- For people in psql: call ai.ask('…', null). Inserts, commits, waits for the end (polling from 2 to 50 ms, with a
 -- commit each round, so that it holds no snapshot), and gives the answer. It must run in autocommit, outside of a
 -- transaction block; it has no SET clause, because a procedure with one cannot commit.
--- Raises PT400 inside a transaction block, what the INSERT raises, PT502 for a failed generation, PT403 for a rejected
+-- Raises PT400 inside a transaction block, what the INSERT raises, PT502 for a failed generation, the code of its error (PT402, PT422, PT429, …; else PT403) for a rejected
 -- one, PT409 for a cancelled one, PT504 when timeout_ms is over (the generation goes on).
 create or replace procedure ai.ask(
-  question text, inout answer text default null, model text default null, profile text default null, timeout_ms integer default 120000)
+  question text, inout answer text default null, model text default null, profile text default null, timeout_ms integer default 120000,
+  collection text default null, template text default null)
 language plpgsql security invoker
 as $$
 declare
@@ -60,7 +65,7 @@ begin
   if timeout_ms is null or timeout_ms not between 1 and 86400000 then
     raise exception 'timeout_ms must be from 1 to 86400000' using errcode = 'PT400';
   end if;
-  v_id := ai.generate(prompt => question, model => model, profile => profile);
+  v_id := ai.generate(prompt => question, model => model, profile => profile, collection => collection, template => template);
   commit;
   loop
     select g.status, g.output, g.error, g.finished_at into v_end from ai.generations g where g.id = v_id;
@@ -76,19 +81,20 @@ begin
   end loop;
   if v_end.status <> 'succeeded' then
     raise exception 'the generation ended as %: %', v_end.status, coalesce(v_end.error ->> 'message', v_end.error ->> 'class')
-      using errcode = case v_end.status when 'rejected' then 'PT403' when 'cancelled' then 'PT409' else 'PT502' end,
+      using errcode = case when v_end.status = 'rejected' and v_end.error ->> 'code' ~ '^PT[45][0-9]{2}$' then v_end.error ->> 'code'
+                           when v_end.status = 'rejected' then 'PT403' when v_end.status = 'cancelled' then 'PT409' else 'PT502' end,
             detail = coalesce(v_end.error::text, ''), hint = pg_catalog.format('select * from ai.llm_calls where generation_id = %L;', v_id);
   end if;
   answer := v_end.output;
 end
 $$;
-comment on procedure ai.ask(text, text, text, text, integer) is 'Asks, waits and gives the answer to a prompt: call ai.ask(''…'', null).';
+comment on procedure ai.ask(text, text, text, text, integer, text, text) is 'Asks, waits and gives the answer to a prompt: call ai.ask(''…'', null).';
 
 revoke execute on function
-  ai.generate(text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, text, jsonb, text),
+  ai.generate(text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, text, jsonb, text, text, text, text, text[], uuid, boolean),
   ai.embed(text, text, text, jsonb, text, jsonb) from public;
-revoke execute on procedure ai.ask(text, text, text, text, integer) from public;
+revoke execute on procedure ai.ask(text, text, text, text, integer, text, text) from public;
 grant execute on function
-  ai.generate(text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, text, jsonb, text),
+  ai.generate(text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, text, jsonb, text, text, text, text, text[], uuid, boolean),
   ai.embed(text, text, text, jsonb, text, jsonb) to ai_user;
-grant execute on procedure ai.ask(text, text, text, text, integer) to ai_user;
+grant execute on procedure ai.ask(text, text, text, text, integer, text, text) to ai_user;

@@ -170,8 +170,26 @@ end
 $$;
 comment on function ai.unlist_empty_lanes() is 'Takes lanes without anything queued off the list that the claim goes through.';
 
--- The tick of a worker. Gives counts: {"rescued", "due", "unlisted"}, about once a minute {"partitions_made",
--- "partitions_dropped", "keys_forgotten"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
+-- One chore of maintenance: a function ai.p_function(timestamptz) that gives a count. Whatever goes wrong in it is a warning, and
+-- must not keep generations from being rescued. Gives {p_name: count}, or {p_name: "SQLSTATE"}.
+create or replace function ai.do_chore(p_name text, p_function text, p_now timestamptz) returns jsonb
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count bigint;
+begin
+  execute format('select ai.%I($1)', p_function) into v_count using p_now;
+  return jsonb_build_object(p_name, v_count);
+exception when others then
+  raise warning 'ai.%(): %', p_function, sqlerrm;
+  return jsonb_build_object(p_name, sqlstate);
+end
+$$;
+comment on function ai.do_chore(text, text, timestamptz) is 'Runs one chore of maintenance; an error becomes a warning.';
+
+-- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "unlisted"}, about once a minute {"partitions_made",
+-- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
 -- {"skipped": true} where another worker is at it.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
 language plpgsql volatile security definer
@@ -188,8 +206,10 @@ begin
   if not found then
     return '{"skipped": true}';
   end if;
-  v_done := jsonb_build_object('rescued', ai.rescue_generations(null), 'due', ai.queue_what_is_due(v_now));
+  v_done := jsonb_build_object('rescued', ai.rescue_generations(null), 'due', ai.queue_what_is_due(v_now), 'overdue', ai.end_overdue(v_now));
   perform ai.end_cancelled();
+  perform ai.unpark_lanes(v_now);
+  v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);
 
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin
@@ -209,6 +229,8 @@ begin
     v_done := v_done || jsonb_build_object('keys_forgotten', v_count);
     delete from ai.workers w
      where w.ended_at < v_now - interval '1 day' and not exists (select from ai.leases l where l.worker_id = w.id);
+    v_done := v_done || ai.do_chore('entries_forgotten', 'forget_expired_entries', v_now) || ai.do_chore('counters_pruned', 'prune_counters', v_now)
+                     || ai.do_chore('indexes_made', 'make_search_indexes', v_now);
     update ai.maintenance set partitions_at = v_now;
   end if;
   if v_state.orphans_at < v_now - interval '1 hour' then
@@ -222,7 +244,7 @@ $$;
 comment on function ai.worker_maintain(uuid) is 'Rescues, keeps the queue, partitions and keys in order; gives counts of what it did.';
 
 revoke execute on function ai.uuid_floor(timestamptz), ai.make_partitions(timestamptz), ai.drop_old_partitions(timestamptz),
-  ai.requeue_orphans(interval), ai.unlist_empty_lanes(), ai.worker_maintain(uuid) from public;
+  ai.requeue_orphans(interval), ai.unlist_empty_lanes(), ai.do_chore(text, text, timestamptz), ai.worker_maintain(uuid) from public;
 grant execute on function ai.worker_maintain(uuid) to ai_worker;
 
 -- objects
