@@ -20,12 +20,15 @@ select is_empty($$
   select c.relname, a.grantee::regrole, a.privilege_type
     from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner
-     and not (a.privilege_type = 'SELECT' and a.grantee in ('ai_user'::regrole, 'ai_monitor'::regrole)) $$,
-  'on tables nothing is granted but SELECT to ai_user and ai_monitor');
+     and not (a.privilege_type = 'SELECT' and a.grantee in ('ai_user'::regrole, 'ai_monitor'::regrole))
+     and not (a.grantee = 'ai_admin'::regrole and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
+              and c.relname in ('routes', 'profiles', 'profile_rules')) $$,
+  'on tables nothing is granted but SELECT to ai_user and ai_monitor, and to ai_admin what a tenant''s admins write');
 select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
-  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers'],
+  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers',
+        'profiles', 'profile_rules', 'breaker_settings', 'model_stats'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
   select c.relname, a.privilege_type from pg_class c
@@ -41,7 +44,7 @@ select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_c
                     where c.relnamespace = 'ai'::regnamespace and 0 = any (p.polroles) $$, 'no policy is for everybody');
 select set_eq($$ select polrelid::regclass::text || ' ' || polname from pg_policy p join pg_class c on c.oid = p.polrelid
                   where c.relnamespace = 'ai'::regnamespace and pg_get_expr(p.polqual, p.polrelid) = 'true' $$,
-  array['ai.retry_rules visible', 'ai.workers visible'], 'the policies that show everything');
+  array['ai.retry_rules visible', 'ai.workers visible', 'ai.breaker_settings visible', 'ai.breakers monitored', 'ai.model_stats visible'], 'the policies that show everything');
 select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_class c on c.oid = p.polrelid
                     where c.relnamespace = 'ai'::regnamespace
                       and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))
@@ -98,7 +101,7 @@ select is_empty($$ select signature from t.functions where prosecdef and definit
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
 select is(has_function_privilege('ai_user', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
-                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7'), format('ai_user and %s', signature))
+                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'explain_route'), format('ai_user and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_worker', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami')

@@ -17,7 +17,7 @@ select is(c.class, r.class, format('the code as type: %s %s', r.signal, r.code))
  cross join lateral ai.classify_failure(coalesce(r.dialect, 'openai'), r.signal, r.http_status, t.example(r.code), 'other', coalesce(r.retry_after, true),
                                         coalesce(r.visible, false)) c
  where r.code is not null order by r.id;
-select is_empty($$ select r.signal from unnest(array['connect', 'http', 'embedded_error', 'truncated', 'malformed', 'empty', 'timeout', 'reset', 'too_large', 'unsendable', 'abandoned']) r (signal)
+select is_empty($$ select r.signal from unnest(array['connect', 'http', 'embedded_error', 'truncated', 'malformed', 'empty', 'timeout', 'reset', 'too_large', 'unsendable', 'abandoned', 'slow']) r (signal)
                     cross join (values (true), (false)) v (visible)
                     where (ai.classify_failure('openai', r.signal, null, null, null, false, v.visible)).action is null $$,
                 'no signal is without a rule, whether text was visible or not');
@@ -26,9 +26,9 @@ select is_empty($$ select r.signal from unnest(array['connect', 'http', 'embedde
 select is((ai.classify_failure(dialect, 'http', status, type, code, retry_after, false)).class, class,
           format('%s %s %s %s %s: %s', dialect, status, type, code, case when retry_after then 'with retry-after' end, class))
   from (values
-    ('openai', 400, 'invalid_request_error', 'context_length_exceeded', false, 'permanent'), ('openai', 401, 'invalid_request_error', 'invalid_api_key', false, 'credentials'),
+    ('openai', 400, 'invalid_request_error', 'context_length_exceeded', false, 'context'), ('openai', 400, 'exceed_context_size_error', null, false, 'context'), ('openai', 400, 'invalid_request_error', null, false, 'permanent'), ('openai', 401, 'invalid_request_error', 'invalid_api_key', false, 'credentials'),
     ('openai', 403, null, null, false, 'credentials'), ('openai', 404, null, 'model_not_found', false, 'permanent'), ('openai', 402, null, null, false, 'money_out'),
-    ('openai', 408, null, null, false, 'transient'), ('openai', 409, null, null, false, 'transient'), ('openai', 413, null, null, false, 'permanent'),
+    ('openai', 408, null, null, false, 'transient'), ('openai', 409, null, null, false, 'transient'), ('openai', 413, null, null, false, 'context'),
     ('openai', 422, null, null, false, 'permanent'), ('openai', 429, 'requests', 'rate_limit_exceeded', true, 'rate'), ('openai', 429, 'tokens', 'rate_limit_exceeded', false, 'rate'),
     ('openai', 429, 'insufficient_quota', 'insufficient_quota', false, 'money_out'), ('openai', 429, 'insufficient_quota', 'insufficient_quota', true, 'money_out'),
     ('openai', 429, null, 'credit_balance_exhausted', false, 'money_out'), ('openai', 429, 'rate_limit_error', 'slow_down', false, 'ramp'),
@@ -57,14 +57,17 @@ select ok(low between half and half * 1.1 + 1 and high between whole * 0.9 - 1 a
 select ok((ai.backoff_ms(100, 600000, 3600000)) between 1800000 and 3600000, 'the largest settings do not overflow');
 select ok((ai.backoff_ms(32767, 1, 1)) between 0 and 1, 'nor the smallest, at any attempt');
 
--- The decision. A world of one: attempt 1 of 5, target 1 of 2, no deadline near.
+-- The decision. A world of one: attempt 1 of 5, target 1 of 2, no deadline near. The route is given, or (null) as before
+-- routes were kept.
 select t.ask(p_profile => 'mtap-route') as routed, t.ask() as named \gset
 create function t.decide(p_outcome text, p_action text, p_should_retry boolean default null, p_after bigint default null, p_attempt integer default 1, p_target integer default 1,
-                         p_id uuid default null, p_cancelled boolean default false, p_left interval default '1 hour', p_unsent boolean default false)
+                         p_id uuid default null, p_cancelled boolean default false, p_left interval default '1 hour', p_unsent boolean default false,
+                         p_route bigint[] default null, p_replay boolean default false, p_class text default null, p_code text default null)
 returns text language sql as $$
   select coalesce(d.status, 'target ' || d.next_target || case when d.delay_ms = 0 then ' at once' when d.delay_ms between 250 and 500 then ' after the backoff'
                                                                else ' after ' || d.delay_ms end)
-    from ai.after_attempt(p_outcome, p_unsent, p_action, p_should_retry, p_after, p_attempt, p_target, t.alpha(), p_id, p_cancelled, now() + p_left, now(), 5, 500, 30000, 120000) d
+    from ai.after_attempt(p_outcome, p_unsent, p_action, p_should_retry, p_after, p_attempt, p_target, t.alpha(), p_id, p_cancelled, now() + p_left, now(), 5, 500, 30000, 120000,
+                          p_route, p_replay, p_class, p_code) d
 $$;
 select is(t.decide('succeeded', null, p_id => :'routed'), 'succeeded', 'a success is the end');
 select is(t.decide('succeeded', null, p_id => :'routed', p_cancelled => true), 'succeeded', 'even where it was to be cancelled: the answer was there first');
