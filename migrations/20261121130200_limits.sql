@@ -67,6 +67,17 @@ comment on column ai.counter_entries.window_start is '-infinity where the limit 
 comment on column ai.counter_entries.delta is 'Of all generations that were claimed, or settled, together.';
 comment on column ai.counter_entries.balance is 'Used and reserved.';
 
+-- An app that cancels must not hold a counter until it commits, and who rescues what a dead worker held does much else
+-- before it commits: they write here, and the next one who holds the counter writes it into the ledger.
+create table ai.unsettled (
+  id           bigint      not null generated always as identity constraint unsettled_pkey primary key,
+  counter_id   bigint      not null,
+  window_start timestamptz not null,
+  delta        numeric     not null
+);
+create index unsettled_counter on ai.unsettled (counter_id);
+comment on table ai.unsettled is 'Settlements on their way into ai.counter_entries.';
+
 create table ai.credits (
   id         bigint      not null generated always as identity constraint credits_pkey primary key,
   tenant_id  uuid        not null constraint credits_tenant_fkey references ai.tenants (id),
@@ -104,6 +115,7 @@ comment on table ai.counter_making is 'One row: the lock of ai.make_counters().'
 alter table ai.limits          enable row level security;
 alter table ai.counters        enable row level security;
 alter table ai.counter_entries enable row level security;
+alter table ai.unsettled       enable row level security;
 alter table ai.credits         enable row level security;
 alter table ai.parked_lanes    enable row level security;
 alter table ai.counter_making  enable row level security;

@@ -1,7 +1,7 @@
 -- Limits: which of them apply to a generation, and the counters that count for them.
 --
 -- An insert only looks up counters, to find its lane; it locks none and waits for nobody. Counters are made, locked and
--- written by the claim and by what ends an attempt (sql/28_reservations.sql).
+-- written by the claim and by what ends an attempt (sql/28_reservations.sql, sql/28_settlements.sql).
 
 -- The window of a period that a moment lies in: half open, in UTC. Without a period all time is one window.
 create or replace function ai.window_start(p_period text, p_at timestamptz) returns timestamptz

@@ -17,7 +17,8 @@ as $$
       join ai.limits l on l.enabled and (l.tenant_id = w.tenant_id or l.tenant_id is null)
                       and (l.user_id is null or l.user_id = w.user_id or w.sees_tenant)
   ), counted as (
-    select r.id, c.id as counter_id, c.subject, e.balance
+    select r.id, c.id as counter_id, c.subject,
+           e.balance + coalesce((select sum(u.delta) from ai.unsettled u where u.counter_id = c.id and u.window_start = r.start), 0) as balance
       from rules r
       join ai.counters c on c.limit_id = r.id and c.tenant_id = r.caller_tenant and (r.per = 'tenant' or r.sees_tenant or c.subject = r.caller_user)
      cross join lateral (select e.balance from ai.counter_entries e where e.counter_id = c.id and e.window_start = r.start order by e.seq desc limit 1) e

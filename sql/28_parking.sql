@@ -48,7 +48,8 @@ end
 $$;
 comment on function ai.park(bigint[], bigint[], timestamptz[]) is 'Takes lanes off the list of the claim until a time, or until a counter frees.';
 
--- Called by each claim that looks at everything. Gives when the next parked lane is due; null: none is parked.
+-- Called by each claim that looks at everything: lanes whose time has come, and those that wait for a counter on which
+-- something was settled without holding it (ai.settle_later()). Gives when the next parked lane is due; null: none is parked.
 create or replace function ai.unpark_lanes(p_now timestamptz) returns timestamptz
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -56,6 +57,7 @@ set enable_seqscan = off
 as $$
 begin
   perform ai.unpark(array(select p.lane_id from ai.parked_lanes p where p.until <= p_now order by p.until limit 10000));
+  perform ai.unpark(array(select p.lane_id from (select distinct u.counter_id from ai.unsettled u) o join ai.parked_lanes p on p.counter_id = o.counter_id));
   return (select p.until from ai.parked_lanes p where p.until > p_now order by p.until limit 1);
 end
 $$;

@@ -1,4 +1,4 @@
--- Reserving, when a generation is claimed, and settling, when an attempt at it has ended.
+-- Reserving: what a generation may need at the most is set aside when it is claimed.
 --
 -- Exact, and without deadlocks: one statement locks the rows of all counters that are concerned, in the order of their
 -- ids; the next one, whose snapshot is younger than the locks, reads what was used and computes the room. A transaction
@@ -43,25 +43,26 @@ declare
   v_untils   timestamptz[] := '{}';
 begin
   v_known := array(select distinct c from ai.lanes l cross join lateral unnest(l.counters) c where l.id = any (p_lanes) order by c);
-  if cardinality(v_known) > 0 then
-    perform from ai.counters c where c.id = any (v_known) order by c.id for update;
-    select array_agg(s.id order by s.id) as ids, array_agg(s.metric order by s.id) as metrics, array_agg(s.money order by s.id) as money,
-           array_agg(s.period order by s.id) as periods, array_agg(s.amount order by s.id) as amounts, array_agg(s.per order by s.id) as pers,
-           array_agg(s.limit_id order by s.id) as limits, array_agg(s.hard order by s.id) as hard, array_agg(s.rejects order by s.id) as rejects,
-           array_agg(s.start order by s.id) as starts, array_agg(s.until order by s.id) as untils, array_agg(s.seq order by s.id) as seqs,
-           array_agg(s.balance order by s.id) as balances, bool_or(s.money) as any_money
-      into v_state
-      from (select c.id, l.metric, l.metric in ('cost', 'credit') as money, l.period, l.per, l.id as limit_id, l.enabled and not l.soft as hard,
-                   l.on_limit = 'reject' as rejects, w.start, ai.window_end(l.period, v_now) as until, coalesce(e.seq, 0) as seq,
-                   coalesce(e.balance, 0) as balance,
-                   l.amount + case when l.metric = 'credit' then coalesce((select sum(t.amount) from ai.credits t where t.tenant_id = c.tenant_id), 0) else 0 end as amount
-              from ai.counters c
-              join ai.limits l on l.id = c.limit_id
-             cross join lateral (select ai.window_start(l.period, v_now) as start) w
-              left join lateral (select e.seq, e.balance from ai.counter_entries e
-                                  where e.counter_id = c.id and e.window_start = w.start order by e.seq desc limit 1) e on true
-             where c.id = any (v_known)) s;
+  perform from ai.counters c where c.id = any (v_known) order by c.id for update;
+  if exists (select from ai.unsettled u where u.counter_id = any (v_known)) then
+    perform ai.write_settlements(v_known, null, null);
   end if;
+  select array_agg(s.id order by s.id) as ids, array_agg(s.metric order by s.id) as metrics, array_agg(s.money order by s.id) as money,
+         array_agg(s.period order by s.id) as periods, array_agg(s.amount order by s.id) as amounts, array_agg(s.per order by s.id) as pers,
+         array_agg(s.limit_id order by s.id) as limits, array_agg(s.hard order by s.id) as hard, array_agg(s.rejects order by s.id) as rejects,
+         array_agg(s.start order by s.id) as starts, array_agg(s.until order by s.id) as untils, array_agg(s.seq order by s.id) as seqs,
+         array_agg(s.balance order by s.id) as balances, bool_or(s.money) as any_money
+    into v_state
+    from (select c.id, l.metric, l.metric in ('cost', 'credit') as money, l.period, l.per, l.id as limit_id, l.enabled and not l.soft as hard,
+                 l.on_limit = 'reject' as rejects, w.start, ai.window_end(l.period, v_now) as until, coalesce(e.seq, 0) as seq,
+                 coalesce(e.balance, 0) as balance,
+                 l.amount + case when l.metric = 'credit' then coalesce((select sum(t.amount) from ai.credits t where t.tenant_id = c.tenant_id), 0) else 0 end as amount
+            from ai.counters c
+            join ai.limits l on l.id = c.limit_id
+           cross join lateral (select ai.window_start(l.period, v_now) as start) w
+            left join lateral (select e.seq, e.balance from ai.counter_entries e
+                                where e.counter_id = c.id and e.window_start = w.start order by e.seq desc limit 1) e on true
+           where c.id = any (v_known)) s;
   if v_state.ids is null then
     return query select i, 'go', null::bigint[], null::numeric[], null::jsonb from unnest(p_ids) with ordinality u (i, at) order by at;
     return;
@@ -190,86 +191,5 @@ as $$
 $$;
 comment on function ai.limit_error(bigint, text, text, numeric, text, numeric, timestamptz, timestamptz) is 'The error of a generation that a limit refuses.';
 
--- Puts what was really used in the place of what was reserved, in the window of the claim: a batch of ended attempts, each
---   {"counters", "amounts", "claimed_at": of the lease, "tokens": input and output together, "cost", "sent", "ended"}
--- tokens and cost null: none; what exceeds the reservation is booked too. The one that ran is given back, and the request
--- where nothing was sent and nothing will be: not sent and ended. (A request that is handed back unsent and tried again has
--- been counted once, and is not counted again.) Counters that are gone are passed over. True: lanes were unparked, workers
--- have to be woken. Locks: the counters in the order of their ids, then parked lanes, skipping what others hold.
-create or replace function ai.settle_limits(p_done jsonb) returns boolean
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set plan_cache_mode = force_generic_plan
-as $$
-declare
-  v_parts record;
-  v_freed bigint[];
-begin
-  select array_agg(u.counter_id) as counters, array_agg(u.amount) as amounts, array_agg(d.claimed_at) as times, array_agg(coalesce(d.tokens, 0)) as tokens,
-         array_agg(coalesce(d.cost, 0)) as costs, array_agg(d.sent is not true and d.ended is true) as unused
-    into v_parts
-    from jsonb_to_recordset(p_done) d (counters bigint[], amounts numeric[], claimed_at timestamptz, tokens numeric, cost numeric, sent boolean, ended boolean)
-   cross join lateral unnest(d.counters, d.amounts) u (counter_id, amount);
-  if v_parts.counters is null then
-    return false;
-  end if;
-
-  perform from ai.counters c where c.id = any (v_parts.counters) order by c.id for update;
-  with changes as materialized (
-    select c.id, l.metric in ('cost', 'credit') as money, w.start, sum(
-             case l.metric when 'requests' then case when u.unused then - u.amount else 0 end
-                           when 'concurrency' then - u.amount
-                           when 'tokens' then u.tokens - u.amount
-                           else u.cost - u.amount end) as delta
-      from unnest(v_parts.counters, v_parts.amounts, v_parts.times, v_parts.tokens, v_parts.costs, v_parts.unused)
-           u (counter_id, amount, claimed_at, tokens, cost, unused)
-      join ai.counters c on c.id = u.counter_id
-      join ai.limits l on l.id = c.limit_id
-     cross join lateral (select ai.window_start(l.period, u.claimed_at) as start) w
-     group by c.id, l.metric, w.start
-  ), written as (
-    insert into ai.counter_entries (counter_id, window_start, seq, delta, balance, money, at, reason)
-    select c.id, c.start, coalesce(e.seq, 0) + 1, c.delta, coalesce(e.balance, 0) + c.delta, c.money, ai.now(), 'settle'
-      from changes c
-      left join lateral (select e.seq, e.balance from ai.counter_entries e
-                          where e.counter_id = c.id and e.window_start = c.start order by e.seq desc limit 1) e on true
-     where c.delta <> 0
-  )
-  select array_agg(distinct c.id) filter (where c.delta < 0) into v_freed from changes c;
-  return ai.unpark(array(select distinct p.lane_id from ai.parked_lanes p where p.counter_id = any (v_freed))) > 0;
-end
-$$;
-comment on function ai.settle_limits(jsonb) is
-  'Replaces reservations of ended attempts by what was used, and unparks what waited for it; true: lanes were unparked.';
-
--- Forgets entries of counters that are not money: all but the last of a chain an hour after they were written, and the
--- last when its window has been over for an hour and nothing that was claimed in it runs. At most 100,000 a call; gives how
--- many. Waits for nothing.
-create or replace function ai.prune_counters(p_now timestamptz) returns integer
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-as $$
-declare
-  v_before timestamptz := least(p_now - interval '1 hour', (select min(l.claimed_at) from ai.leases l), (select min(w.claimed_at) from ai.waiting w));
-  v_count  integer;
-begin
-  delete from ai.counter_entries e
-   where e.ctid = any (array(
-     select o.ctid
-       from ai.counter_entries o
-      where not o.money and o.at < p_now - interval '1 hour'
-        and (exists (select from ai.counter_entries n where n.counter_id = o.counter_id and n.window_start = o.window_start and n.seq > o.seq)
-             or not exists (select from ai.counters c where c.id = o.counter_id)
-             or exists (select from ai.counters c join ai.limits l on l.id = c.limit_id
-                         where c.id = o.counter_id and ai.window_end(l.period, o.window_start) <= v_before))
-      limit 100000));
-  get diagnostics v_count = row_count;
-  return v_count;
-end
-$$;
-comment on function ai.prune_counters(timestamptz) is 'Deletes entries of counters that nothing depends on any more, money excepted; gives how many.';
-
 revoke execute on function ai.reserve_limits(uuid[], uuid[], bigint[], bigint[], integer[], integer[], boolean[], boolean[]),
-  ai.limit_error(bigint, text, text, numeric, text, numeric, timestamptz, timestamptz), ai.settle_limits(jsonb), ai.prune_counters(timestamptz) from public;
+  ai.limit_error(bigint, text, text, numeric, text, numeric, timestamptz, timestamptz) from public;
