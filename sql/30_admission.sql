@@ -97,7 +97,7 @@ as $$
 declare
   v_bytes bigint;
 begin
-  if p_kind not in ('chat', 'embedding') or p_priority not in ('high', 'normal', 'low') then
+  if coalesce(p_kind, '') not in ('chat', 'embedding') or coalesce(p_priority, '') not in ('high', 'normal', 'low') then
     raise exception 'kind is chat or embedding, priority is high, normal or low' using errcode = 'PT400';
   end if;
   if (p_prompt is null) = (p_messages is null) then
@@ -167,8 +167,6 @@ begin
   if new.status <> 'queued' then
     return new;  -- a restore: only an owner can have written that column
   end if;
-  select max_input_bytes, accepting into v_settings from ai.settings;
-
   v_named := new.tenant_id is not null or new.user_id is not null;
   if new.tenant_id is null then
     select i.tenant_id, coalesce(new.user_id, i.user_id) into new.tenant_id, new.user_id from ai.identity() i;
@@ -186,6 +184,13 @@ begin
   if new.purpose is not null then
     return new;  -- made by Martlet itself, for a generation or a document that has passed all this
   end if;
+  -- All that decides which of the stages below there are for this tenant: one statement of index probes.
+  select s.max_input_bytes, s.accepting, s.default_profile,
+         exists (select from ai.profile_rules r where r.tenant_id = new.tenant_id) or exists (select from ai.profile_rules r where r.tenant_id is null) as ruled,
+         exists (select from ai.cache_policies c where c.tenant_id = new.tenant_id and c.enabled)
+           or exists (select from ai.cache_policies c where c.tenant_id is null and c.enabled) as caches
+    into v_settings
+    from ai.settings s;
   if not v_settings.accepting then
     raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
   end if;
@@ -224,7 +229,9 @@ begin
   end if;
 
   if new.model is null and new.profile is null then
-    new.profile := ai.choose_profile(new.tenant_id, new.kind, length(ai.question_text(new.prompt, new.messages)), new.metadata);
+    new.profile := case when v_settings.ruled
+                        then ai.choose_profile(new.tenant_id, new.kind, length(ai.question_text(new.prompt, new.messages)), new.metadata)
+                        else v_settings.default_profile end;
   end if;
   if new.idempotency_key is not null then
     if length(new.idempotency_key) not between 1 and 255 then
@@ -248,13 +255,6 @@ begin
     end if;
   end if;
 
-  if ai.target_model(new.tenant_id, new.kind, new.model, new.profile, 1) is null then
-    raise exception 'there is no % % for kind %', case when new.model is null then 'profile' else 'model' end, coalesce(new.model, new.profile), new.kind
-      using errcode = 'PT404',
-            detail = 'It does not exist for this tenant, is not of this kind, or is switched off.',
-            hint = case when new.model is null then 'select profile, kind from ai.routes where enabled;' else 'select name, kind from ai.models where enabled;' end;
-  end if;
-
   if ai.guards(new.tenant_id, new.kind, 'input') then
     select * into v_guarded from ai.guard_input(new.tenant_id, new.id, new.user_id, new.kind, new.prompt, new.messages);
     v_stages := v_stages || coalesce(v_guarded.stages, '[]');
@@ -274,7 +274,7 @@ begin
     v_cacheable := v_cacheable and not v_stages @? '$[*] ? (@.stage == "guardrails" && @.result != "passed")';
   end if;
 
-  if v_cacheable and new.context_sources is null and new.cache is distinct from 'off' then
+  if v_settings.caches and v_cacheable and new.context_sources is null and new.cache is distinct from 'off' then
     select * into v_hit
       from ai.find_exact(new.tenant_id, new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.template,
                          new.template_version, new.collection, new.cache);
@@ -306,6 +306,7 @@ begin
     new.query_model := coalesce(new.query_model, v_hit.vector_model);
   end if;
 
+  -- That there is a model at all is checked once for the statement (ai.enqueue_generations()).
   if new.query_model is not null and ai.question_text(new.prompt, new.messages) ~ '[^[:space:]]'
      and ai.target_model(new.tenant_id, 'embedding', new.query_model, null, 1) is not null then
     new.query_id := ai.uuid_v7();

@@ -69,7 +69,7 @@ declare
   v_counters bigint[] := '{}';
   v_lane     bigint;
 begin
-  if ai.limited(p_tenant) then
+  if exists (select from ai.limits l where l.tenant_id = p_tenant and l.enabled) or exists (select from ai.limits l where l.tenant_id is null and l.enabled) then
     v_counters := coalesce(ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile), '{}');
   end if;
   if p_batch is not null then
@@ -92,70 +92,133 @@ end
 $$;
 comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text) is 'The best lane there is for such a generation; null: not even the tenant''s own.';
 
--- Trigger AFTER INSERT, each statement: a few statements, however many rows, tenants and lanes.
+-- Trigger AFTER INSERT, each statement: a few statements, however many rows, tenants and lanes. Raises PT404 where no model
+-- answers what was inserted. What is alike, nearly every insert, is told from the rest by the first look.
 create or replace function ai.enqueue_generations() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now  timestamptz := ai.now();
+  v_all  record;
+  v_lane bigint;
+begin
+  select i.tenant_id, i.status, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, count(*) over () as groups,
+         bool_or(i.cached) as cached,
+         bool_or(i.purpose is null) as asked,
+         bool_or(i.run_after > v_now) is not true and bool_and(i.query_id is null and i.judge_ids is null) as ready,
+         bool_or(i.cache_key is not null or i.template is not null or i.collection is not null or i.conversation_id is not null or i.purpose in ('chunks', 'rows')) as prepare
+    into v_all
+    from inserted i
+   group by 1, 2, 3, 4, 5, 6, 7, 8
+   order by i.status = 'queued' desc limit 1;
+  if not found or v_all.groups = 1 and v_all.status <> 'queued' and not v_all.cached then
+    return null;
+  end if;
+
+  if v_all.groups = 1 and v_all.status = 'queued' and v_all.ready then
+    if v_all.asked then
+      perform ai.check_target(v_all.tenant_id, v_all.kind, v_all.model, v_all.profile);
+    end if;
+    v_lane := ai.existing_lane(v_all.tenant_id, v_all.priority, v_all.batch_id, v_all.user_id, v_all.kind, v_all.model, v_all.profile);
+    if v_lane is not null then
+      insert into ai.queue (lane_id, generation_id, tenant_id, prepare)
+      select v_lane, i.id, i.tenant_id, coalesce(v_all.prepare, false) from inserted i;
+      perform ai.list_lanes(array[v_lane]);
+      perform ai.wake_workers();
+      return null;
+    end if;
+  end if;
+
+  -- What a cache answered inside this insert; a restored row is older.
+  perform ai.book_hits(array_agg(i.tenant_id), array_agg(i.id))
+     from inserted i
+    where i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp()
+   having count(*) > 0;
+  if v_all.status = 'queued' then
+    perform ai.check_target(d.tenant_id, d.kind, d.model, d.profile)
+       from (select distinct i.tenant_id, i.kind, i.model, i.profile from inserted i where i.status = 'queued' and i.purpose is null) d;
+    perform ai.enqueue_mixed(array_agg(i.tenant_id), array_agg(i.id), v_now) from inserted i where i.status = 'queued';
+  end if;
+  return null;
+end
+$$;
+comment on function ai.enqueue_generations() is
+  'Trigger: queues what was inserted, delays it to its run_after or lets it wait for what it needs first, books what a cache answered, and wakes sleeping workers.';
+
+-- Raises PT404 unless some model answers for this name or profile.
+create or replace function ai.check_target(p_tenant uuid, p_kind text, p_model text, p_profile text) returns void
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if ai.target_model(p_tenant, p_kind, p_model, p_profile, 1) is null then
+    raise exception 'there is no % % for kind %', case when p_model is null then 'profile' else 'model' end, coalesce(p_model, p_profile), p_kind
+      using errcode = 'PT404',
+            detail = 'It does not exist for this tenant, is not of this kind, or is switched off.',
+            hint = case when p_model is null then 'select profile, kind from ai.routes where enabled;' else 'select name, kind from ai.models where enabled;' end;
+  end if;
+end
+$$;
+comment on function ai.check_target(uuid, text, text, text) is 'Raises PT404 unless a model answers.';
+
+-- Queues, delays or lets wait what was inserted by one statement and is not alike.
+create or replace function ai.enqueue_mixed(p_tenants uuid[], p_ids uuid[], p_now timestamptz) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
   v_done record;
 begin
-  with groups as materialized (
-    select g.*, concat_ws(E'\x01', g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, 'm' || g.model, 'p' || g.profile) as name,
-           ai.existing_lane(g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile) as lane_id
-      from (select distinct i.tenant_id, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile from inserted i where i.status = 'queued') g
+  with inserted as materialized (
+    select g.id, g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile, g.run_after, g.query_id, g.judge_ids, g.deadline_ms, g.created_at,
+           concat_ws(E'\x01', g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, 'm' || g.model, 'p' || g.profile) as alike,
+           coalesce(g.cache_key is not null or g.template is not null or g.collection is not null or g.conversation_id is not null or g.purpose in ('chunks', 'rows'), false) as prepare
+      from unnest(p_tenants, p_ids) p (tenant_id, id)
+      join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
+  ), groups as materialized (
+    select d.alike, ai.existing_lane(d.tenant_id, d.priority, d.batch_id, d.user_id, d.kind, d.model, d.profile) as lane_id
+      from (select distinct i.alike, i.tenant_id, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile from inserted i) d
   ), placed as (
-    select i.id, i.tenant_id, g.lane_id, i.run_after, i.query_id, i.judge_ids,
-           greatest(i.created_at, i.run_after) + coalesce(i.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
-           i.query_id is not null or i.judge_ids is not null as waits,
-           i.cache_key is not null or i.template is not null or i.collection is not null or i.conversation_id is not null or i.purpose in ('chunks', 'rows') as prepare
+    select i.*, g.lane_id, i.query_id is not null or i.judge_ids is not null as waits,
+           greatest(i.created_at, i.run_after) + coalesce(i.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at
       from inserted i
-      join groups g on g.name = concat_ws(E'\x01', i.tenant_id, i.priority, i.batch_id, i.user_id, i.kind, 'm' || i.model, 'p' || i.profile)
+      join groups g on g.alike = i.alike and g.lane_id is not null
      cross join ai.settings s
-     where i.status = 'queued' and g.lane_id is not null
   ), queued as (
     insert into ai.queue (lane_id, generation_id, tenant_id, prepare)
-    select p.lane_id, p.id, p.tenant_id, coalesce(p.prepare, false) from placed p where not p.waits and (p.run_after is null or p.run_after <= v_now)
+    select p.lane_id, p.id, p.tenant_id, p.prepare from placed p where not p.waits and (p.run_after is null or p.run_after <= p_now)
   ), delayed as (
     insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, prepare)
-    select p.id, p.run_after, p.lane_id, p.tenant_id, coalesce(p.prepare, false) from placed p where not p.waits and p.run_after > v_now
+    select p.id, p.run_after, p.lane_id, p.tenant_id, p.prepare from placed p where not p.waits and p.run_after > p_now
   ), waiting as (
     insert into ai.waiting (generation_id, for_id, tenant_id, lane_id, deadline_at)
     select p.id, w.id, p.tenant_id, p.lane_id, p.deadline_at
       from placed p cross join unnest(p.query_id || coalesce(p.judge_ids, '{}')) w (id)
      where p.waits and w.id is not null
   )
-  select array_agg(g.lane_id) filter (where g.lane_id is not null) as lanes, bool_or(g.lane_id is null) as homeless,
-         exists (select from inserted i where i.query_id is not null or i.judge_ids is not null) as parents,
-         exists (select from inserted i where i.cached) as cached
-    into v_done from groups g;
-
-  if v_done.cached then
-    perform ai.book_hits(array_agg(i.tenant_id), array_agg(i.id)) from inserted i
-      where i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
-  end if;
-  if v_done.lanes is null and v_done.homeless is null then
-    return null;
-  end if;
+  select (select array_agg(distinct g.lane_id) from groups g where g.lane_id is not null) as lanes,
+         exists (select from groups g where g.lane_id is null) as homeless,
+         (select array_agg(i.tenant_id) from inserted i where i.query_id is not null or i.judge_ids is not null) as parent_tenants,
+         (select array_agg(i.id) from inserted i where i.query_id is not null or i.judge_ids is not null) as parents
+    into v_done;
   if v_done.homeless then
-    -- Lanes are made with their tenant; this mends a tenant whose lanes were lost. What has no lane now is found as an orphan.
+    -- Lanes are made with their tenant; this mends a tenant whose lanes were lost. What has none now is found as an orphan.
     insert into ai.lanes (tenant_id, priority)
-    select distinct i.tenant_id, i.priority from inserted i where i.status = 'queued' order by 1, 2
+    select distinct g.tenant_id, g.priority from unnest(p_tenants, p_ids) p (tenant_id, id) join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
+     order by 1, 2
     on conflict do nothing;
     perform ai.requeue_orphans(interval '1 minute');
   end if;
-  if v_done.parents then
-    perform ai.ask_first(array_agg(i.tenant_id), array_agg(i.id)) from inserted i
-      where i.status = 'queued' and (i.query_id is not null or i.judge_ids is not null);
+  if v_done.parents is not null then
+    perform ai.ask_first(v_done.parent_tenants, v_done.parents);
   end if;
-  perform ai.list_lanes(v_done.lanes);
+  perform ai.list_lanes(coalesce(v_done.lanes, '{}'));
   perform ai.wake_workers();
-  return null;
 end
 $$;
-comment on function ai.enqueue_generations() is
-  'Trigger: queues what was inserted, delays it to its run_after or lets it wait for what it needs first, books what a cache answered, and wakes sleeping workers.';
+comment on function ai.enqueue_mixed(uuid[], uuid[], timestamptz) is 'Queues, delays or lets wait generations of any kind.';
 
 -- Inserts the generations that others wait for: the embedding of a question, the verdicts of moderating models. They are
 -- ordinary generations, claimed, retried, limited and booked like any other; parent_id says for whom.
@@ -200,7 +263,7 @@ $$;
 comment on function ai.book_hits(uuid[], uuid[]) is 'Writes the calls of generations that the exact cache answered.';
 
 revoke execute on function ai.wake_workers(), ai.list_lanes(bigint[]), ai.existing_lane(uuid, text, uuid, text, text, text, text),
-  ai.enqueue_generations(), ai.ask_first(uuid[], uuid[]), ai.book_hits(uuid[], uuid[]) from public;
+  ai.enqueue_generations(), ai.check_target(uuid, text, text, text), ai.enqueue_mixed(uuid[], uuid[], timestamptz), ai.ask_first(uuid[], uuid[]), ai.book_hits(uuid[], uuid[]) from public;
 
 -- objects
 
