@@ -22,12 +22,12 @@ select is_empty($$
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner
      and not (a.privilege_type = 'SELECT' and a.grantee in ('ai_user'::regrole, 'ai_monitor'::regrole))
      and not (a.grantee = 'ai_admin'::regrole and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
-              and c.relname in ('routes', 'profiles', 'profile_rules')) $$,
+              and c.relname in ('limits', 'routes', 'profiles', 'profile_rules')) $$,
   'on tables nothing is granted but SELECT to ai_user and ai_monitor, and to ai_admin what a tenant''s admins write');
 select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
-  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers',
+  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'limits', 'credits',
         'profiles', 'profile_rules', 'breaker_settings', 'model_stats'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
@@ -59,7 +59,9 @@ select set_eq($$ select a.grantee::regrole || ' ' || t.attname from pg_attribute
         'ai_user cache_tags', 'ai_user conversation_id', 'ai_user batch_id', 'ai_user replay', 'ai_admin tenant_id', 'ai_admin user_id'],
   'the columns of ai.generations that may be inserted');
 select is_empty($$ select c.relname, t.attname, a.privilege_type from pg_attribute t join pg_class c on c.oid = t.attrelid cross join lateral aclexplode(t.attacl) a
-                    where c.relnamespace = 'ai'::regnamespace and a.privilege_type not in ('SELECT', 'INSERT') $$, 'no column may be updated or referenced');
+                    where c.relnamespace = 'ai'::regnamespace and a.privilege_type not in ('SELECT', 'INSERT')
+                       and not (c.relname = 'limits' and a.grantee = 'ai_admin'::regrole and t.attname in ('amount', 'soft', 'on_limit', 'enabled')) $$,
+  'no column may be updated or referenced, but what a tenant''s admins may change');
 select is_empty($$ select c.relname from pg_class c cross join lateral aclexplode(c.relacl) a
                     where c.relnamespace = 'ai'::regnamespace and c.relkind = 'S' and a.grantee <> c.relowner $$, 'no sequence is granted to anybody');
 
@@ -92,7 +94,7 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
   'no function may be called by everybody');
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit.
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'cosine_distance'],
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'window_start', 'window_end', 'dearest_cost', 'cosine_distance'],
   'the functions without a search_path of their own');
 select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
   array['sees_tenant', 'is_tenant_admin', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
@@ -101,7 +103,7 @@ select is_empty($$ select signature from t.functions where prosecdef and definit
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
 select is(has_function_privilege('ai_user', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
-                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'explain_route'), format('ai_user and %s', signature))
+                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'limits_status', 'explain_route'), format('ai_user and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_worker', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami')
