@@ -10,23 +10,17 @@
 -- had one of this name: so a name and a version are one text for ever, which caches rely on.
 create or replace function ai.resolve_template(
   p_tenant uuid, p_name text, out found boolean, out version integer, out collection text, out context_sources text[], out cacheable boolean)
-language plpgsql stable parallel safe security definer
+language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
-begin
-  select true, t.version, t.collection, t.context_sources, cardinality(t.context_sources) = 0
-    into found, version, collection, context_sources, cacheable
-    from ai.prompt_templates t
-   where t.tenant_id = p_tenant and t.name = p_name and t.enabled order by t.version desc limit 1;
-  if found is null and not exists (select from ai.prompt_templates t where t.tenant_id = p_tenant and t.name = p_name) then
-    select true, t.version, t.collection, t.context_sources, cardinality(t.context_sources) = 0
-      into found, version, collection, context_sources, cacheable
-      from ai.prompt_templates t
-     where t.tenant_id is null and t.name = p_name and t.enabled order by t.version desc limit 1;
-  end if;
-  found := coalesce(found, false);
-end
+  select t.version is not null, t.version, t.collection, t.context_sources, cardinality(t.context_sources) = 0
+    from (values (true)) one (row)
+    left join lateral (
+      select * from ai.prompt_templates o
+       where o.name = p_name and o.enabled
+         and (o.tenant_id = p_tenant
+              or (o.tenant_id is null and not exists (select from ai.prompt_templates p where p.tenant_id = p_tenant and p.name = p_name)))
+       order by o.version desc limit 1) t on true
 $$;
 comment on function ai.resolve_template(uuid, text) is
   'The version of a template that a generation of this tenant is inserted under. cacheable: its prompt holds nothing of the caller''s.';
