@@ -9,7 +9,7 @@ internal import ArgumentParser
 #endif
 
 /// The command. Exit codes: 0 done, 1 an error, 2 a wrong call of the command, 3 `migrate --status` found
-/// pending work, 130 `ask` was cancelled by Ctrl-C.
+/// pending work or `batch show --watch` a batch that did not wholly succeed, 130 `ask` was cancelled by Ctrl-C.
 @main
 struct Martlet: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -19,6 +19,7 @@ struct Martlet: AsyncParsableCommand {
       MigrateCommand.self,
       WorkCommand.self,
       AskCommand.self,
+      BatchCommand.self,
       DoctorCommand.self,
       SimulateCommand.self,
       SchemaCommand.self,

@@ -27,7 +27,7 @@ select is_empty($$
 select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
-  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'limits', 'credits',
+  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'limits', 'credits', 'batches',
         'profiles', 'profile_rules', 'breaker_settings', 'model_stats'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
@@ -92,7 +92,8 @@ select ok(proconfig @> array['search_path=pg_catalog, pg_temp'], format('%s is a
   from t.functions where prosecdef order by signature;
 select is_empty($$ select signature from t.functions where proacl is null or exists (select from aclexplode(proacl) a where a.grantee = 0) $$,
   'no function may be called by everybody');
--- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit.
+-- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit, or
+-- run an app's policies, which may depend on the reader's search_path (they qualify everything).
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
   array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'window_start', 'window_end', 'dearest_cost', 'cosine_distance'],
   'the functions without a search_path of their own');
@@ -103,7 +104,8 @@ select is_empty($$ select signature from t.functions where prosecdef and definit
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
 select is(has_function_privilege('ai_user', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
-                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'limits_status', 'explain_route'), format('ai_user and %s', signature))
+                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'limits_status', 'explain_route',
+                      'create_batch', 'pause_batch', 'resume_batch', 'cancel_batch', 'batch_progress', 'estimate'), format('ai_user and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_worker', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami')

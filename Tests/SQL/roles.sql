@@ -42,6 +42,7 @@ insert into t.sees values
   ('ai.tenants',          1, 1, 1, 0, 'x', 'x', 'x', 'x'),
   ('ai.members',          1, 5, 5, 0, 'x', 'x', 'x', 'x'),
   ('ai.retry_rules',      44, 44, 44, 44, 'x', 'x', 'x', 'x'),
+  ('ai.batches',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.workers',          'x', 'x', 'x', 'x', 'x', 1, 'x', 'x');
 insert into t.sees
 select format('ai.%I', relname), 'x', 'x', 'x', 'x', 'x', 'x', 'x', 'x'
