@@ -11,13 +11,14 @@
 create or replace function ai.answering(p_tenant uuid, p_kind text, p_model text, p_profile text) returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
 as $$
 begin
-  if p_model is not null then
+  if p_model is not null then  -- found as ai.target_model() finds it
     return (select jsonb_build_array(m.id, m.wire_name, m.options, v.id, v.base_url, v.options)::text
-              from ai.models m join ai.providers v on v.id = m.provider_id
-             where m.id = ai.target_model(p_tenant, p_kind, p_model, null, 1));
+              from ai.models m
+              join ai.providers v on v.id = m.provider_id and v.enabled and (v.tenant_id is null or v.tenant_id = p_tenant)
+             where m.name = p_model and m.kind = p_kind and m.enabled and (m.tenant_id = p_tenant or m.tenant_id is null)
+             order by m.tenant_id nulls last limit 1);
   end if;
   return (select string_agg(jsonb_build_array(m.id, m.wire_name, m.options, v.id, v.base_url, v.options)::text, ',' order by r.position, m.id)
             from ai.routes r
@@ -47,6 +48,7 @@ comment on function ai.normal_form(text) is 'A text''s bytes in UTF-8 and normal
 
 -- The policy that fits and the key it leads to. fits false: no policy fits, or the row wants none; nothing is cached. A row
 -- may ask for less than its policy gives (off, exact), never for more. base is the hash of all but the question.
+-- Callers set how it is planned: a SET clause costs as much as an index probe.
 create or replace function ai.cache_terms(
   p_tenant uuid, p_user text, p_kind text, p_prompt text, p_messages jsonb, p_model text, p_profile text, p_params jsonb, p_template text,
   p_template_version integer, p_collection text, p_cache text,
@@ -54,8 +56,6 @@ create or replace function ai.cache_terms(
   out member text, out vector_model text, out collection_version bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_policy record;
@@ -99,26 +99,6 @@ $$;
 comment on function ai.cache_terms(uuid, text, text, text, jsonb, text, text, jsonb, text, integer, text, text) is
   'The caching policy that fits a generation, and its key; fits false: it is not cached.';
 
--- The kept answer of a key that has not expired.
-create or replace function ai.kept_answer(
-  p_tenant uuid, p_key bytea, out hit boolean, out output text, out output_message jsonb, out embedding text, out finish_reason text, out sources jsonb,
-  out provider text, out model_used text, out input_tokens integer, out output_tokens integer, out saved numeric, out generation_id uuid, out created_at timestamptz)
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set plan_cache_mode = force_generic_plan
-as $$
-begin
-  select true, e.output, e.output_message, e.embedding::text, e.finish_reason, e.sources, e.provider, e.model_used, e.input_tokens, e.output_tokens, e.cost,
-         e.generation_id, e.created_at
-    into hit, output, output_message, embedding, finish_reason, sources, provider, model_used, input_tokens, output_tokens, saved, generation_id, created_at
-    from ai.cache_entries e
-   where e.tenant_id = p_tenant and e.key = p_key and e.expires_at > ai.now();
-  hit := coalesce(hit, false);
-end
-$$;
-comment on function ai.kept_answer(uuid, bytea) is 'The answer that is kept under a key.';
-
 -- The exact cache. cache_key null: what is asked is not cached. vector_model: after a miss a semantic lookup is wanted, and the
 -- question has to be embedded with this model. stage says what happened; null where no policy fits. Reads only.
 create or replace function ai.find_exact(
@@ -128,13 +108,17 @@ create or replace function ai.find_exact(
   out provider text, out model_used text, out input_tokens integer, out output_tokens integer, out saved numeric, out stage jsonb)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_started timestamptz := clock_timestamp();
   v_terms   record;
-  v_answer  record;
 begin
   hit := false;
+  if not exists (select from ai.cache_policies p where p.tenant_id = p_tenant) and not exists (select from ai.cache_policies p where p.tenant_id is null) then
+    return;  -- most tenants cost no more than this
+  end if;
   select * into v_terms
     from ai.cache_terms(p_tenant, p_user, p_kind, p_prompt, p_messages, p_model, p_profile, p_params, p_template, p_template_version, p_collection, p_cache);
   if not v_terms.fits then
@@ -142,22 +126,15 @@ begin
   end if;
   cache_key := v_terms.cache_key;
   if p_cache is distinct from 'refresh' then
-    select * into v_answer from ai.kept_answer(p_tenant, cache_key);
-    if v_answer.hit then
-      hit := true;
-      output := v_answer.output;
-      output_message := v_answer.output_message;
-      embedding := v_answer.embedding;
-      finish_reason := v_answer.finish_reason;
-      sources := v_answer.sources;
-      provider := v_answer.provider;
-      model_used := v_answer.model_used;
-      input_tokens := v_answer.input_tokens;
-      output_tokens := v_answer.output_tokens;
-      saved := v_answer.saved;
-      stage := ai.stage('cache', 'exact hit', null, v_started, ai.hit_origin(v_answer.generation_id, v_answer.created_at, null));
+    select true, e.output, e.output_message, e.embedding::text, e.finish_reason, e.sources, e.provider, e.model_used, e.input_tokens, e.output_tokens, e.cost,
+           ai.stage('cache', 'exact hit', null, v_started, ai.hit_origin(e.generation_id, e.created_at, null))
+      into hit, output, output_message, embedding, finish_reason, sources, provider, model_used, input_tokens, output_tokens, saved, stage
+      from ai.cache_entries e
+     where e.tenant_id = p_tenant and e.key = v_terms.cache_key and e.expires_at > ai.now();
+    if hit then
       return;
     end if;
+    hit := false;
   end if;
   if v_terms.semantic and ai.single_question(p_prompt, p_messages) is not null then
     vector_model := ai.question_model(p_tenant, p_collection, v_terms.vector_model);
@@ -181,7 +158,7 @@ $$;
 comment on function ai.hit_origin(uuid, timestamptz, double precision) is 'Which generation a cached answer comes from, how old it is and how similar its question.';
 
 revoke execute on function ai.answering(uuid, text, text, text), ai.normal_form(text),
-  ai.cache_terms(uuid, text, text, text, jsonb, text, text, jsonb, text, integer, text, text), ai.kept_answer(uuid, bytea),
+  ai.cache_terms(uuid, text, text, text, jsonb, text, text, jsonb, text, integer, text, text),
   ai.find_exact(uuid, text, text, text, jsonb, text, text, jsonb, text, integer, text, text),
   ai.hit_origin(uuid, timestamptz, double precision) from public;
 

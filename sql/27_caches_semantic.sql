@@ -123,6 +123,8 @@ create or replace function ai.similar_answer(
   out tried boolean, out key bytea, out similarity double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_one   record;
@@ -183,10 +185,10 @@ begin
     end if;
     return;
   end if;
-  select true, a.output, a.output_message, a.finish_reason, a.sources, a.provider, a.model_used, a.input_tokens, a.output_tokens, a.saved,
-         ai.stage('cache', 'semantic hit', null, v_started, ai.hit_origin(a.generation_id, a.created_at, v_found.similarity))
+  select true, e.output, e.output_message, e.finish_reason, e.sources, e.provider, e.model_used, e.input_tokens, e.output_tokens, e.cost,
+         ai.stage('cache', 'semantic hit', null, v_started, ai.hit_origin(e.generation_id, e.created_at, v_found.similarity))
     into hit, output, output_message, finish_reason, sources, provider, model_used, input_tokens, output_tokens, saved, stage
-    from ai.kept_answer(p_tenant, v_found.key) a where a.hit;
+    from ai.cache_entries e where e.tenant_id = p_tenant and e.key = v_found.key and e.expires_at > ai.now();
   hit := coalesce(hit, false);
 end
 $$;
