@@ -27,7 +27,7 @@ select is_empty($$
 select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
-  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'limits', 'credits', 'batches',
+  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'vectorizers', 'limits', 'credits', 'batches',
         'profiles', 'profile_rules', 'breaker_settings', 'model_stats'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
@@ -95,7 +95,7 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit, or
 -- run an app's policies, which may depend on the reader's search_path (they qualify everything).
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'window_start', 'window_end', 'dearest_cost', 'cosine_distance'],
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'cosine_distance'],
   'the functions without a search_path of their own');
 select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
   array['sees_tenant', 'is_tenant_admin', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
@@ -104,7 +104,11 @@ select is_empty($$ select signature from t.functions where prosecdef and definit
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
 select is(has_function_privilege('ai_user', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
-                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'limits_status', 'explain_route',
+                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7',
+                      'acting_role', 'acts_as_owner', 'manages', 'managed_vectorizer', 'add_vectorizer', 'vectorize', 'note_changes', 'rows_query', 'note_rows', 'note_all_read',
+                      'read_rows', 'refresh_vectorizer', 'vectorize_progress', 'vectorize_retry', 'start_building', 'revectorize', 'remove_vectorizer', 'stop_vectorizing',
+                      'places_query', 'visible_places', 'find_vectorizer', 'search_rows',
+                      'limits_status', 'explain_route',
                       'create_batch', 'pause_batch', 'resume_batch', 'cancel_batch', 'batch_progress', 'estimate'), format('ai_user and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_worker', oid, 'execute'),
