@@ -201,5 +201,3 @@ comment on function ai.split_document(text, integer, integer, integer) is
 
 revoke execute on function ai.document_blocks(text), ai.good_end(text, integer), ai.character_start(bytea, integer),
   ai.split_document(text, integer, integer, integer) from public;
-grant execute on function ai.split_document(text, integer, integer, integer), ai.document_blocks(text), ai.good_end(text, integer),
-  ai.character_start(bytea, integer) to ai_user;

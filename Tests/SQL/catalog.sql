@@ -28,7 +28,7 @@ select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
   array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'vectorizers', 'limits', 'credits', 'batches',
-        'profiles', 'profile_rules', 'breaker_settings', 'model_stats'],
+        'profiles', 'profile_rules', 'breaker_settings', 'model_stats', 'collections', 'documents', 'chunks', 'chunk_vectors'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
   select c.relname, a.privilege_type from pg_class c
@@ -95,7 +95,8 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit, or
 -- run an app's policies, which may depend on the reader's search_path (they qualify everything).
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'cosine_distance'],
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'cosine_distance', 'vector_size',
+        'unit_vector', 'fits_halves'],
   'the functions without a search_path of their own');
 select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
   array['sees_tenant', 'is_tenant_admin', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
@@ -109,6 +110,9 @@ select is(has_function_privilege('ai_user', oid, 'execute'),
                       'read_rows', 'refresh_vectorizer', 'vectorize_progress', 'vectorize_retry', 'start_building', 'revectorize', 'remove_vectorizer', 'stop_vectorizing',
                       'places_query', 'visible_places', 'find_vectorizer', 'search_rows',
                       'limits_status', 'explain_route',
+                      'create_collection', 'delete_collection', 'rebuild_collection', 'cancel_rebuild', 'collection_status', 'no_collection', 'add_document', 'delete_document', 'retry_document',
+                      'collection_to_search', 'match_documents', 'hybrid_search', 'text_matches', 'recall_check', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks',
+                      'vector_schema', 'vector_size', 'unit_vector', 'cosine_distance',
                       'create_batch', 'pause_batch', 'resume_batch', 'cancel_batch', 'batch_progress', 'estimate'), format('ai_user and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_worker', oid, 'execute'),
