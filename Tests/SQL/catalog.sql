@@ -28,7 +28,7 @@ select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
   array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'vectorizers', 'limits', 'credits', 'batches',
-        'profiles', 'profile_rules', 'breaker_settings', 'model_stats', 'collections', 'documents', 'chunks', 'chunk_vectors'],
+        'profiles', 'profile_rules', 'breaker_settings', 'model_stats', 'prompt_templates', 'context_sources', 'conversations', 'messages', 'collections', 'documents', 'chunks', 'chunk_vectors'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
   select c.relname, a.privilege_type from pg_class c
@@ -60,7 +60,8 @@ select set_eq($$ select a.grantee::regrole || ' ' || t.attname from pg_attribute
   'the columns of ai.generations that may be inserted');
 select is_empty($$ select c.relname, t.attname, a.privilege_type from pg_attribute t join pg_class c on c.oid = t.attrelid cross join lateral aclexplode(t.attacl) a
                     where c.relnamespace = 'ai'::regnamespace and a.privilege_type not in ('SELECT', 'INSERT')
-                       and not (c.relname = 'limits' and a.grantee = 'ai_admin'::regrole and t.attname in ('amount', 'soft', 'on_limit', 'enabled')) $$,
+                       and not (c.relname = 'limits' and a.grantee = 'ai_admin'::regrole and t.attname in ('amount', 'soft', 'on_limit', 'enabled'))
+                       and not (c.relname = 'prompt_templates' and a.grantee = 'ai_admin'::regrole and t.attname = 'enabled') $$,
   'no column may be updated or referenced, but what a tenant''s admins may change');
 select is_empty($$ select c.relname from pg_class c cross join lateral aclexplode(c.relacl) a
                     where c.relnamespace = 'ai'::regnamespace and c.relkind = 'S' and a.grantee <> c.relowner $$, 'no sequence is granted to anybody');
@@ -105,7 +106,7 @@ select is_empty($$ select signature from t.functions where prosecdef and definit
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
 select is(has_function_privilege('ai_user', oid, 'execute'),
           proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
-                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7',
+                      'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'start_conversation', 'chat', 'delete_conversation',
                       'acting_role', 'acts_as_owner', 'manages', 'managed_vectorizer', 'add_vectorizer', 'vectorize', 'note_changes', 'rows_query', 'note_rows', 'note_all_read',
                       'read_rows', 'refresh_vectorizer', 'vectorize_progress', 'vectorize_retry', 'start_building', 'revectorize', 'remove_vectorizer', 'stop_vectorizing',
                       'places_query', 'visible_places', 'find_vectorizer', 'search_rows',

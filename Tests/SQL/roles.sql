@@ -43,6 +43,10 @@ insert into t.sees values
   ('ai.members',          1, 5, 5, 0, 'x', 'x', 'x', 'x'),
   ('ai.retry_rules',      44, 44, 44, 44, 'x', 'x', 'x', 'x'),
   ('ai.batches',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.prompt_templates', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.context_sources',  0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.conversations',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.messages',         0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.workers',          'x', 'x', 'x', 'x', 'x', 1, 'x', 'x');
 insert into t.sees
 select format('ai.%I', relname), 'x', 'x', 'x', 'x', 'x', 'x', 'x', 'x'
