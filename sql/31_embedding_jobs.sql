@@ -107,7 +107,7 @@ begin
   end if;
 
   if v_job.source = 'chunks' then
-    return ai.store_chunk_embeddings(p_tenant, v_job.version, v_job.sent, p_vectors, v_sizes[1]);
+    return ai.store_chunk_vectors(p_tenant, v_job.version, v_job.sent, p_vectors);
   end if;
 
   select v.dimensions, m.dimensions into v_known, v_expected
@@ -128,18 +128,6 @@ begin
 end
 $$;
 comment on function ai.store_embeddings(uuid, uuid, jsonb) is 'Stores the vectors of a generation of purpose chunks or rows; gives what is wrong with them, else null.';
-
--- The vectors of chunks. What the documents' own function finds wrong is given back.
-create or replace function ai.store_chunk_embeddings(p_tenant uuid, p_version bigint, p_refs bigint[], p_vectors jsonb, p_size integer) returns text
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform ai.store_chunk_vectors(p_tenant, p_version, p_refs, p_vectors);
-  return null;
-end
-$$;
-comment on function ai.store_chunk_embeddings(uuid, bigint, bigint[], jsonb, integer) is 'Stores vectors of chunks; gives what is wrong with them, else null.';
 
 -- Stores checked vectors of rows. What is locked is just being deleted by an app, or replaced by another report, and is left
 -- alone; a text whose key has a newer one embedded already is removed, as are older texts of the keys.
@@ -224,5 +212,4 @@ $$;
 comment on function ai.end_embedding_job(uuid, uuid, text) is 'Ends the job of a generation that has ended: marks what failed.';
 
 revoke execute on function ai.queue_embeddings(uuid, text, text, text, bigint[], bigint), ai.embedding_inputs(uuid, uuid),
-  ai.store_embeddings(uuid, uuid, jsonb), ai.store_chunk_embeddings(uuid, bigint, bigint[], jsonb, integer),
-  ai.store_row_vectors(bigint, bigint[], jsonb), ai.end_embedding_job(uuid, uuid, text) from public;
+  ai.store_embeddings(uuid, uuid, jsonb), ai.store_row_vectors(bigint, bigint[], jsonb), ai.end_embedding_job(uuid, uuid, text) from public;
