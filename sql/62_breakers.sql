@@ -272,6 +272,7 @@ begin
       continue when not found or v_breaker.state <> 'closed';
       v_event := 'failed';
     else
+      continue when not v_one.succeeded;
       select b.* into v_breaker from ai.breakers b where b.id = v_breaker.id and b.state = 'closed' for update skip locked;
       continue when not found;
       v_event := 'succeeded';
