@@ -57,11 +57,15 @@ begin
                 else l.generation_id <> all (v_ask.ids) and not exists (select from ai.leases e where e.generation_id = l.generation_id) end;
   end if;
 
+  -- Locked until who follows is in ai.waiting and committed: a leader that ends meanwhile waits, and then sees its followers.
+  -- One that has ended since is passed over; who would have followed it is sent.
   return query
     select u.id, l.generation_id
       from unnest(v_ask.ids, v_ask.tenants, v_ask.keys) u (id, tenant_id, cache_key)
       join ai.leaders l on l.tenant_id = u.tenant_id and l.cache_key = u.cache_key
-     where l.generation_id <> u.id;
+     where l.generation_id <> u.id
+     order by l.tenant_id, l.cache_key
+       for share of l;
 end
 $$;
 comment on function ai.elect_leaders(uuid[], uuid[]) is 'Gives those of the generations that are to wait for another''s answer, and for whose.';

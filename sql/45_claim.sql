@@ -134,7 +134,7 @@ begin
     select array_agg(u.id), array_agg(u.owner), array_agg(u.lane), array_agg(u.tries), array_agg(u.target), array_agg(p.leader_id)
       into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
       from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) u (id, owner, lane, tries, target)
-      left join (select * from ai.prepare_generations(v_ids, v_owners, v_prepares) r offset 0) p on p.generation_id = u.id
+      left join (select * from ai.prepare_generations(v_ids, v_owners, v_targets, v_prepares) r offset 0) p on p.generation_id = u.id
      where p.outcome is distinct from 'ended';
     if v_ids is null then
       return;

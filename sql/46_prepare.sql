@@ -3,10 +3,11 @@
 -- ended, so that a retry asks the same.
 
 -- Prepares those of the generations whose p_prepares is true. Gives a row for each that is not simply sent: `ended` (a cache
--- answered, or nothing was left to do), `follows` (leader_id is asked the same at this moment).
+-- answered, or nothing was left to do), `follows` (leader_id is asked the same at this moment). What comes back to the last
+-- resort of a route that degrades is answered from the cache instead, if that has something nearly as good.
 -- Those that will be refused anyway (cancelled, late, revoked) are passed over: the lease refuses them.
 -- Locks: leaders in the order of their keys, then generations in the given order.
-create or replace function ai.prepare_generations(p_ids uuid[], p_tenants uuid[], p_prepares boolean[])
+create or replace function ai.prepare_generations(p_ids uuid[], p_tenants uuid[], p_targets smallint[], p_prepares boolean[])
 returns table (generation_id uuid, outcome text, leader_id uuid)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -25,9 +26,9 @@ declare
   v_ready   boolean;
 begin
   for v_one in
-    select g.*, e.leader_id,
+    select g.*, e.leader_id, p.target > 1 and ai.why_degraded(g.tenant_id, g.kind, g.profile, g.route[p.target]) is not null as is_last_resort,
            (select m.context_tokens from ai.models m where m.id = ai.target_model(g.tenant_id, g.kind, g.model, g.profile, 1)) as context_tokens
-      from unnest(p_ids, p_tenants, p_prepares) with ordinality p (id, tenant_id, prepare, n)
+      from unnest(p_ids, p_tenants, p_targets, p_prepares) with ordinality p (id, tenant_id, target, prepare, n)
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id and g.status = 'queued'
       join ai.tenants t on t.id = p.tenant_id and t.enabled
       join ai.members u on u.tenant_id = p.tenant_id and u.user_id = g.user_id and u.enabled
@@ -73,6 +74,18 @@ begin
       return next;
       continue;
     end if;
+    if v_one.is_last_resort and v_one.cache_key is not null then
+      select * into v_hit
+        from ai.find_stale(v_one.tenant_id, v_one.id, (select g.embedding from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.query_id)) f;
+      if v_hit.hit then
+        update ai.generations g set degraded = 'no model of the profile answered in time: this is an older or less similar answer'
+         where g.tenant_id = v_one.tenant_id and g.id = v_one.id;
+        perform ai.end_from_cache(v_one.tenant_id, v_one.id, 'semantic', to_jsonb(v_hit));
+        outcome := 'ended';
+        return next;
+        continue;
+      end if;
+    end if;
     continue when v_ready;
 
     v_vector := (select g.embedding from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.query_id);
@@ -103,7 +116,7 @@ begin
   end loop;
 end
 $$;
-comment on function ai.prepare_generations(uuid[], uuid[], boolean[]) is
+comment on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]) is
   'Asks caches and puts prompts together before a lease; gives those that have ended or follow another.';
 
 -- Ends a generation with an answer from a cache: p_how is exact, semantic or coalesced, p_hit what the cache gave as JSON
@@ -143,4 +156,4 @@ end
 $$;
 comment on function ai.end_from_cache(uuid, uuid, text, jsonb) is 'Ends a generation with a cached answer, books and announces it.';
 
-revoke execute on function ai.prepare_generations(uuid[], uuid[], boolean[]), ai.end_from_cache(uuid, uuid, text, jsonb) from public;
+revoke execute on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]), ai.end_from_cache(uuid, uuid, text, jsonb) from public;

@@ -99,7 +99,7 @@ begin
              greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
              r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes,
-             m.id as model_id, m.name as model_name, m.wire_name, m.max_output_tokens, m.options as model_options, v.id as provider_id, v.name as provider, v.dialect, v.base_url, v.headers,
+             m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, v.id as provider_id, v.name as provider, v.dialect, v.base_url, v.headers,
              v.options as provider_options
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.outputs, v_go.counters, v_go.amounts)
              u (generation_id, tenant_id, lane_id, attempts, target, path, model_id, leader_id, output_bound, counters, amounts)
@@ -110,12 +110,15 @@ begin
        cross join ai.settings s
        where u.leader_id is null
     ), rules as materialized (
-      select d.*, ai.guards(d.tenant_id, d.kind, 'output') as guarded, ai.first_token_ms(d.tenant_id, d.kind, d.profile) as first_token_ms
+      select d.*, ai.guards(d.tenant_id, d.kind, 'output') as guarded, b.first_token_ms, b.total_ms, b.degrade
         from (select distinct r.tenant_id, r.kind, r.profile from ready r) d
+       cross join lateral ai.time_budget(d.tenant_id, d.kind, d.profile) b
     ), accounts as materialized (
       select d.provider_id, ai.provider_secret(d.provider_id) as secret from (select distinct r.provider_id from ready r) d
     ), final as materialized (
-      select r.*, w.first_token_ms, a.secret,
+      -- A budget is worth keeping only where another target is left.
+      select r.*, case when cardinality(r.path) > r.target then w.first_token_ms end as first_token_ms, a.secret, w.degrade,
+             least(r.deadline_at, case when cardinality(r.path) > r.target then r.waiting_since + w.total_ms * interval '1 ms' end) as stop_at,
              case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held
         from ready r
         join rules w on w.tenant_id = r.tenant_id and w.kind = r.kind and w.profile is not distinct from r.profile
@@ -130,7 +133,7 @@ begin
     ), started as (
       update ai.generations g
          set status = 'running', attempts = f.attempt, started_at = coalesce(g.started_at, p_now), provider = f.provider, route = f.path,
-             degraded = case when f.target > 1 and f.model_name = 'local/extract' then 'no model of the route answered; these are sentences of the given texts' else g.degraded end
+             degraded = case when f.degrade then coalesce(ai.why_degraded(f.tenant_id, f.kind, f.profile, f.model_id), g.degraded) else g.degraded end
         from final f
        where g.tenant_id = f.tenant_id and g.id = f.generation_id
     )
@@ -145,7 +148,7 @@ begin
                   -- A reservation holds only if the answer cannot be longer than what was reserved.
                   'params', case when f.counters is null or f.params ?| array['max_tokens', 'max_completion_tokens'] then f.params
                                  else f.params || jsonb_build_object('max_tokens', f.output_bound) end) end,
-           greatest(1, (extract(epoch from f.deadline_at - p_now) * 1000)::integer)
+           greatest(1, (extract(epoch from f.stop_at - p_now) * 1000)::integer)
       from final f;
 end
 $$;

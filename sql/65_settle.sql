@@ -175,8 +175,9 @@ begin
       from decided d where d.status is null and d.delay_ms > 0
 
   ), queued as (
-    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target)
-    select d.lane_id, d.generation_id, d.tenant_id, d.attempt, d.next_target from decided d where d.status is null and d.delay_ms <= 0
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+    select d.lane_id, d.generation_id, d.tenant_id, d.attempt, d.next_target, coalesce(d.next_target > d.target and d.route[d.next_target] = ai.extract_model(), false)
+      from decided d where d.status is null and d.delay_ms <= 0
 
   ), news as (
     select e.generation_id, e.seq, e.type, ai.event_data(e.type, e.data) as data, d.tenant_id, d.user_id,
