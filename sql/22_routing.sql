@@ -123,7 +123,8 @@ declare
   v_tokens  integer := (coalesce(p_bytes, 0)::bigint + 3) / 4;
   v_profile record;
   v_fitting bigint[];
-  v_largest bigint[];
+  v_weights integer[];
+  v_all_fit boolean;
   v_last    bigint;
 begin
   if p_model is not null then
@@ -136,25 +137,36 @@ begin
           union all select s.* from ai.profiles s where s.tenant_id is null and s.name = p_profile and s.kind = p_kind) p
    order by p.tenant_id nulls last limit 1;
 
-  select array_agg(m.id order by k.rank, k.tie, r.position) filter (where m.context_tokens is null or m.context_tokens >= v_tokens),
-         (array_agg(m.id order by m.context_tokens desc, k.rank, k.tie, r.position))[1:1]
-    into v_fitting, v_largest
+  select array_agg(m.id order by r.position), array_agg(r.weight order by r.position),
+         bool_and(m.context_tokens is null or m.context_tokens >= v_tokens)
+    into v_fitting, v_weights, v_all_fit
     from (select o.* from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind
           union all
           select s.* from ai.routes s where s.tenant_id is null and s.profile = p_profile and s.kind = p_kind
              and not exists (select from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind)) r
     join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind and (m.tenant_id is null or m.tenant_id = p_tenant)
     join ai.providers v on v.id = m.provider_id and v.enabled and (v.tenant_id is null or v.tenant_id = p_tenant)
-   cross join lateral (select case when coalesce(v_profile.strategy, 'priority') <> 'priority'
-                                   then ai.route_rank(v_profile.strategy, m.id, r.weight, v_tokens, p_seed) end as rank,
-                              case when v_profile.strategy = 'least_busy' then ai.draw(p_seed, m.id) end as tie offset 0) k
    where r.enabled
      and (r.min_input_tokens is null or v_tokens >= r.min_input_tokens)
      and (r.max_input_tokens is null or v_tokens <= r.max_input_tokens)
      and (r.stream is null or r.stream = coalesce(p_stream, false))
      and (r.metadata is null or coalesce(p_metadata, '{}') @> r.metadata)
      and (r.tier is null or r.tier = (select t.tier from ai.tenants t where t.id = p_tenant));
-  v_fitting := coalesce(v_fitting, v_largest);
+  if not v_all_fit then
+    -- Those that hold it, or else the largest.
+    select array_agg(u.id order by u.n), array_agg(u.weight order by u.n) into v_fitting, v_weights
+      from (select u.*, rank() over (order by m.context_tokens is null or m.context_tokens >= v_tokens desc,
+                                              case when m.context_tokens < v_tokens then -m.context_tokens end, case when m.context_tokens < v_tokens then u.n end) as place
+              from unnest(v_fitting, v_weights) with ordinality u (id, weight, n) join ai.models m on m.id = u.id) u
+     where u.place = 1;
+  end if;
+  if v_profile.strategy <> 'priority' then
+    v_fitting := array(select u.id
+                         from unnest(v_fitting, v_weights) with ordinality u (id, weight, n)
+                        order by ai.route_rank(v_profile.strategy, u.id, u.weight, v_tokens, p_seed),
+                                 case when v_profile.strategy = 'least_busy' then ai.draw(p_seed, u.id) end, u.n);
+    v_fitting := nullif(v_fitting, '{}');
+  end if;
 
   if v_profile.degrade and p_kind = 'chat' then
     v_last := ai.extract_model();
