@@ -108,7 +108,8 @@ begin
                and ai.differing_signs(q.signs, v_signs) <= v_cut
              order by ai.differing_signs(q.signs, v_signs)
              limit 256 + p_count) n
-      join ai.cache_entries e on e.tenant_id = p_tenant and e.key = n.key
+     -- OFFSET, so that the vectors of these are compared and not first those of all entries.
+     cross join lateral (select e.question, e.created_at from ai.cache_entries e where e.tenant_id = p_tenant and e.key = n.key offset 0) e
      cross join lateral (select 1 - ai.cosine_distance(e.question, p_vector) as similarity) s
      where s.similarity >= p_similarity and s.similarity <= 1.001
      order by s.similarity desc, e.created_at desc
