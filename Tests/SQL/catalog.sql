@@ -22,12 +22,12 @@ select is_empty($$
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner
      and not (a.privilege_type = 'SELECT' and a.grantee in ('ai_user'::regrole, 'ai_monitor'::regrole))
      and not (a.grantee = 'ai_admin'::regrole and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
-              and c.relname in ('limits', 'routes', 'profiles', 'profile_rules')) $$,
+              and c.relname in ('cache_policies', 'limits', 'routes', 'profiles', 'profile_rules')) $$,
   'on tables nothing is granted but SELECT to ai_user and ai_monitor, and to ai_admin what a tenant''s admins write');
 select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
-  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'vectorizers', 'limits', 'credits', 'batches',
+  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'vectorizers', 'cache_policies', 'limits', 'credits', 'batches',
         'profiles', 'profile_rules', 'breaker_settings', 'model_stats', 'prompt_templates', 'context_sources', 'conversations', 'messages', 'collections', 'documents', 'chunks', 'chunk_vectors'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
@@ -61,6 +61,7 @@ select set_eq($$ select a.grantee::regrole || ' ' || t.attname from pg_attribute
 select is_empty($$ select c.relname, t.attname, a.privilege_type from pg_attribute t join pg_class c on c.oid = t.attrelid cross join lateral aclexplode(t.attacl) a
                     where c.relnamespace = 'ai'::regnamespace and a.privilege_type not in ('SELECT', 'INSERT')
                        and not (c.relname = 'limits' and a.grantee = 'ai_admin'::regrole and t.attname in ('amount', 'soft', 'on_limit', 'enabled'))
+                       and not (c.relname = 'cache_policies' and a.grantee = 'ai_admin'::regrole and t.attname not in ('id', 'tenant_id', 'created_at'))
                        and not (c.relname = 'prompt_templates' and a.grantee = 'ai_admin'::regrole and t.attname = 'enabled') $$,
   'no column may be updated or referenced, but what a tenant''s admins may change');
 select is_empty($$ select c.relname from pg_class c cross join lateral aclexplode(c.relacl) a
@@ -96,7 +97,7 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit, or
 -- run an app's policies, which may depend on the reader's search_path (they qualify everything).
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'cosine_distance', 'vector_size',
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'signs', 'differing_signs', 'cosine_distance', 'vector_size',
         'unit_vector', 'fits_halves'],
   'the functions without a search_path of their own');
 select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
@@ -110,7 +111,7 @@ select is(has_function_privilege('ai_user', oid, 'execute'),
                       'acting_role', 'acts_as_owner', 'manages', 'managed_vectorizer', 'add_vectorizer', 'vectorize', 'note_changes', 'rows_query', 'note_rows', 'note_all_read',
                       'read_rows', 'refresh_vectorizer', 'vectorize_progress', 'vectorize_retry', 'start_building', 'revectorize', 'remove_vectorizer', 'stop_vectorizing',
                       'places_query', 'visible_places', 'find_vectorizer', 'search_rows',
-                      'limits_status', 'explain_route',
+                      'limits_status', 'explain_route', 'find_cached_response', 'invalidate_cache', 'cache_report',
                       'create_collection', 'delete_collection', 'rebuild_collection', 'cancel_rebuild', 'collection_status', 'no_collection', 'add_document', 'delete_document', 'retry_document',
                       'collection_to_search', 'match_documents', 'hybrid_search', 'text_matches', 'recall_check', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks',
                       'vector_schema', 'vector_size', 'unit_vector', 'cosine_distance',
