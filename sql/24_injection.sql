@@ -1,7 +1,7 @@
 -- Prompt injection: text that speaks to the model over the head of whoever set it up. Found by how it is said, in
 -- fifteen languages and under the usual disguises; what says the same in words of its own is not found.
 --
--- Three expressions, each one pass: `plain` (English, and the marks of chat templates), `foreign` (other languages) and
+-- Four expressions, each one pass: `plain` (English), `marks` (of chat templates), `foreign` (other languages) and
 -- `disguised` (the English core, each letter of which may be a digit, a letter of another alphabet or a mathematical
 -- one, with anything that is not seen between them). They follow the rules of the detectors: between the words of a
 -- phrase stand only words of a list, so that no counter runs while the next phrase may begin.
@@ -16,14 +16,14 @@ declare
   c_lists constant text[] := array[
     'verb', '(?:ignore|disregard|forget|neglect|skip|override|overrule|bypass|circumvent|discard|erase|dismiss|abandon|cancel|violate|break|drop|pay no attention to'
             '|(?:do not|don t|never|stop|no longer|refuse to|cease to) (?:follow|following|obey|obeying|respect|heed|comply with|adhere to|listen to))',
-    'fill', '(?:all|any|every|each|of|the|your|my|our|these|those|this|that|and|or|both|previous|previously|prior|above|earlier|preceding|foregoing|former|past|initial'
-            '|original|current|system|given|safety|ethical|moral|content|developers?|internal|hidden|secret|confidential|openai|anthropic|other|such|full|entire|complete'
-            '|exact|whole|very|first|last|own|old|as|well|set|list)',
+    -- What may stand before the things, and what says whose they are: no word is in both.
+    'fill', '(?:all|any|every|each|of|the|my|our|these|those|this|that|and|or|both|previously|past|current|given|moral|content|developers?|secret|confidential|openai|anthropic'
+            '|other|such|full|entire|complete|exact|whole|very|first|last|own|old|as|well|set|list)',
     'whose', '(?:previous|prior|above|earlier|preceding|foregoing|former|your|initial|original|system|safety|ethical|internal|hidden)',
     'rules', '(?:(?:instruction|direction|directive|prompt|command|guideline|guardrail|rule|constraint|restriction|protocol)s?|polic(?:y|ies)|programming|training|context)',
     'tell', '(?:reveal|show|print|output|display|dump|leak|expose|tell|give|repeat|recite|quote|write|list|copy|spell|encode|translate|share|disclose|return|paste|provide'
             '|send|state|include|including|read|type|echo|export|extract|summari[sz]e)',
-    'how', '(?:me|us|exactly|now|what|is|are|written|in|out|back|please|word|by|for|verbatim|literally|just|only|to|\d+|words|a|an|haiku|so|can|i)',
+    'how', '(?:me|us|exactly|now|what|is|are|written|in|out|back|please|word|by|for|verbatim|literally|just|only|to|\d+|words|so|can|i)',
     'free', '(?:without|with no|ha[sd] no|have no|having no|free (?:of|from)|(?:not|isn t|aren t|no longer) (?:bound|limited|restricted) by|unbound by)'
             ' (?:(?:any|all|more|moral|ethical|content|safety|the|usual|or|and|rules?|filters?|limits?|restrictions?|guidelines|censorship|a) )*'
             '(?:restrictions?|rules|limits|limitations|filters?|filtering|guidelines|constraints|polic(?:y|ies)|censorship|guardrails|boundaries|ethics|morals|norms)',
@@ -98,24 +98,22 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case p_part when 'plain' then '(?<![a-z0-9])(?:' || ai.phrases(array[
     -- what was said before shall not hold
-    '<verb> (?:<fill> )*<whose> (?:<fill> )*<rules>(?![a-z])',
-    '<verb> (?:<fill> )*<rules> (?:that |which )?(?:you|(?:the |your )?developers|openai|anthropic|they) (?:were|have been|had been|are|gave|have|set|got|received)(?![a-z])',
-    '<verb> (?:<fill> )*<rules> (?:above|before this|so far|up to now)(?![a-z])',
+    '<verb> (?:<fill> )*(?:<whose> (?:(?:<fill>|<whose>) )*<rules>(?![a-z])'
+      || '|<rules> (?:above|before this|so far|up to now|(?:that |which )?(?:you|(?:the |your )?developers|openai|anthropic|they) (?:were|have been|had been|are|gave|have|set|got|received))(?![a-z]))',
     '(?:ignore|disregard|forget|neglect|pay no attention to) (?:(?:all|everything|anything|whatever|what|the|of|that|you|i|we|were|have|had|been|was|is|said|told|written|wrote|learned|text|words|content|and|in|system|context|message) )*'
       || '(?:above|before|previously|earlier|until now|so far|system (?:message|prompt))(?![a-z])',
-    '(?:your|these|previous|prior|above|earlier|safety) (?:<fill> )*(?:instruction|direction|directive|prompt|command|guideline|rule|restriction|constraint|limitation|filter|guardrail)s?'
+    '(?:your|these|previous|prior|above|earlier|safety) (?:(?:<fill>|<whose>) )*(?:instruction|direction|directive|prompt|command|guideline|rule|restriction|constraint|limitation|filter|guardrail)s?'
       || ' (?:(?:are|is|have been|were|now|hereby|do|does|all|has been) )*(?:void|null|invalid|cancell?ed|suspended|lifted|revoked|overridden|disabled|obsolete|deleted'
       || '|no longer (?:valid|apply|applies|in force|in effect|active|relevant|count)|not apply|don t apply)(?![a-z])',
-    '(?:here are|follow|these are|obey) (?:your |my |the |only )*new (?:<fill> )*(?:instructions|rules|orders|directives|guidelines)',
-    'your new (?:<fill> )*(?:prompt|instructions|rules|task|role|persona|orders|purpose|goal)(?: is| are|\s*:)',
+    '(?:here are|follow|these are|obey) (?:your |my |the |only )*new (?:(?:<fill>|<whose>) )*(?:instructions|rules|orders|directives|guidelines)',
+    'your new (?:(?:<fill>|<whose>) )*(?:prompt|instructions|rules|task|role|persona|orders|purpose|goal)(?: is| are|\s*:)',
     'follow (?:these|mine|my instructions|my orders|only me|me)(?: only| instead| from now)',
     'act (?:only )?on my orders',
     -- out with the set-up
-    '<tell> (?:(?:<how>|<fill>) )*(?:your|the|its) (?:<fill> )*(?:(?:system|pre|initial|original|hidden|secret|first) )+(?:prompt|instruction|message|directive|guideline|rule|configuration|text)s?(?![a-z])',
-    '<tell> (?:(?:<how>|<fill>) )*your (?:<fill> )*(?:prompt|instructions|directives|guidelines|programming|configuration|pre prompt|preprompt)(?![a-z])',
+    '<tell> (?:(?:<how>|<fill>|previous|above) )*(?:your (?:(?:<fill>|<whose>) )*(?:(?:pre |system )?prompts?|system messages?|instructions?|directives|guidelines|rules|programming|configuration|preprompt)'
+      || '|(?:system|pre|hidden|secret) (?:system )?(?:prompt|message|instruction)s?|(?:instructions|rules|guidelines) (?:that )?you (?:were|have been|are|got)(?: given| told)?)(?![a-z])',
     '(?:hidden|secret|confidential) (?:system )?(?:prompt|system message|instructions|guidelines)(?![a-z])',
-    '<tell> (?:(?:<how>|<fill>) )*(?:instructions|rules|guidelines) (?:that )?you (?:were|have been|are|got)(?: given| told)?(?![a-z])',
-    '(?:what|which) (?:is|are|was|were|does|do|did|s) (?:written in )?your (?:<fill> )*(?:prompt|instructions|pre prompt|preprompt|system message|directives)(?![a-z])',
+    '(?:what|which) (?:is|are|was|were|does|do|did|s) (?:written in )?your (?:(?:<fill>|<whose>) )*(?:prompt|instructions|pre prompt|preprompt|system message|directives)(?![a-z])',
     '(?:repeat|print|output|copy|recite|echo|translate) (?:back )?(?:(?:all|everything|the|text|words?|content|of|in|your|context|window|exact|whole|entire) )+(?:above (?:this|starting|and|in|verbatim|including|word)|before this|above$)',
     '(?:print|dump|reveal|output|leak|tell me) (?:all |your |the )*(?:secrets|configuration)(?![a-z])',
     'how you were (?:configured|programmed|instructed|prompted)',
@@ -210,6 +208,24 @@ as $$
 $$;
 comment on function ai.injection_pattern(text) is 'Regular expression of prompt injection: plain, foreign or disguised.';
 
+-- A word without which no phrase is complete. Building the states of the large expressions costs some microseconds a
+-- character at first, so that the short texts of every day go through these small ones before.
+create or replace function ai.injection_anchors(p_part text) returns text
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select case p_part when 'plain' then
+    'instruct|direct|prompt|command|guideline|guardrail|rule|constrain|restrict|protocol|polic|programm|training|context|above|before|previously|earlier|until|so[^a-z]+far|system'
+    || '|limit|filter|your[^a-z]+new|follow|orders?(?![a-z])|configur|hidden|secret|confidential|anything[^a-z]+now|(?<![a-z])(?:dan|stan|dude|aim|ai|llm)s?(?![a-z])|mode(?![a-z])|jail|censor|moral|boundar|ethic'
+    || '|norms|refuse|decline|says?[^a-z]+no(?![a-z])|bound|comply|obey|safety|moderation|your[^a-z]+(?:developer|creator|admin|programmer|maker)|anthropic|openai|google|meta(?![a-z])|mistral'
+    || '|override|(?<![a-z])admin|root(?![a-z])|language[^a-z]+model|chatbot|assistant|(?:tell|inform|alert|follow)[^a-z]+the[^a-z]+user|document|instead|conversation|chat|messages|history|decode|decrypt|unscramble|(?<![a-z])a[^a-z]+i(?![a-z])'
+  when 'foreign' then
+    '[^\x01-\x7f]|instru|anweisung|vorgabe|regel|befehl|richtlinie|anleitung|system|dir|ohne|consigne|ordres|indica|sans|prompt|sin[^a-z]|sem[^a-z]|regl|diret|comando|orient|istruz|regol|ordini'
+    || '|senza|opdracht|aanwijz|richtlijn|zonder|polece|zasad|regu|wytyczn|zignoruj|bez[^a-z]|olvida|vergiss|ignorier|oublie|talimat|kural|komut|istem'
+  end
+$$;
+comment on function ai.injection_anchors(text) is 'Regular expression of the words without which no phrase of prompt injection is complete.';
+
 -- Whether a text tries to speak to the model over the head of its owner. Which expression found it, for the explanation.
 create or replace function ai.injection_in(p_text text) returns text
 language plpgsql immutable parallel safe security invoker
@@ -218,12 +234,12 @@ as $$
 declare
   v_text text := lower(p_text collate "C");
 begin
-  return case when v_text collate "C" ~ ai.injection_pattern('plain') then 'plain'
+  return case when v_text collate "C" ~ ai.injection_anchors('plain') and v_text collate "C" ~ ai.injection_pattern('plain') then 'plain'
               when v_text collate "C" ~ ai.injection_pattern('marks') then 'marks'
-              when v_text collate "C" ~ ai.injection_pattern('foreign') then 'foreign'
+              when v_text collate "C" ~ ai.injection_anchors('foreign') and v_text collate "C" ~ ai.injection_pattern('foreign') then 'foreign'
               when v_text collate "C" ~ ai.injection_pattern('disguised') then 'disguised' end;
 end
 $$;
-comment on function ai.injection_in(text) is 'Which expression finds prompt injection in a text: plain, foreign, disguised; null: none.';
+comment on function ai.injection_in(text) is 'Which expression finds prompt injection in a text: plain, marks, foreign, disguised; null: none.';
 
-revoke execute on function ai.phrases(text[]), ai.disguised(text), ai.injection_pattern(text), ai.injection_in(text) from public;
+revoke execute on function ai.phrases(text[]), ai.disguised(text), ai.injection_pattern(text), ai.injection_anchors(text), ai.injection_in(text) from public;
