@@ -22,12 +22,12 @@ select is_empty($$
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner
      and not (a.privilege_type = 'SELECT' and a.grantee in ('ai_user'::regrole, 'ai_monitor'::regrole))
      and not (a.grantee = 'ai_admin'::regrole and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE')
-              and c.relname in ('cache_policies', 'limits', 'routes', 'profiles', 'profile_rules')) $$,
+              and c.relname in ('cache_policies', 'guardrails', 'limits', 'routes', 'profiles', 'profile_rules')) $$,
   'on tables nothing is granted but SELECT to ai_user and ai_monitor, and to ai_admin what a tenant''s admins write');
 select set_eq($$
   select c.relname::text from pg_class c cross join lateral aclexplode(c.relacl) a
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner $$,
-  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'vectorizers', 'cache_policies', 'limits', 'credits', 'batches',
+  array['tenants', 'members', 'models', 'routes', 'prices', 'retry_rules', 'generations', 'llm_calls', 'workers', 'vectorizers', 'cache_policies', 'guardrails', 'limits', 'credits', 'batches',
         'profiles', 'profile_rules', 'breaker_settings', 'model_stats', 'prompt_templates', 'context_sources', 'conversations', 'messages', 'collections', 'documents', 'chunks', 'chunk_vectors'],
   'the tables of which whole rows may be read, under their policies');
 select is_empty($$
