@@ -3,8 +3,8 @@
 --
 -- What others wrote (passages, rows) comes in a message of its own, in front of the question, each between a tag and the same
 -- tag with a slash. The tags end in a key that occurs in none of the texts, so that no text can close its own fence. The key
--- is derived from the texts: the same texts give the same prompt, which a provider's cache and a retry can use. A tag is a
--- line of its own without a word that a question could contain, so that local/extract never takes it for a sentence.
+-- is derived from the texts: the same texts give the same prompt, which a provider's cache and a retry can use.
+-- Sources/Providers/Local/Fences.swift reads this form, so that local/extract answers from the data alone.
 
 -- The highest enabled version of the tenant's own template of this name. The shared one counts only for a tenant that never
 -- had one of this name: so a name and a version are one text for ever, which caches rely on.
@@ -107,14 +107,15 @@ $$;
 comment on function ai.fit_parts(integer, text[], integer[]) is 'Which parts of a prompt fit into a budget: true or false for each.';
 
 -- The messages of the conversation before the generation's own, newest first, without what was refused and what is empty.
+-- Their lengths only: most of a long history may not fit, and reading it would cost more than the rest.
 create or replace function ai.history_before(p_tenant uuid, p_conversation uuid, p_id uuid, p_count integer)
-returns table (seq integer, role text, content text)
+returns table (seq integer, role text, tokens integer)
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select m.seq, m.role, m.content
+  select m.seq, m.role, ai.prompt_tokens(m.content)
     from ai.messages m
-   where m.tenant_id = p_tenant and m.conversation_id = p_conversation and m.content <> ''
+   where m.tenant_id = p_tenant and m.conversation_id = p_conversation and octet_length(m.content) > 0
      and m.seq < coalesce((select o.seq from ai.messages o where o.tenant_id = p_tenant and o.generation_id = p_id and o.role = 'user'), 2147483647)
      and not exists (select from ai.generations g where g.tenant_id = m.tenant_id and g.id = m.generation_id and g.status = 'rejected')
    order by m.seq desc
@@ -217,18 +218,18 @@ begin
 
   -- Everything that may join, the dearest first: the last exchange, the best passage, rows, other passages, older history.
   with history as (
-    select row_number() over (order by h.seq desc) as n, h.role, h.content
+    select row_number() over (order by h.seq desc) as n, h.seq, h.role, h.tokens
       from ai.history_before(p_tenant, v_row.conversation_id, p_id, v_template.history_messages) h where v_row.conversation_id is not null
   ), parts as (
-    select case when h.n <= c_last then 1 else 5 end as rank, h.n, 'history' as kind, h.role, h.content as text, ai.prompt_tokens(h.content) as tokens from history h
+    select case when h.n <= c_last then 1 else 5 end as rank, h.n, 'history' as kind, h.role, null as text, h.tokens, h.seq from history h
     union all
-    select case when (p.value ->> 'n')::integer = 1 then 2 else 4 end, (p.value ->> 'n')::integer, 'passages', null, b.text, ai.prompt_tokens(b.text || E'\n\n')
+    select case when (p.value ->> 'n')::integer = 1 then 2 else 4 end, (p.value ->> 'n')::integer, 'passages', null, b.text, ai.prompt_tokens(b.text || E'\n\n'), null
       from jsonb_array_elements(v_passages) p
      cross join lateral (select nullif(left(regexp_replace(concat_ws(' › ', p.value ->> 'title', p.value ->> 'heading'), '\s+', ' ', 'g'), 300), '') as head) t
      cross join lateral (select format(E'<passage%1$s_%2$s>\n%3$s\n</passage%1$s_%2$s>', p.value ->> 'n', v_key,
                                        concat_ws(E'\n', t.head, btrim(p.value ->> 'content', E' \n\r\t'))) as text) b
     union all
-    select 3, c.ordinality, 'context', null, b.text, ai.prompt_tokens(b.text || E'\n\n')
+    select 3, c.ordinality, 'context', null, b.text, ai.prompt_tokens(b.text || E'\n\n'), null
       from jsonb_array_elements(v_context) with ordinality c
      cross join lateral (select format(E'<rows%1$s_%2$s>\n%3$s\n%4$s\n</rows%1$s_%2$s>', c.ordinality, v_key, concat_ws(': ', c.value ->> 'name', c.value ->> 'what'),
                                        coalesce((select string_agg(r.value::text, E'\n' order by r.ordinality) from jsonb_array_elements(c.value -> 'rows') with ordinality r),
@@ -238,11 +239,12 @@ begin
     into v_parts, v_kinds, v_tokens from parts p;
   v_kept := ai.fit_parts(v_budget - v_fixed, coalesce(v_kinds, '{}'), v_tokens);
 
-  select jsonb_agg(jsonb_build_object('role', p.value ->> 'role', 'content', p.value ->> 'text') order by (p.value ->> 'n')::integer desc)
-           filter (where p.value ->> 'kind' = 'history'),
+  select jsonb_agg(jsonb_build_object('role', m.role, 'content', m.content) order by m.seq) filter (where p.value ->> 'kind' = 'history'),
          string_agg(p.value ->> 'text', E'\n\n' order by p.value ->> 'kind' desc, (p.value ->> 'n')::integer) filter (where p.value ->> 'kind' <> 'history')
     into v_history, v_data
-    from jsonb_array_elements(v_parts) with ordinality p where v_kept[p.ordinality];
+    from jsonb_array_elements(v_parts) with ordinality p
+    left join ai.messages m on m.tenant_id = p_tenant and m.conversation_id = v_row.conversation_id and m.seq = (p.value ->> 'seq')::integer
+   where v_kept[p.ordinality];
   -- In front of the last message of the user; behind everything where there is none.
   v_at := coalesce((select max(m.ordinality) from jsonb_array_elements(v_own) with ordinality m where m.value ->> 'role' = 'user'), jsonb_array_length(v_own) + 1);
   if v_system is not null or v_history is not null or v_data is not null then

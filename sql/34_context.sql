@@ -75,7 +75,7 @@ revoke execute on function ai.gather_context() from public;
 -- objects
 
 create or replace trigger gather before insert on ai.generations
-  for each row when (new.context_sources is not null and new.status = 'queued' and new.purpose is null)
+  for each row when (new.context_sources is not null and new.context is null and new.status = 'queued' and new.purpose is null)
   execute function ai.gather_context();
 
 -- Whoever inserts must be able to read what it runs.

@@ -182,6 +182,8 @@ select is(:'gathered'::text, '5', 'insert … select');
 insert into ai.generations (tenant_id, user_id, prompt, model, status, context_sources, context, finished_at) values (t.alpha(), 'ann', 'x', 'mtap/one', 'succeeded', '{none}', '{"a": 1}', now())
 returning context as restored \gset
 select is(:'restored'::text, '{"a": 1}', 'what is restored is not gathered again');
+insert into ai.generations (tenant_id, user_id, prompt, model, template, context) values (t.alpha(), 'ann', 'x', 'mtap/one', 'orders', '{"a": 2}') returning context as restored \gset
+select is(:'restored'::text, '{"a": 2}', 'nor is what still waits');
 
 -- 8. Into the prompt
 select id from ai.generations where context ? 'scalar' and user_id = 'ann' limit 1 \gset

@@ -237,6 +237,20 @@ select is(jsonb_array_length(:'made'::jsonb -> 'messages'), 2, 'and sent none th
 select is(:'made'::jsonb ->> 'sources', null, 'without passages');
 select is((t.entry(t.made(t.put(p_template => 'tight', p_collection => 'mtap', p_params => '{"max_tokens": 100000000}'), p_context_tokens => 10), 'prompt') ->> 'budget'), '0', 'an answer beyond the context leaves nothing');
 
+-- In a conversation, what two questions have in common stands first: the second prompt begins as the first does, up to its data.
+insert into ai.conversations (tenant_id, user_id, model) values (t.alpha(), 'ann', 'mtap/one') returning id as talk \gset
+update ai.settings set max_output_tokens = 4096;
+create function t.say(p_conversation uuid, p_text text) returns uuid language sql as $$
+  insert into ai.generations (tenant_id, user_id, prompt, model, template, conversation_id) values (t.alpha(), 'ann', p_text, 'mtap/one', 'rag', p_conversation) returning id
+$$;
+select t.say(:'talk', 'First?') as first \gset
+insert into ai.messages (tenant_id, conversation_id, seq, user_id, role, content, generation_id) values (t.alpha(), :'talk', 2, 'ann', 'assistant', 'One.', :'first');
+update ai.conversations set last_seq = 2 where id = :'talk';
+select t.made(t.say(:'talk', 'Second?')) as second, t.made(t.say(:'talk', 'Third?')) as third \gset
+select is(jsonb_path_query_array(:'second', '$.messages[*].role'), '["system", "user", "assistant", "user", "user"]', 'system prompt, history, passages, question');
+select is(jsonb_path_query_array(:'third', '$.messages[0 to 2]'), jsonb_path_query_array(:'second', '$.messages[0 to 2]'), 'the next prompt begins like the last');
+select is(:'third'::jsonb #>> '{messages,3,content}', 'Second?', 'and goes on with its question');
+
 -- Any sizes: within the budget, or the fixed parts are beyond it; what is left out of history is the oldest, of passages the
 -- last; nothing that was kept would have been dropped before something that was not.
 insert into ai.conversations (tenant_id, user_id, model) values (t.alpha(), 'ann', 'mtap/one') returning id as conversation \gset
