@@ -305,7 +305,7 @@ begin
   return 'ok ' || (v_stage ->> 'result');
 end
 $$;
-create table t.rounds as select t.round(:'conversation') as result from generate_series(1, 400);
+create table t.rounds as select t.round(:'conversation') as result from generate_series(1, 150);
 select is_empty($$ select result, count(*) from t.rounds where result not like 'ok %' group by 1 $$, 'any sizes keep to the budget and to the order of dropping');
 select set_has($$ select distinct result from t.rounds $$, $$ values ('ok whole'), ('ok cut'), ('ok over budget') $$, 'and there were all cases');
 
