@@ -144,4 +144,7 @@ create policy visible on ai.retry_rules for select to ai_user using (true);
 -- base_url, headers and the name of the secret are the operator's business.
 grant select (id, tenant_id, name, dialect, enabled, created_at) on ai.providers to ai_user;
 grant select on ai.models, ai.routes, ai.prices, ai.retry_rules to ai_user;
-grant insert, update, delete on ai.routes to ai_admin;
+-- By column, because who may update or delete a whole table may also lock it, and with it everybody's claims. Rows are
+-- deleted by ai.delete_profile().
+grant insert (tenant_id, profile, kind, position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream),
+      update (position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream) on ai.routes to ai_admin;

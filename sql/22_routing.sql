@@ -204,9 +204,37 @@ as $$
 $$;
 comment on function ai.why_degraded(uuid, text, text, bigint) is 'What ai.generations.degraded says when this model answers; null: nothing.';
 
-revoke execute on function ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text), ai.first_token_ms(uuid, text, text),
+-- A tenant goes back to what is shared: deletes its own rows of a profile in ai.profiles and ai.routes, and its rules that
+-- lead there. Gives how many rows. Raises PT403 for who is no admin of a tenant.
+create or replace function ai.delete_profile(p_profile text, p_kind text default 'chat') returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_me      record;
+  v_deleted integer;
+begin
+  select * into v_me from ai.identity();
+  if v_me.role is distinct from 'admin' then
+    raise exception 'only an admin of a tenant deletes its profiles' using errcode = 'PT403', detail = (select w.why from ai.whoami() w);
+  end if;
+  with routes as (
+    delete from ai.routes r where r.tenant_id = v_me.tenant_id and r.profile = p_profile and r.kind = p_kind returning 1
+  ), rules as (
+    delete from ai.profile_rules r where r.tenant_id = v_me.tenant_id and r.profile = p_profile and r.kind = p_kind returning 1
+  ), profiles as (
+    delete from ai.profiles p where p.tenant_id = v_me.tenant_id and p.name = p_profile and p.kind = p_kind returning 1
+  )
+  select (select count(*) from routes) + (select count(*) from rules) + (select count(*) from profiles) into v_deleted;
+  return v_deleted;
+end
+$$;
+comment on function ai.delete_profile(text, text) is 'Deletes the tenant''s own rows of a profile, its routes and rules; gives how many. For admins.';
+
+revoke execute on function ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text), ai.first_token_ms(uuid, text, text),
   ai.route_varies(uuid, text, text, integer), ai.draw(uuid, bigint), ai.route_rank(text, bigint, integer, integer, uuid),
   ai.route_models(uuid, text, text, text, integer, jsonb, boolean, uuid), ai.extract_model(), ai.why_degraded(uuid, text, text, bigint) from public;
+grant execute on function ai.delete_profile(text, text) to ai_admin;
 
 -- objects
 
@@ -226,5 +254,8 @@ drop policy if exists visible on ai.model_stats;
 create policy visible on ai.model_stats for select to ai_monitor using (true);
 
 grant select on ai.profiles, ai.profile_rules to ai_user;
-grant insert, update, delete on ai.profiles, ai.profile_rules to ai_admin;
+grant insert (tenant_id, name, kind, strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms),
+      update (strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms) on ai.profiles to ai_admin;
+grant insert (tenant_id, position, kind, min_length, max_length, tier, metadata, profile, enabled),
+      update (position, min_length, max_length, tier, metadata, profile, enabled) on ai.profile_rules to ai_admin;
 grant select on ai.model_stats to ai_monitor;

@@ -361,8 +361,14 @@ select is(t.as_role('mtap_adm', sql), expected, format('an admin of alpha: %s: %
     ($$update ai.routes set weight = 5 where profile in ('mtap-z', 'mtap-r')$$, '1'),
     ($$update ai.profiles set strategy = 'priority'$$, '1'),
     ($$update ai.profiles set tenant_id = null where name = 'mtap-z'$$, '42501'),
-    ($$delete from ai.profile_rules$$, '1'),
-    ($$delete from ai.routes$$, '1'),
+    ($$update ai.profile_rules set enabled = false$$, '1'),
+    ($$delete from ai.routes$$, '42501'),
+    ($$lock table ai.routes in share mode$$, '42501'),
+    ($$lock table ai.profiles in access exclusive mode$$, '42501'),
+    ($$lock table ai.profile_rules in row exclusive mode$$, '42501'),
+    ($$select from ai.delete_profile('mtap-r') d where d > 0$$, '0'),
+    ($$select from ai.delete_profile('mtap-z') d where d = 3$$, '1'),
+    ($$select from ai.routes where tenant_id is not null$$, '0'),
     ($$update ai.breakers set state = 'open'$$, '42501'),
     ($$insert into ai.provider_accounts values (1, 1, 'STOLEN_API_KEY')$$, '42501'),
     ($$select from ai.provider_accounts$$, '42501'),
@@ -371,7 +377,11 @@ select is(t.as_role('mtap_adm', sql), expected, format('an admin of alpha: %s: %
 select is(t.as_role(r, sql), '42501', format('%s: %s', r, sql))
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_bob', 'mtap_stray', 'mtap_worker', 'mtap_monitor', 'mtap_public']) r
  cross join (values (format($$insert into ai.profiles (tenant_id, name) values (%L, 'mtap-q')$$, t.alpha())), (format($$insert into ai.routes (tenant_id, profile, model_id) values (%L, 'q', 1)$$, t.alpha())),
-                    ($$delete from ai.profile_rules$$), ($$delete from ai.breakers$$), ($$update ai.profiles set name = 'x'$$)) v (sql);
+                    ($$delete from ai.profile_rules$$), ($$delete from ai.breakers$$), ($$select ai.delete_profile('mtap-r')$$), ($$update ai.profiles set name = 'x'$$)) v (sql);
+insert into ai.members (tenant_id, user_id, role) values (t.beta(), 'nina', 'user');
+create role mtap_nina login; grant ai_admin to mtap_nina; insert into ai.role_bindings (role_name, tenant_id, user_id) values ('mtap_nina', t.beta(), 'nina');
+select is(t.as_role('mtap_nina', $$select ai.delete_profile('mtap-r')$$), 'PT403', 'the group of admins alone makes no admin');
+select is(t.as_role('mtap_nina', format($$insert into ai.profiles (tenant_id, name) values (%L, 'mtap-n')$$, t.beta())), '42501', 'neither for a profile');
 select is(t.as_role('mtap_ann', format($$select from ai.profiles where tenant_id = %L$$, t.beta())), '0', 'another tenant''s profiles are not seen');
 select is(t.as_role('mtap_bob', $$select from ai.profiles where name = 'small'$$), '2', 'the own and the shared ones are');
 
