@@ -1,8 +1,8 @@
 -- Caches: what a kept answer is found by, and the exact cache, which answers inside the INSERT.
 --
 -- A key is the hash of all that shapes the answer: tenant, the member unless the policy's scope is the tenant, kind, model
--- or profile and what these stand for at present, parameters, template and collection with their versions, and the
--- question or messages. Metadata, priority, stream, deadlines and tags are not in it. Texts that Unicode calls the same
+-- or profile and what these stand for at present, parameters, template and collection with their versions, the rules for
+-- outputs, and the question or messages. Metadata, priority, stream, deadlines and tags are not in it. Texts that Unicode calls the same
 -- (normal form C) have the same key.
 
 -- What answers for a model or a profile: models and where they are called, as text for the hash, so that a changed route,
@@ -59,6 +59,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_policy record;
+  v_guards text;
 begin
   fits := false;
   if p_cache = 'off' then
@@ -91,8 +92,14 @@ begin
   if p_collection is not null then
     collection_version := ai.collection_version(p_tenant, p_collection);
   end if;
+  -- What was let out under other rules must not get past those of today.
+  if ai.guards(p_tenant, p_kind, 'output') then
+    v_guards := (select string_agg(jsonb_build_array(g.id, g.scope, g.detector, g.action, g.options)::text, ',' order by g.id)
+                   from ai.guardrails g
+                  where (g.tenant_id = p_tenant or g.tenant_id is null) and g.enabled and g.scope in ('output', 'both') and p_kind = any (g.kinds));
+  end if;
   base := sha256(convert_to(jsonb_build_array(1, p_tenant, member, p_kind, p_model, p_profile, ai.answering(p_tenant, p_kind, p_model, p_profile), p_params,
-                                              p_template, p_template_version, p_collection, collection_version)::text, 'UTF8'));
+                                              p_template, p_template_version, p_collection, collection_version, v_guards)::text, 'UTF8'));
   cache_key := sha256(base || case when p_prompt is not null then '\x01'::bytea || ai.normal_form(p_prompt) else '\x02'::bytea || ai.normal_form(p_messages::text) end);
 end
 $$;

@@ -44,10 +44,13 @@ begin
      where case when l.generation_id is null then l.apart_until <= v_now
                 else l.generation_id <> all (v_ask.ids) and not exists (select from ai.leases e where e.generation_id = l.generation_id) end) into v_free;
   if v_free then
-    perform from ai.leaders l
-      where (l.tenant_id, l.cache_key) in (select u.tenant_id, u.cache_key from unnest(v_ask.tenants, v_ask.keys) u (tenant_id, cache_key))
+    -- Only rows that nobody's end will touch: a settle that waited for one of them might hold what this claim needs next.
+    perform from unnest(v_ask.tenants, v_ask.keys) u (tenant_id, cache_key)
+      join ai.leaders l on l.tenant_id = u.tenant_id and l.cache_key = u.cache_key
+      where case when l.generation_id is null then l.apart_until <= v_now
+                 else l.generation_id <> all (v_ask.ids) and not exists (select from ai.leases e where e.generation_id = l.generation_id) end
       order by l.tenant_id, l.cache_key
-        for update;
+        for update of l;
     update ai.leaders l
        set generation_id = a.id, apart_until = null
       from (select distinct on (u.tenant_id, u.cache_key) u.*

@@ -65,6 +65,19 @@ select isnt(t.key('{}'), :'named', 'and another address of its provider');
 update ai.providers set base_url = 'http://first.test/v1' where name = 'mtap-first';
 select is(t.key('{}'), :'named', 'back as it was, the old answers are there again');
 
+-- What may be let out
+insert into ai.guardrails (tenant_id, name, scope, detector, action) values (t.alpha(), 'mtap input', 'input', 'email', 'flag');
+select is(t.key('{}'), :'named', 'a rule for inputs changes nothing');
+insert into ai.guardrails (tenant_id, name, scope, detector, action) values (t.beta(), 'mtap beta', 'output', 'email', 'redact');
+select is(t.key('{}'), :'named', 'nor does another tenant''s for outputs');
+insert into ai.guardrails (tenant_id, name, scope, detector, action) values (t.alpha(), 'mtap output', 'output', 'email', 'flag');
+select isnt(t.key('{}'), :'named', 'after a new rule for outputs nothing is given that was kept before');
+select t.key('{}') as flagging \gset
+update ai.guardrails set action = 'redact' where name = 'mtap output';
+select isnt(t.key('{}'), :'flagging', 'nor after it has changed');
+delete from ai.guardrails where name like 'mtap %';
+select is(t.key('{}'), :'named', 'without it the old answers are there again');
+
 -- Keys of random questions are the same exactly where the questions are
 select coalesce(nullif(current_setting('mtap.seed', true), '')::double precision, random()) as seed \gset
 select diag(format('seed of the random questions: %s (psql: set mtap.seed)', :'seed'));
