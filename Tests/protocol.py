@@ -38,7 +38,7 @@ class PlainWorker:
     def claim(self, limit: int = 64, look_at_everything: bool = False) -> list[Attempt]:
         """Claims up to `limit`, from where the last claim ended or from the beginning."""
         cursor = None if look_at_everything else self.cursor
-        header, *calls = self._rows("select * from ai.worker_claim(%s, %s, %s)", self.id, limit, cursor)
+        *calls, header = self._rows("select * from ai.worker_claim(%s, %s, %s)", self.id, limit, cursor)
         self.cursor = header["cursor"]
         if cursor is None:
             self.wait_ms = header["wait_ms"]

@@ -65,14 +65,7 @@ begin
   if p_cursor is null then
     perform ai.queue_what_is_due(v_now);
     perform ai.end_cancelled();
-    -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
-    select least(greatest(extract(epoch from d.due_at - v_now) * 1000, 1), 2147483647)::integer
-      into wait_ms from ai.delayed d order by d.due_at limit 1;
     v_until := ai.unpark_lanes(v_now);
-    if v_until is not null then
-      wait_ms := least(coalesce(wait_ms, 2147483647), greatest(extract(epoch from v_until - v_now) * 1000, 1))::integer;
-    end if;
-    select count(*) into retries from (select from ai.delayed d where d.attempts > 0 limit 10000) r;
   end if;
 
   select count(distinct a.tenant_id) into v_tenants from ai.active_lanes a;
@@ -124,31 +117,36 @@ begin
     v_share := p_limit;
   end loop;
 
-  cursor := jsonb_build_object('after', v_after, 'marks', v_marks)::text;
-  return next;
-  if cardinality(v_ids) = 0 then
-    return;
+  if cardinality(v_ids) > 0 then
+    if true = any (v_prepares) then
+      select array_agg(u.id), array_agg(u.owner), array_agg(u.lane), array_agg(u.tries), array_agg(u.target), array_agg(p.leader_id)
+        into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
+        from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) u (id, owner, lane, tries, target)
+        left join (select * from ai.prepare_generations(v_ids, v_owners, v_targets, v_prepares) r offset 0) p on p.generation_id = u.id
+       where p.outcome is distinct from 'ended';
+    end if;
+    return query
+      select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
+             l.timeout_ms, null::text, null::integer, null::integer
+        from ai.lease_generations(p_worker, v_now, coalesce(v_ids, '{}'), v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
+    perform ai.announce_start(v_ids);
   end if;
 
-  if true = any (v_prepares) then
-    select array_agg(u.id), array_agg(u.owner), array_agg(u.lane), array_agg(u.tries), array_agg(u.target), array_agg(p.leader_id)
-      into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
-      from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) u (id, owner, lane, tries, target)
-      left join (select * from ai.prepare_generations(v_ids, v_owners, v_targets, v_prepares) r offset 0) p on p.generation_id = u.id
-     where p.outcome is distinct from 'ended';
-    if v_ids is null then
-      return;
+  -- The header, last, because what was just claimed may have gone back to wait for its time.
+  cursor := jsonb_build_object('after', v_after, 'marks', v_marks)::text;
+  if p_cursor is null then
+    -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
+    v_until := least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1));
+    if v_until is not null then
+      wait_ms := least(greatest(extract(epoch from v_until - v_now) * 1000, 1), 2147483647)::integer;
     end if;
+    select count(*) into retries from (select from ai.delayed d where d.attempts > 0 limit 10000) r;
   end if;
-  return query
-    select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
-           l.timeout_ms, null::text, null::integer, null::integer
-      from ai.lease_generations(p_worker, v_now, v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
-  perform ai.announce_start(v_ids);
+  return next;
 end
 $$;
 comment on function ai.worker_claim(uuid, integer, text) is
-  'Leases up to p_limit queued generations to a worker. The first row is a header with the next cursor; see docs/worker-protocol.md.';
+  'Leases up to p_limit queued generations to a worker. The last row is a header with the next cursor; see docs/worker-protocol.md.';
 
 -- Moves to the queue what was delayed until p_now, at most 10,000 a call. Locks those rows, skipping what others hold.
 create or replace function ai.queue_what_is_due(p_now timestamptz) returns integer

@@ -56,7 +56,7 @@ FAULTS = [
     Fault("status=401", "failed", [("failed", 401, "credentials", False)]),
     Fault("status=403", "failed", [("failed", 403, "credentials", False)]),
     Fault("status=404", "failed", [("failed", 404, "permanent", False)]),
-    Fault("status=413", "failed", [("failed", 413, "permanent", False)]),
+    Fault("status=413", "failed", [("failed", 413, "context", False)]),
     Fault("status=402", "failed", [("failed", 402, "money_out", False)]),
     Fault("status=429;retry_after=none", "failed", [("failed", 429, "money_out", False)], ("anthropic",)),
     Fault("status=429;code=insufficient_quota", "failed", [("failed", 429, "money_out", False)], ("openai",)),
