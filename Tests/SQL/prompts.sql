@@ -309,7 +309,35 @@ create table t.rounds as select t.round(:'conversation') as result from generate
 select is_empty($$ select result, count(*) from t.rounds where result not like 'ok %' group by 1 $$, 'any sizes keep to the budget and to the order of dropping');
 select set_has($$ select distinct result from t.rounds $$, $$ values ('ok whole'), ('ok cut'), ('ok over budget') $$, 'and there were all cases');
 
--- 6. What is not there costs nothing and is not asked.
+-- 6. Through the queue: the question is embedded first, then searched with, then sent.
+truncate t.passages, t.searched;
+insert into t.passages values (1, null, null, null, 'Queued data.', 0.9);
+delete from ai.generations;
+truncate ai.queue, ai.delayed, ai.waiting, ai.leases;
+select t.worker() as worker, t.put(p_template => 'rag') as id \gset
+select id as child from ai.generations where parent_id = :'id' \gset
+select is((select string_agg(c.request ->> 'input', '|') from t.claim(:'worker') c), 'Why do martlets never land?', 'the question is embedded');
+select t.settle(:'worker', :'child', 1, 'succeeded', '{"embedding": [1, 0], "usage": {"input": 6}}') \g /dev/null
+select is((select jsonb_path_query_array(c.request, '$.messages[*].role') from t.claim(:'worker') c), '["system", "user", "user"]', 'then the prompt is sent');
+select is((select array_agg(mode || vector) from t.searched), array['vectortrue'], 'found with the vector, once');
+select is((select (status, template_version, sources -> 0 ->> 'n', stages -> 0 ->> 'stage', stages -> 1 ->> 'stage')::text from ai.generations where id = :'id'), '(running,1,1,retrieval,prompt)', 'sources and stages are on the row');
+-- A retry sends the same, whatever the collection holds by then.
+select messages as kept from ai.prepared where generation_id = :'id' \gset
+update t.passages set content = 'Other data.';
+select t.settle(:'worker', :'id', 1, 'failed', '{"signal": "http", "http_status": 503}') \g /dev/null
+select t.pass('1 hour') \g /dev/null
+update ai.generations set deadline_ms = 86400000 where id = :'id';
+select is((select c.request -> 'messages' from t.claim(:'worker') c), :'kept', 'a retry sends the same prompt');
+-- Where the embedding fails, full text.
+select t.pass('-1 hour') \g /dev/null
+select t.put(p_template => 'rag') as id \gset
+select id as child from ai.generations where parent_id = :'id' \gset
+select count(*) from t.claim(:'worker') \g /dev/null
+select t.settle(:'worker', :'child', 1, 'failed', '{"signal": "http", "http_status": 400}') \g /dev/null
+select count(*) from t.claim(:'worker') \g /dev/null
+select is((select (status, degraded)::text from ai.generations where id = :'id'), '(running,"no query vector: full text was searched")', 'without a vector it goes on, and says so');
+
+-- 7. What is not there costs nothing and is not asked.
 select is(t.made(t.put()) ->> 'messages', null, 'a prompt without any of it is sent as it is');
 
 select * from finish();
