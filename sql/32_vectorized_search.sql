@@ -42,13 +42,13 @@ $$;
 comment on function ai.visible_places() is 'Keys of the rows that the reader sees in the table that ai.search_rows() searches.';
 
 -- The vectorizer that a search by the caller means: the own tenant's, else one for all tenants.
-create or replace function ai.find_vectorizer(p_name text, out id bigint, out version bigint, out model text)
+create or replace function ai.find_vectorizer(p_name text, out id bigint, out version bigint, out model text, out dimensions integer)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-  select z.id, v.id, v.model into find_vectorizer.id, find_vectorizer.version, find_vectorizer.model
+  select z.id, v.id, v.model, v.dimensions into find_vectorizer.id, find_vectorizer.version, find_vectorizer.model, find_vectorizer.dimensions
     from ai.vectorizers z
     join ai.vectorizer_versions v on v.vectorizer_id = z.id and v.status = 'current'
     join pg_class c on c.oid = z.table_name
@@ -64,6 +64,8 @@ comment on function ai.find_vectorizer(text) is 'The vectorizer that a name mean
 -- The rows nearest to a vector, best first: primary key as text and cosine similarity, of those rows that the caller sees in the
 -- table. Exact: it looks at every visible row. A row whose text has changed is found by its former text until the new one is
 -- embedded. Raises PT400 for a vector of another size, PT404, and 42501 where the caller may not read the table.
+--
+-- No search_path of its own, as above.
 create or replace function ai.search_rows(name text, query_embedding vector, match_threshold double precision default 0, match_count integer default 10)
 returns table (key text, similarity double precision)
 language plpgsql stable security invoker
@@ -75,26 +77,25 @@ begin
   if query_embedding is null or match_threshold is null or match_count is null or match_count operator(pg_catalog.<) 1 or match_count operator(pg_catalog.>) 1000 then
     raise exception 'a search takes a vector, a threshold and a count from 1 to 1000' using errcode = 'PT400';
   end if;
-  select f.id, f.version, f.model into v_is from ai.find_vectorizer(search_rows.name) f;
-  perform pg_catalog.set_config('ai.searched', v_is.id::pg_catalog.text, true);
-  begin
-    return query execute pg_catalog.format(
-      'select m.key, m.similarity
-         from (select distinct on (n.row_key) pg_catalog.substr(n.row_key, $5) as key, 1 operator(pg_catalog.-) n.distance as similarity
-                 from (select r.row_key, r.ref, ai.cosine_distance(r.embedding, $1) as distance
-                         from ai.vectorized_rows r
-                        where r.version operator(pg_catalog.=) $2 and r.state operator(pg_catalog.=) ''embedded'' %s
-                        order by distance limit $4) n
-                where n.distance operator(pg_catalog.<=) (1 operator(pg_catalog.-) $3)
-                order by n.row_key, n.ref desc) m
-        order by m.similarity desc, m.key',
-      -- Whom no policy holds still sees only what is in the table.
-      case when pg_catalog.row_security_active('ai.vectorized_rows') then '' else 'and r.row_key operator(pg_catalog.=) any ((select ai.visible_places())::pg_catalog.text[])' end)
-    using query_embedding, v_is.version, match_threshold, match_count, pg_catalog.length(v_is.id::pg_catalog.text) operator(pg_catalog.+) 2;
-  exception when data_exception then
+  select f.id, f.version, f.model, f.dimensions into v_is from ai.find_vectorizer(search_rows.name) f;
+  if ai.vector_size(query_embedding) operator(pg_catalog.<>) v_is.dimensions then
     raise exception 'this vector does not fit the embeddings of %', search_rows.name
-      using errcode = 'PT400', detail = sqlerrm, hint = pg_catalog.format('They are made by %s: ai.vectorizers.model.', v_is.model);
-  end;
+      using errcode = 'PT400', detail = pg_catalog.format('Theirs have %s dimensions, and are made by %s.', v_is.dimensions, v_is.model);
+  end if;
+  perform pg_catalog.set_config('ai.searched', v_is.id::pg_catalog.text, true);
+  return query execute pg_catalog.format(
+    'select m.key, m.similarity
+       from (select distinct on (n.row_key) pg_catalog.substr(n.row_key, $5) as key, 1 operator(pg_catalog.-) n.distance as similarity
+               from (select r.row_key, r.ref, ai.cosine_distance(r.embedding, $1) as distance
+                       from ai.vectorized_rows r
+                      where r.version operator(pg_catalog.=) $2 and r.state operator(pg_catalog.=) ''embedded'' %s
+                      order by distance limit $4) n
+              where n.distance operator(pg_catalog.<=) (1 operator(pg_catalog.-) $3)
+              order by n.row_key, n.ref desc) m
+      order by m.similarity desc, m.key',
+    -- Whom no policy holds still sees only what is in the table.
+    case when pg_catalog.row_security_active('ai.vectorized_rows') then '' else 'and r.row_key operator(pg_catalog.=) any ((select ai.visible_places())::pg_catalog.text[])' end)
+  using query_embedding, v_is.version, match_threshold, match_count, pg_catalog.length(v_is.id::pg_catalog.text) operator(pg_catalog.+) 2;
   perform pg_catalog.set_config('ai.searched', '', true);
 end
 $$;
@@ -111,4 +112,4 @@ create policy searched on ai.vectorized_rows for select to ai_user
   using (tenant_id = (select ai.tenant_id()) and row_key = any ((select ai.visible_places())::text[]));
 grant select (ref, version, tenant_id, row_key, state, embedding) on ai.vectorized_rows to ai_user;
 -- Inlined where the caller searches with the own rights.
-grant execute on function ai.cosine_distance(vector, vector) to ai_user;
+grant execute on function ai.cosine_distance(vector, vector), ai.vector_size(vector) to ai_user;
