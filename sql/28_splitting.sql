@@ -30,15 +30,21 @@ begin
         from string_to_table(p_content, E'\n') with ordinality l (line, n)
       window w as (order by l.n)
     ), looked as (
-      select l.n, l.at, l.bytes, l.line,
+      select l.n, l.at, l.bytes, l.line, l.above,
              l.line ~ '^ {0,3}(```|~~~)' or (l.n = 1 and l.line ~ '^---\s*$') as fence,
-             case when l.line ~ '^ {0,3}#{1,6}(\s|$)' then length(substring(l.line from '^ *(#+)'))
-                  when l.below ~ '^ {0,3}(=+|--+)\s*$' and l.line ~ '^ {0,3}[^[:space:]#>|`~*+=-]' and coalesce(l.above, '') !~ '[^[:space:]]'
-                  then case when l.below ~ '=' then 1 else 2 end end as level,
-             l.line ~ '[^[:space:]]' and coalesce(l.above, '') !~ '[^[:space:]]' as begins
+             l.line ~ '^ {0,3}#{1,6}(\s|$)' as hashed,
+             l.below ~ '^ {0,3}(=+|--+)\s*$' and l.line ~ '^ {0,3}[^[:space:]#>|`~*+=-]' and coalesce(l.above, '') !~ '[^[:space:]]' as underlined,
+             l.below
         from lines l
+    ), told as (
+      select k.n, k.at, k.bytes, k.line, k.fence,
+             case when k.hashed then length(substring(k.line from '^ *(#+)')) when k.underlined then case when k.below ~ '=' then 1 else 2 end end as level,
+             -- A paragraph begins after an empty line, and after a heading.
+             (coalesce(k.above, '') !~ '[^[:space:]]' or lag(k.hashed) over w or lag(k.underlined, 2) over w) and k.line ~ '[^[:space:]]' as begins
+        from looked k
+      window w as (order by k.n)
     )
-    select * from looked k where k.fence or k.level is not null or k.begins or k.line ~ '^(---|\.\.\.)\s*$' order by k.n
+    select * from told k where k.fence or k.level is not null or k.begins or k.line ~ '^(---|\.\.\.)\s*$' order by k.n
   loop
     if v_fence is not null then
       if v_line.line ~ v_fence then
@@ -69,13 +75,16 @@ begin
   return query
     with blocks as (
       select b.at, b.head, nullif(b.path, '') as path,
-             lag(b.head) over w is not true and b.head as section,
+             lag(b.head) over w is true as below_heading,
              count(*) filter (where not b.head) over (w rows unbounded preceding) as run
         from (select distinct on (u.at) u.* from unnest(v_ats, v_heads, v_unders) u (at, head, path) order by u.at, u.head desc) b
       window w as (order by b.at)
+    ), under as (
+      select b.*, last_value(b.path) over (partition by b.run, b.head order by b.at rows between unbounded preceding and unbounded following) as deepest
+        from blocks b
     )
-    select b.at, b.section, last_value(b.path) over (partition by b.run, b.head order by b.at rows between unbounded preceding and unbounded following)
-      from blocks b order by b.at;
+    -- A heading stays with what is under it.
+    select u.at, u.head, u.deepest from under u where not u.below_heading order by u.at;
 end
 $$;
 comment on function ai.document_blocks(text) is 'Where a document may be cut: at paragraphs, headings and blocks of code, in bytes from its beginning.';

@@ -49,7 +49,7 @@ comment on function ai.collection_version(uuid, text) is 'Grows with every chang
 create or replace function ai.nearest_chunks(
   p_tenant uuid, p_collection bigint, p_version bigint, p_dimensions integer, p_indexed boolean, p_vector vector, p_count integer, p_filter jsonb)
 returns table (chunk_id bigint, document_id uuid, similarity double precision)
-language plpgsql stable security invoker
+language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
@@ -91,12 +91,12 @@ comment on function ai.nearest_chunks(uuid, bigint, bigint, integer, boolean, ve
   'Chunks with the nearest vectors, exactly or by the collection''s index. Runs with the caller''s rights.';
 
 -- By the index of a collection, which the planner takes only where collection and version are written out, and which it
--- is made to take whatever it believes of the table. The index holds halves: twice as many as asked for are found by it,
+-- is made to take whatever it believes of the table. The index holds halves: some more than asked for are found by it,
 -- and put in order by the whole vectors. It goes on beyond those (relaxed order) where a filter or dead rows leave too few.
 create or replace function ai.nearest_by_index(
   p_tenant uuid, p_collection bigint, p_version bigint, p_dimensions integer, p_vector vector, p_count integer, p_filter jsonb)
 returns table (chunk_id bigint, document_id uuid, similarity double precision)
-language plpgsql stable security invoker
+language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_sort = off
@@ -115,7 +115,7 @@ begin
              where v.tenant_id = $2 and v.collection_id = %1$s and v.version = %2$s
                %3$s
              order by ai.cosine_distance(v.embedding::%4$s.halfvec(%5$s), ai.unit_vector($1)::%4$s.halfvec(%5$s))
-             limit $3 * 2 + 10) n
+             limit $3 + 20) n
      order by n.distance limit $3$q$,
     p_collection, p_version,
     case when p_filter <> '{}' then 'and exists (select from ai.documents d where d.tenant_id = $2 and d.id = v.document_id and d.metadata @> $4)' end,
@@ -217,7 +217,7 @@ create or replace function ai.fuse_chunks(
   p_tenant uuid, p_collection bigint, p_version bigint, p_dimensions integer, p_indexed boolean, p_vector vector, p_words bigint[], p_count integer,
   p_word_weight double precision, p_near_weight double precision, p_k integer, p_threshold double precision, p_filter jsonb)
 returns table (chunk_id bigint, similarity double precision, score double precision)
-language plpgsql stable security invoker
+language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
@@ -254,6 +254,8 @@ returns table (chunk_id bigint, document_id uuid, title text, uri text, heading 
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
