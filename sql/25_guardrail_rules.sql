@@ -44,9 +44,10 @@ begin
     end if;
     new.options := new.options || jsonb_build_object('max_characters', (new.options ->> 'max_characters')::numeric::integer);
   elsif new.detector = 'terms' then
-    if jsonb_typeof(new.options -> 'terms') is distinct from 'array' or jsonb_array_length(new.options -> 'terms') not between 1 and 200
+    if jsonb_typeof(new.options -> 'terms') is distinct from 'array' or jsonb_array_length(new.options -> 'terms') not between 1 and 100
+       or (select sum(length(t.term)) from jsonb_array_elements_text(case when jsonb_typeof(new.options -> 'terms') = 'array' then new.options -> 'terms' end) t (term)) > 2000
        or exists (select from jsonb_array_elements(new.options -> 'terms') t (term) where jsonb_typeof(term) <> 'string' or length(term #>> '{}') > 100 or ai.is_blank(term #>> '{}')) then
-      raise exception 'terms are 1 to 200 texts of at most 100 characters' using errcode = 'PT400', hint = '{"terms": ["first", "the second"]}. For more make further guardrails.';
+      raise exception 'terms are 1 to 100 texts of at most 100 characters, 2000 in all' using errcode = 'PT400', hint = '{"terms": ["first", "the second"]}. For more make further guardrails.';
     end if;
     select array_agg(distinct btrim(t.term, E' \t\n\r')) into v_terms from jsonb_array_elements_text(new.options -> 'terms') t (term);
     new.compiled := ai.terms_expression(v_terms);
@@ -82,13 +83,14 @@ revoke execute on function ai.check_guardrail() from public;
 create or replace trigger check_guardrail before insert or update on ai.guardrails
   for each row execute function ai.check_guardrail();
 
--- An admin sees what applies to the tenant, and writes what is the tenant's own.
+-- Developers and admins see what applies to their tenant; admins write what is the tenant's own.
 drop policy if exists visible on ai.guardrails;
-create policy visible on ai.guardrails for select to ai_admin
-  using ((tenant_id = (select ai.tenant_id()) or tenant_id is null) and (select ai.is_tenant_admin()));
+create policy visible on ai.guardrails for select to ai_user
+  using ((tenant_id = (select ai.tenant_id()) or tenant_id is null) and (select ai.sees_tenant()));
 drop policy if exists own on ai.guardrails;
 create policy own on ai.guardrails for all to ai_admin
   using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
   with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
 
-grant select, insert, update, delete on ai.guardrails to ai_admin;
+grant select on ai.guardrails to ai_user;
+grant insert, update, delete on ai.guardrails to ai_admin;
