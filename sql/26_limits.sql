@@ -69,17 +69,20 @@ declare
   v_ids bigint[];
 begin
   perform from ai.counter_making for update;
-  insert into ai.counters (limit_id, tenant_id, subject)
-  select l.id, p_tenant, case l.per when 'member' then p_user else '' end
-    from ai.limits l
-   where (l.tenant_id = p_tenant or l.tenant_id is null) and l.enabled
-     and (l.user_id is null or l.user_id = p_user) and (l.kind is null or l.kind = p_kind)
-     and (l.profile is null or l.profile = p_profile) and (l.model is null or l.model = p_model)
-   order by l.id
-  on conflict do nothing;
-  v_ids := ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile);
+  for v_try in 1 .. 10 loop  -- a limit may be set between the two statements
+    insert into ai.counters (limit_id, tenant_id, subject)
+    select l.id, p_tenant, case l.per when 'member' then p_user else '' end
+      from ai.limits l
+     where (l.tenant_id = p_tenant or l.tenant_id is null) and l.enabled
+       and (l.user_id is null or l.user_id = p_user) and (l.kind is null or l.kind = p_kind)
+       and (l.profile is null or l.profile = p_profile) and (l.model is null or l.model = p_model)
+     order by l.id
+    on conflict do nothing;
+    v_ids := ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile);
+    exit when v_ids is not null;
+  end loop;
   if v_ids is null then
-    raise exception 'counters of limits were made or changed at the same time' using errcode = 'serialization_failure';
+    raise exception 'counters of limits were made at the same time' using errcode = 'serialization_failure';
   end if;
   return v_ids;
 end
