@@ -6,15 +6,28 @@ create table ai.embedding_jobs (
   generation_id uuid     not null,
   source        text     not null constraint embedding_jobs_source check (source in ('chunks', 'rows')),
   version       bigint   not null,
+  user_id       text     not null,
+  model         text     not null,
   refs          bigint[] not null constraint embedding_jobs_refs check (cardinality(refs) between 1 and 32),
   sent          bigint[],
+  taken         boolean  not null default false,
   constraint embedding_jobs_pkey primary key (tenant_id, generation_id)
 );
 create index embedding_jobs_version on ai.embedding_jobs (source, version);
+create index embedding_jobs_room on ai.embedding_jobs (tenant_id, source, version, model, user_id, generation_id) where not taken and cardinality(refs) < 32;
 comment on table ai.embedding_jobs is 'What a generation of purpose chunks or rows embeds, until it has ended.';
 comment on column ai.embedding_jobs.version is 'Of the embeddings: of a collection, or in ai.vectorizer_versions.';
 comment on column ai.embedding_jobs.refs is 'Chunks, or rows of ai.vectorized_rows. The text of a ref never changes.';
+comment on column ai.embedding_jobs.taken is 'Whether it was claimed; one that was not may be taken over by another that has room.';
 comment on column ai.embedding_jobs.sent is 'Those whose texts were sent, in their order; null: all. The others were gone when it was claimed.';
+
+-- One claim at a time takes over others' jobs, so that two cannot wait for each other.
+create table ai.embedding_batching (
+  only_row boolean not null default true
+                   constraint embedding_batching_pkey primary key constraint embedding_batching_only_row check (only_row)
+);
+insert into ai.embedding_batching default values;
+comment on table ai.embedding_batching is 'One row: the lock of who fills up jobs in ai.embedding_inputs().';
 
 create table ai.vectorizers (
   id             bigint      not null generated always as identity constraint vectorizers_pkey primary key,
@@ -98,6 +111,7 @@ create index vectorizer_problems_vectorizer on ai.vectorizer_problems (vectorize
 comment on table ai.vectorizer_problems is 'Changes of rows that could not be noted: ai.refresh_vectorizer() looks at all rows again.';
 
 alter table ai.embedding_jobs      enable row level security;
+alter table ai.embedding_batching  enable row level security;
 alter table ai.vectorizers         enable row level security;
 alter table ai.vectorizer_versions enable row level security;
 alter table ai.vectorized_rows     enable row level security;

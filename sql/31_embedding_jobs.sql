@@ -16,8 +16,8 @@ begin
       from (select array_agg(r.ref order by r.n) as refs from unnest(p_refs) with ordinality r (ref, n) group by (r.n - 1) / c_batch
              order by (r.n - 1) / c_batch offset 0) b
   ), jobs as (
-    insert into ai.embedding_jobs (tenant_id, generation_id, source, version, refs)
-    select p_tenant, b.id, p_source, p_version, b.refs from batches b
+    insert into ai.embedding_jobs (tenant_id, generation_id, source, version, user_id, model, refs)
+    select p_tenant, b.id, p_source, p_version, p_user, p_model, b.refs from batches b
   )
   insert into ai.generations (id, tenant_id, user_id, kind, model, priority, deadline_ms, purpose)
   select b.id, p_tenant, p_user, 'embedding', p_model, 'low', 86400000, p_source from batches b;
@@ -30,20 +30,54 @@ comment on function ai.queue_embeddings(uuid, text, text, text, bigint[], bigint
 
 -- The texts that a generation embeds, in the order of its refs; [] where none is left. What has gone meanwhile, or has a newer
 -- text, is left out, and is remembered so that each vector finds its text. A text is cut to what its model takes, where that is
--- known: three characters a token, which is on the safe side of the usual four. Locks the job, if something is left out.
+-- known: three characters a token, which is on the safe side of the usual four.
+--
+-- A job with room takes over the refs of others that nobody has claimed, so that rows inserted one by one are embedded by 32,
+-- too; the generations that are left without a job end without a call. Locks its job, and those it takes over, skipping what
+-- others hold. It may wait for the one claim that takes over, which waits for none.
 create or replace function ai.embedding_inputs(p_tenant uuid, p_id uuid) returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
+  c_batch constant integer := 32;
   v_job   record;
+  v_more  bigint[];
   v_texts jsonb;
   v_sent  bigint[];
 begin
-  select j.source, j.version, j.refs, j.sent into v_job from ai.embedding_jobs j where j.tenant_id = p_tenant and j.generation_id = p_id;
+  select j.source, j.version, j.user_id, j.model, j.refs, j.sent, j.taken into v_job
+    from ai.embedding_jobs j where j.tenant_id = p_tenant and j.generation_id = p_id for update;
   if not found then
     return '[]';
   end if;
+  if not v_job.taken then
+    update ai.embedding_jobs j set taken = true where j.tenant_id = p_tenant and j.generation_id = p_id;
+    if cardinality(v_job.refs) < c_batch
+       and exists (select from ai.embedding_jobs j
+                    where j.tenant_id = p_tenant and j.source = v_job.source and j.version = v_job.version and j.model = v_job.model and j.user_id = v_job.user_id
+                      and not j.taken and cardinality(j.refs) < 32)
+       and exists (select from ai.embedding_batching b for update skip locked) then
+      with others as (
+        select o.generation_id, sum(cardinality(o.refs)) over (order by o.generation_id) as room
+          from (select j.generation_id, j.refs from ai.embedding_jobs j
+                 where j.tenant_id = p_tenant and j.source = v_job.source and j.version = v_job.version and j.model = v_job.model and j.user_id = v_job.user_id
+                   and not j.taken and cardinality(j.refs) < 32
+                 order by j.generation_id limit c_batch for update skip locked) o
+      ), taken as (
+        delete from ai.embedding_jobs j
+         where j.tenant_id = p_tenant and j.generation_id in (select o.generation_id from others o where o.room <= c_batch - cardinality(v_job.refs))
+        returning j.generation_id, j.refs
+      )
+      select array_agg(r.ref order by t.generation_id, r.n) into v_more from taken t cross join unnest(t.refs) with ordinality r (ref, n);
+      if v_more is not null then
+        v_job.refs := v_job.refs || v_more;
+        update ai.embedding_jobs j set refs = v_job.refs where j.tenant_id = p_tenant and j.generation_id = p_id;
+      end if;
+    end if;
+  end if;
+
   if v_job.source = 'chunks' then
     select jsonb_agg(t.content order by u.n), array_agg(u.ref order by u.n)
       into v_texts, v_sent
@@ -118,7 +152,9 @@ begin
     return format('the provider gave vectors of size %s, not %s', v_sizes[1], coalesce(v_known, v_expected));
   end if;
   if v_known is null then
-    update ai.vectorizer_versions v set dimensions = v_sizes[1] where v.id = v_job.version and v.dimensions is null;
+    -- Who is about to replace the version holds it; then its size does not matter any more.
+    update ai.vectorizer_versions v set dimensions = v_sizes[1]
+     where v.id = (select o.id from ai.vectorizer_versions o where o.id = v_job.version and o.dimensions is null for update skip locked);
     if not found and (select v.dimensions from ai.vectorizer_versions v where v.id = v_job.version) <> v_sizes[1] then
       return format('the provider gave vectors of size %s, and of another size before', v_sizes[1]);
     end if;

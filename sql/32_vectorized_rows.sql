@@ -194,29 +194,24 @@ begin
     return 0;
   end if;
 
-  -- Tables that were dropped, and vectorizers that were stopped.
-  delete from ai.vectorizers z where not exists (select from pg_class c where c.oid = z.table_name);
+  -- Tables that were dropped, and vectorizers that were stopped. What an app's open transaction holds is left for the next time.
+  delete from ai.vectorizers z
+   where z.id = any (array(select g.id from ai.vectorizers g where not exists (select from pg_class c where c.oid = g.table_name) for update skip locked));
   update ai.vectorizer_versions v set status = 'retired', retired_at = p_now
-   where v.status <> 'retired' and not exists (select from ai.vectorizers z where z.id = v.vectorizer_id);
+   where v.id = any (array(select g.id from ai.vectorizer_versions g
+                            where g.status <> 'retired' and not exists (select from ai.vectorizers z where z.id = g.vectorizer_id) for update skip locked));
   delete from ai.vectorizer_problems p
-   where not exists (select from ai.vectorizers z where z.id = p.vectorizer_id and z.table_name = p.table_id)
-      or exists (select from ai.vectorizer_problems n where n.vectorizer_id = p.vectorizer_id and n.id > p.id);
-  -- Names of columns as they are now, so that a restore finds them.
-  update ai.vectorizers z
-     set columns = n.columns, key_columns = n.keys, tenant_column = n.tenant, table_id = z.table_name, attnums = n.attnums, key_attnums = n.key_attnums, tenant_attnum = n.tenant_attnum
-    from (select z.id, c.columns, c.keys, c.tenant, ai.column_numbers(z.table_name, c.columns) as attnums, ai.column_numbers(z.table_name, c.keys) as key_attnums,
-                 (ai.column_numbers(z.table_name, array[c.tenant]))[1] as tenant_attnum
-            from ai.vectorizers z
-           cross join lateral (select ai.column_names(z.table_name, z.table_id, z.columns, z.attnums) as columns,
-                                      ai.column_names(z.table_name, z.table_id, z.key_columns, z.key_attnums) as keys,
-                                      (ai.column_names(z.table_name, z.table_id, array[z.tenant_column], array[z.tenant_attnum]))[1] as tenant offset 0) c) n
-   where n.id = z.id and (n.columns, n.keys, n.tenant, z.table_id) is distinct from (z.columns, z.key_columns, z.tenant_column, z.table_name::oid)
-     and array_position(n.columns, null) is null and array_position(n.keys, null) is null and (n.tenant is null) = (z.tenant_column is null);
+   where p.id = any (array(select g.id from ai.vectorizer_problems g
+                            where not exists (select from ai.vectorizers z where z.id = g.vectorizer_id and z.table_name = g.table_id)
+                               or exists (select from ai.vectorizer_problems n where n.vectorizer_id = g.vectorizer_id and n.id > g.id) for update skip locked));
+  perform ai.note_columns();
 
   -- A version that is complete takes the place of the current one.
   for v_one in
-    select b.id, b.vectorizer_id, b.model from ai.vectorizer_versions b
+    select b.id, b.vectorizer_id, b.model
+      from ai.vectorizer_versions b join ai.vectorizer_versions c on c.vectorizer_id = b.vectorizer_id and c.status = 'current' join ai.vectorizers z on z.id = b.vectorizer_id
      where b.status = 'building' and not exists (select from ai.vectorized_rows r where r.version = b.id and r.state in ('pending', 'failed'))
+       for update skip locked
   loop
     update ai.vectorizer_versions v set status = 'retired', retired_at = p_now where v.vectorizer_id = v_one.vectorizer_id and v.status = 'current';
     update ai.vectorizer_versions v set status = 'current' where v.id = v_one.id;
@@ -242,30 +237,30 @@ begin
     get diagnostics v_done = row_count;
     v_all := v_all + v_done;
 
-    -- What waits although nobody was asked for it: noted under a conflict, or while another transaction held it.
-    if not exists (select from ai.embedding_jobs j where j.source = 'rows' and j.version = v_one.id) then
-      for v_idle in
-        select p.tenant_id, array_agg(p.ref order by p.ref) as refs
-          from (select r.ref, r.tenant_id from ai.vectorized_rows r where r.version = v_one.id and r.state = 'pending' order by r.ref limit c_many
-                   for update skip locked) p
-         group by p.tenant_id
-      loop
-        perform ai.queue_rows(v_one.id, v_idle.tenant_id, v_idle.refs);
-        v_all := v_all + cardinality(v_idle.refs);
-      end loop;
-    end if;
+    -- What waits although nobody was asked for it: noted under a conflict, or while another transaction held it. Jobs are
+    -- done in their order, so it is older than all of them before long.
+    for v_idle in
+      select p.tenant_id, array_agg(p.ref order by p.ref) as refs
+        from (select r.ref, r.tenant_id from ai.vectorized_rows r
+               where r.version = v_one.id and r.state = 'pending'
+                 and r.ref < coalesce((select min(j.refs[1]) from ai.embedding_jobs j where j.source = 'rows' and j.version = v_one.id), 9223372036854775807)
+               order by r.ref limit c_many for update skip locked) p
+       group by p.tenant_id
+    loop
+      perform ai.queue_rows(v_one.id, v_idle.tenant_id, v_idle.refs);
+      v_all := v_all + cardinality(v_idle.refs);
+    end loop;
   end loop;
 
   -- Older texts that two reports left behind, each unaware of the other.
-  with newer as materialized (
-    select r.ref, r.row_key, r.version from ai.vectorized_rows r where r.older_left order by r.ref limit c_many for update skip locked
-  ), seen as (
-    update ai.vectorized_rows r set older_left = false where r.ref = any (array(select n.ref from newer n))
-  )
   delete from ai.vectorized_rows r
-   where r.ref = any (array(select o.ref from newer n join ai.vectorized_rows o on o.row_key = n.row_key and o.version = n.version and o.ref < n.ref
-                             for update of o));
+   where r.ref = any (array(select o.ref from (select n.* from ai.vectorized_rows n where n.older_left order by n.ref limit c_many) n
+                              join ai.vectorized_rows o on o.row_key = n.row_key and o.version = n.version and o.ref < n.ref for update of o skip locked));
   get diagnostics v_done = row_count;
+  update ai.vectorized_rows r set older_left = false
+   where r.ref = any (array(select n.ref from ai.vectorized_rows n
+                             where n.older_left and not exists (select from ai.vectorized_rows o where o.row_key = n.row_key and o.version = n.version and o.ref < n.ref)
+                             order by n.ref limit c_many for update of n skip locked));
   return v_all + v_done;
 end
 $$;
@@ -281,6 +276,29 @@ as $$
     left join pg_attribute a on a.attrelid = p_table and a.attname = c.name and a.attnum > 0 and not a.attisdropped
 $$;
 comment on function ai.column_numbers(oid, text[]) is 'Numbers of a table''s columns.';
+
+-- Names and numbers of columns as they are now, so that a restore finds them by name, and after it a renaming is followed.
+create or replace function ai.note_columns() returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  with now as materialized (
+    select z.id, z.table_name::oid as table_id, c.*, ai.column_numbers(z.table_name, c.columns) as attnums, ai.column_numbers(z.table_name, c.keys) as key_attnums,
+           (ai.column_numbers(z.table_name, array[c.tenant]))[1] as tenant_attnum
+      from ai.vectorizers z
+     cross join lateral (select ai.column_names(z.table_name, z.table_id, z.columns, z.attnums) as columns,
+                                ai.column_names(z.table_name, z.table_id, z.key_columns, z.key_attnums) as keys,
+                                (ai.column_names(z.table_name, z.table_id, array[z.tenant_column], array[z.tenant_attnum]))[1] as tenant offset 0) c
+     where (c.columns, c.keys, c.tenant, z.table_id) is distinct from (z.columns, z.key_columns, z.tenant_column, z.table_name::oid)
+       and array_position(c.columns, null) is null and array_position(c.keys, null) is null and (c.tenant is null) = (z.tenant_column is null)
+       for update of z skip locked
+  )
+  update ai.vectorizers z
+     set columns = n.columns, key_columns = n.keys, tenant_column = n.tenant, table_id = n.table_id, attnums = n.attnums, key_attnums = n.key_attnums,
+         tenant_attnum = n.tenant_attnum
+    from now n where n.id = z.id
+$$;
+comment on function ai.note_columns() is 'Keeps the noted names and numbers of vectorized tables'' columns up to date. Internal: ai.fill_vectorizers().';
 
 -- Removes rows of a retired version, at most p_many a call, and gives how many. What a transaction noted that knew only of this
 -- version goes over to the live ones, unless they have something newer of the same key.
@@ -311,7 +329,7 @@ $$;
 comment on function ai.remove_rows(bigint, bigint, integer) is 'Removes rows of a retired version; gives how many. Internal: ai.fill_vectorizers().';
 
 revoke execute on function ai.vectorize_progress(text), ai.vectorize_retry(text), ai.copy_rows(bigint, bigint, bigint), ai.start_building(bigint, text),
-  ai.revectorize(text, text), ai.remove_vectorizer(bigint), ai.stop_vectorizing(text), ai.fill_vectorizers(timestamptz), ai.column_numbers(oid, text[]),
+  ai.revectorize(text, text), ai.remove_vectorizer(bigint), ai.stop_vectorizing(text), ai.fill_vectorizers(timestamptz), ai.note_columns(), ai.column_numbers(oid, text[]),
   ai.remove_rows(bigint, bigint, integer) from public;
 grant execute on function ai.vectorize_progress(text), ai.vectorize_retry(text), ai.start_building(bigint, text), ai.revectorize(text, text),
   ai.remove_vectorizer(bigint), ai.stop_vectorizing(text) to ai_user;

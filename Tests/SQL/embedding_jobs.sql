@@ -96,6 +96,7 @@ select t.queue(:'newer') as g2 \gset
 select is(ai.store_embeddings(t.alpha(), :'g2', '[[5, 5, 5, 5]]'), null, 'then the newer comes');
 select is((select string_agg(embedding::text, ' ') from ai.vectorized_rows where row_key = '900/202'), '[5,5,5,5]', 'and takes its place');
 -- The older answer comes last: two workers
+delete from ai.embedding_jobs;
 select t.note(301, 301) as old \gset
 select t.queue(:'old') as g1 \gset
 select is(ai.embedding_inputs(t.alpha(), :'g1'), '["text 301"]', 'an old text is with one worker');
@@ -175,6 +176,38 @@ update ai.members set enabled = false where tenant_id = t.alpha() and user_id = 
 select is((select count(*) from t.claim(:'w')), 0::bigint, 'who is no member any more gets nothing');
 select is(t.status(:'g') || ' ' || t.states(:'refs'), 'rejected failed', 'the generation is rejected, its rows have failed');
 update ai.members set enabled = true where tenant_id = t.alpha() and user_id = 'ann';
+
+-- Jobs with room take over others, so that rows that were inserted one by one are embedded by 32
+select count(*) as ignored from t.claim(:'w', 1000) \gset
+delete from ai.embedding_jobs;
+select t.note(601, 700) as refs \gset
+select count(t.queue(array[r])) as jobs from unnest(:'refs'::bigint[]) r \gset
+select is((select count(*) from ai.embedding_jobs), 100::bigint, 'a hundred jobs of one text');
+create temp table made as select generation_id from ai.embedding_jobs;
+create temp table calls as select * from t.claim(:'w', 1000);
+select is((select string_agg(jsonb_array_length(request -> 'input')::text, ' ' order by jsonb_array_length(request -> 'input') desc) from calls), '32 32 32 4', 'are four calls');
+select is((select count(*) from ai.embedding_jobs), 4::bigint, 'by four jobs');
+select is((select string_agg(status || ' ' || n, ', ' order by status) from (select g.status, count(*) as n from made m join ai.generations g on g.id = m.generation_id group by 1) s), 'running 4, succeeded 96', 'the other generations end without a call');
+select set_eq(format($$ select t.settle(%L, id, attempt, 'succeeded', jsonb_build_object('embeddings', t.vectors(request -> 'input'))) from calls $$, :'w'), array['ended'], 'they are answered');
+select is((select count(*) from ai.vectorized_rows where ref = any (:'refs') and state = 'embedded' and embedding::text like format('[%s,%s,1,%%', length(content), ascii(content))), 100::bigint, 'each row has the vector of its text');
+drop table calls, made;
+select t.note(701, 720) as a \gset
+select t.note(721, 740) as b \gset
+select t.note(741, 745) as c \gset
+select t.note(746, 777) as d \gset
+select t.note(778, 778, 9001) as e \gset
+select t.queue(:'a') as ga, t.queue(:'b') as gb, t.queue(:'c') as gc, t.queue(:'d') as gd, t.queue(:'e', 9001) as ge \gset
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'zoe');
+select ai.queue_embeddings(t.alpha(), 'zoe', 'mtap/embed', 'rows', array[1], 9000), ai.queue_embeddings(t.alpha(), 'ann', 'local/hash', 'rows', array[2], 9000), ai.queue_embeddings(t.alpha(), 'ann', 'mtap/embed', 'chunks', array[3], 9000) \gset ignored_
+select is(jsonb_array_length(ai.embedding_inputs(t.alpha(), :'ga')), 20, 'of what does not fit as a whole nothing is taken, nor what comes after it');
+select is(jsonb_array_length(ai.embedding_inputs(t.alpha(), :'gc')), 25, 'what fits is');
+select is(ai.embedding_inputs(t.alpha(), :'gb'), '[]', 'whole');
+select is(jsonb_array_length(ai.embedding_inputs(t.alpha(), :'gd')), 32, 'a full job takes none');
+select is((select count(*) from ai.embedding_jobs where generation_id not in (:'ga', :'gb', :'gc', :'gd')), 4::bigint, 'nor is what is another version''s, model''s, user''s or kind''s taken');
+select is(jsonb_array_length(ai.embedding_inputs(t.alpha(), :'ga')), 20, 'what is claimed again keeps what it has');
+select ai.end_embedding_job(t.alpha(), :'gc', 'failed') as ignored \gset
+select is(t.states((:'b'::bigint[])[1:2] || (:'c'::bigint[])[1:2]), 'failed failed failed failed', 'what was taken over fails with it');
+delete from ai.embedding_jobs;
 
 select t.note(551, 551) as refs \gset
 select t.queue(:'refs') as g \gset
