@@ -155,7 +155,7 @@ select is(t.value_as('mtap_ann', format('select cancelled || '' '' || running fr
 select t.settle(:'w', l.generation_id, l.attempt, 'cancelled') from ai.leases l \g /dev/null
 select is(t.counts(:'b'), 'cancelled 10 0 0 2 1 7 0', 'all have ended');
 set local session authorization mtap_ann;
-select results_eq(format('select done, eta from ai.batch_progress(%L)', :'b'), $$ values (1::float8, interval '0') $$, 'it is done');
+select results_eq(format('select done, eta, cost = expected_cost from ai.batch_progress(%L)', :'b'), $$ values (1::float8, interval '0', true) $$, 'it is done, and costs no more');
 reset session authorization;
 select is(t.counts(:'p'), 'paused 2 2 0 0 0 0 0', 'the other batch is as it was');
 
