@@ -142,9 +142,10 @@ declare
   v_from     integer := 0;
   v_done     integer := 0;  -- up to where chunks have it all
   v_to       integer;
-  v_fits     integer;       -- the last block that begins within the target
+  v_cut      integer;       -- the block that the chunk ends before: of a new section; else
+  v_fits     integer;       -- the last that begins within the target; else
   v_whole    integer;       -- the first that begins beyond it
-  v_new      boolean;       -- a new section begins
+  v_new      boolean;       -- whether that is a new section
 begin
   if p_target not between 16 and 8000 or p_overlap not between 0 and p_target / 2 or p_max not between p_target and 8000
      or p_target is null or p_overlap is null or p_max is null then
@@ -162,24 +163,26 @@ begin
     end loop;
     heading := v_paths[v_next - 1];
 
+    v_cut := null;
     v_fits := null;
     v_whole := null;
-    v_new := false;
     v_at := v_next;
     while v_at <= v_blocks and v_starts[v_at] <= v_from + p_max * 4 loop
       if v_sections[v_at] and v_starts[v_at] >= v_from + p_target and v_starts[v_at] <= v_from + p_target * 5 then
-        v_new := true;
+        v_cut := v_at;
         exit;
       elsif v_starts[v_at] > v_from + v_target then
-        v_whole := coalesce(v_whole, v_starts[v_at]);
+        v_whole := coalesce(v_whole, v_at);
       elsif v_starts[v_at] > v_from + v_target / 2 then
-        v_fits := v_starts[v_at];
+        v_fits := v_at;
       end if;
       v_at := v_at + 1;
     end loop;
-    v_to := case when v_new then v_starts[v_at]
-                 when v_end <= v_from + least(p_max * 4, p_target * 5) then v_end
-                 else coalesce(v_fits, v_whole) end;
+    if v_cut is null and v_end > v_from + least(p_max * 4, p_target * 5) then
+      v_cut := coalesce(v_fits, v_whole);
+    end if;
+    v_new := coalesce(v_sections[v_cut], false);
+    v_to := coalesce(v_starts[v_cut], case when v_end <= v_from + p_max * 4 then v_end end);
     if v_to is null then
       v_to := ai.character_start(v_bytes, v_from + v_target);
       v_to := coalesce(v_from + ai.good_end(convert_from(substring(v_bytes from v_from + 1 for v_to - v_from), 'UTF8'), greatest(v_target / 2, v_done - v_from)), v_to);
