@@ -18,15 +18,10 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  v_one     record;
-  v_hit     record;
-  v_prompt  record;
-  v_inputs  jsonb;
-  v_vector  ai.embedding;
-  v_ready   boolean;
+  v_one record;
 begin
   for v_one in
-    select g.*, e.leader_id, p.target > 1 and ai.why_degraded(g.tenant_id, g.kind, g.profile, g.route[p.target]) is not null as is_last_resort,
+    select g.tenant_id, g.id, e.leader_id, p.target > 1 and ai.why_degraded(g.tenant_id, g.kind, g.profile, g.route[p.target]) is not null as is_last_resort,
            (select m.context_tokens from ai.models m where m.id = ai.target_model(g.tenant_id, g.kind, g.model, g.profile, 1)) as context_tokens
       from unnest(p_ids, p_tenants, p_targets, p_prepares) with ordinality p (id, tenant_id, target, prepare, n)
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id and g.status = 'queued'
@@ -40,84 +35,109 @@ begin
      order by p.n
   loop
     generation_id := v_one.id;
-    leader_id := null;
-    v_ready := exists (select from ai.prepared p where p.generation_id = v_one.id);
-
-    if v_one.purpose in ('chunks', 'rows') then
-      v_inputs := ai.embedding_inputs(v_one.tenant_id, v_one.id);
-      if v_inputs = '[]' then
-        perform ai.end_generation(v_one.tenant_id, v_one.id, 'succeeded', null);
-        outcome := 'ended';
-        return next;
-      else
-        insert into ai.prepared (generation_id, tenant_id, messages, input_bytes) values (v_one.id, v_one.tenant_id, v_inputs, octet_length(v_inputs::text))
-        on conflict on constraint prepared_pkey do update set messages = excluded.messages, input_bytes = excluded.input_bytes;
+    leader_id := v_one.leader_id;
+    begin
+      outcome := ai.prepare_generation(v_one.tenant_id, v_one.id, v_one.leader_id is not null, v_one.is_last_resort, v_one.context_tokens);
+    exception when others then
+      -- One that cannot be prepared must not keep all others from being claimed. What only says `again` goes on.
+      if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
+        raise;
       end if;
-      continue;
-    end if;
-
-    if v_one.cache_key is not null and v_one.cache is distinct from 'refresh' then
-      -- Asked again, after the leader's election: who was first may have been answered since the insert.
-      select * into v_hit
-        from ai.find_exact(v_one.tenant_id, v_one.user_id, v_one.kind, v_one.prompt, v_one.messages, v_one.model, v_one.profile, v_one.params,
-                           v_one.template, v_one.template_version, v_one.collection, v_one.cache) f;
-      if v_hit.hit then
-        perform ai.end_from_cache(v_one.tenant_id, v_one.id, 'exact', to_jsonb(v_hit) - 'cache_key');
-        outcome := 'ended';
-        return next;
-        continue;
-      end if;
-    end if;
-    if v_one.leader_id is not null then
-      outcome := 'follows';
-      leader_id := v_one.leader_id;
+      -- Without its words, which may quote a prompt.
+      raise warning 'generation % cannot be prepared: %', v_one.id, sqlstate;
+      perform ai.end_generation(v_one.tenant_id, v_one.id, 'failed', jsonb_build_object('class', 'unprepared', 'code', 'PT500', 'message', 'its prompt could not be put together', 'sqlstate', sqlstate));
+      outcome := 'ended';
+    end;
+    if outcome is not null then
       return next;
-      continue;
-    end if;
-    if v_one.is_last_resort and v_one.cache_key is not null then
-      select * into v_hit
-        from ai.find_stale(v_one.tenant_id, v_one.id, (select g.embedding from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.query_id)) f;
-      if v_hit.hit then
-        update ai.generations g set degraded = 'no model of the profile answered in time: this is an older or less similar answer'
-         where g.tenant_id = v_one.tenant_id and g.id = v_one.id;
-        perform ai.end_from_cache(v_one.tenant_id, v_one.id, 'semantic', to_jsonb(v_hit));
-        outcome := 'ended';
-        return next;
-        continue;
-      end if;
-    end if;
-    continue when v_ready;
-
-    v_vector := (select g.embedding from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.query_id);
-    if v_vector is not null and v_one.cache_key is not null then
-      select * into v_hit from ai.find_similar(v_one.tenant_id, v_one.id, v_vector) f;
-      if v_hit.hit then
-        perform ai.end_from_cache(v_one.tenant_id, v_one.id, 'semantic', to_jsonb(v_hit));
-        outcome := 'ended';
-        return next;
-        continue;
-      end if;
-      if v_hit.stage is not null then
-        update ai.generations g set stages = coalesce(g.stages, '[]') || v_hit.stage where g.tenant_id = v_one.tenant_id and g.id = v_one.id;
-      end if;
-    end if;
-
-    if v_one.template is not null or v_one.collection is not null or v_one.conversation_id is not null then
-      select * into v_prompt from ai.assemble_prompt(v_one.tenant_id, v_one.id, v_vector, v_one.context_tokens);
-      if v_prompt.messages is not null then
-        insert into ai.prepared (generation_id, tenant_id, messages, input_bytes)
-        values (v_one.id, v_one.tenant_id, v_prompt.messages, octet_length(v_prompt.messages::text))
-        on conflict on constraint prepared_pkey do nothing;
-      end if;
-      update ai.generations g
-         set sources = v_prompt.sources, degraded = v_prompt.degraded, stages = coalesce(g.stages, '[]') || coalesce(v_prompt.stages, '[]')
-       where g.tenant_id = v_one.tenant_id and g.id = v_one.id;
     end if;
   end loop;
 end
 $$;
 comment on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]) is
   'Asks caches and puts prompts together before a lease; gives those that have ended or follow another.';
+
+-- Prepares one generation: asks the caches, puts its prompt together. Gives `ended`, `follows` (where p_follows: another is
+-- asked the same, and the cache had no answer), or null: it is to be sent.
+create or replace function ai.prepare_generation(p_tenant uuid, p_id uuid, p_follows boolean, p_is_last_resort boolean, p_context_tokens integer) returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_one    record;
+  v_hit    record;
+  v_prompt record;
+  v_inputs jsonb;
+  v_vector ai.embedding;
+begin
+  select * into v_one from ai.generations g where g.tenant_id = p_tenant and g.id = p_id;
+  if v_one.purpose in ('chunks', 'rows') then
+    v_inputs := ai.embedding_inputs(p_tenant, p_id);
+    if v_inputs = '[]' then
+      perform ai.end_generation(p_tenant, p_id, 'succeeded', null);
+      return 'ended';
+    end if;
+    insert into ai.prepared (generation_id, tenant_id, messages, input_bytes) values (p_id, p_tenant, v_inputs, octet_length(v_inputs::text))
+    on conflict on constraint prepared_pkey do update set messages = excluded.messages, input_bytes = excluded.input_bytes;
+    return null;
+  end if;
+
+  if v_one.cache_key is not null and v_one.cache is distinct from 'refresh' then
+    -- Asked again, after the leader's election: who was first may have been answered since the insert.
+    select * into v_hit
+      from ai.find_exact(p_tenant, v_one.user_id, v_one.kind, v_one.prompt, v_one.messages, v_one.model, v_one.profile, v_one.params,
+                         v_one.template, v_one.template_version, v_one.collection, v_one.cache) f;
+    if v_hit.hit then
+      perform ai.end_from_cache(p_tenant, p_id, 'exact', to_jsonb(v_hit) - 'cache_key');
+      return 'ended';
+    end if;
+  end if;
+  if p_follows then
+    return 'follows';
+  end if;
+  if p_is_last_resort and v_one.cache_key is not null then
+    select * into v_hit
+      from ai.find_stale(p_tenant, p_id, (select g.embedding from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.query_id)) f;
+    if v_hit.hit then
+      update ai.generations g set degraded = 'no model of the profile answered in time: this is an older or less similar answer'
+       where g.tenant_id = p_tenant and g.id = p_id;
+      perform ai.end_from_cache(p_tenant, p_id, 'semantic', to_jsonb(v_hit));
+      return 'ended';
+    end if;
+  end if;
+  if exists (select from ai.prepared p where p.generation_id = p_id) then
+    return null;
+  end if;
+
+  v_vector := (select g.embedding from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.query_id);
+  if v_vector is not null and v_one.cache_key is not null then
+    select * into v_hit from ai.find_similar(p_tenant, p_id, v_vector) f;
+    if v_hit.hit then
+      perform ai.end_from_cache(p_tenant, p_id, 'semantic', to_jsonb(v_hit));
+      return 'ended';
+    end if;
+    if v_hit.stage is not null then
+      update ai.generations g set stages = coalesce(g.stages, '[]') || v_hit.stage where g.tenant_id = p_tenant and g.id = p_id;
+    end if;
+  end if;
+
+  if v_one.template is not null or v_one.collection is not null or v_one.conversation_id is not null then
+    select * into v_prompt from ai.assemble_prompt(p_tenant, p_id, v_vector, p_context_tokens);
+    if v_prompt.messages is not null then
+      insert into ai.prepared (generation_id, tenant_id, messages, input_bytes)
+      values (p_id, p_tenant, v_prompt.messages, octet_length(v_prompt.messages::text))
+      on conflict on constraint prepared_pkey do nothing;
+    end if;
+    update ai.generations g
+       set sources = v_prompt.sources, degraded = v_prompt.degraded, stages = coalesce(g.stages, '[]') || coalesce(v_prompt.stages, '[]')
+     where g.tenant_id = p_tenant and g.id = p_id;
+  end if;
+  return null;
+end
+$$;
+comment on function ai.prepare_generation(uuid, uuid, boolean, boolean, integer) is 'Asks the caches for one generation and puts its prompt together: ended, follows, or null.';
 
 -- Ends a generation with an answer from a cache: p_how is exact, semantic or coalesced, p_hit what the cache gave as JSON
 -- (output, output_message, embedding, finish_reason, sources, provider, model_used, saved, stage). It costs nothing and is on
@@ -156,4 +176,5 @@ end
 $$;
 comment on function ai.end_from_cache(uuid, uuid, text, jsonb) is 'Ends a generation with a cached answer, books and announces it.';
 
-revoke execute on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]), ai.end_from_cache(uuid, uuid, text, jsonb) from public;
+revoke execute on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]),
+  ai.prepare_generation(uuid, uuid, boolean, boolean, integer), ai.end_from_cache(uuid, uuid, text, jsonb) from public;

@@ -165,26 +165,33 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_chosen record;
+  v_rest   record;
   v_one    record;
 begin
   select array_agg(c.generation_id) as ids, array_agg(c.target) as targets, array_agg(c.model_id) as models, array_agg(c.until) as untils
     into v_chosen
     from ai.choose_targets(p_ids, p_routes, p_targets, p_inputs) c;
 
-  for v_one in
-    select u.*, c.until, greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at
+  -- During an outage these are many, again and again: one statement for all.
+  with unanswered as materialized (
+    select u.*, g.cache_key is not null as cached, coalesce(c.until < greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms', false) as later,
+           c.until
       from unnest(v_chosen.ids, v_chosen.models, v_chosen.untils) c (id, model_id, until)
       join unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets) u (id, tenant_id, lane_id, attempts, target) on u.id = c.id
       join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
      cross join ai.settings s
      where c.model_id is null
-     order by u.id
-  loop
-    if v_one.until < v_one.deadline_at then
-      insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, target, prepare)
-      values (v_one.id, greatest(v_one.until, p_now + interval '1 ms'), v_one.lane_id, v_one.tenant_id, v_one.attempts, v_one.target, true);
-      perform ai.resign_leader(v_one.tenant_id, v_one.id);
-      perform ai.release_followers(v_one.tenant_id, v_one.id);
+  ), delayed as (
+    insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, target, prepare)
+    select w.id, greatest(w.until, p_now + interval '1 ms'), w.lane_id, w.tenant_id, w.attempts, w.target, w.cached from unanswered w where w.later
+  )
+  select array_agg(w.id order by w.id) filter (where not w.later or w.cached) as ids, array_agg(w.tenant_id order by w.id) filter (where not w.later or w.cached) as tenants,
+         array_agg(w.later order by w.id) filter (where not w.later or w.cached) as laters
+    into v_rest
+    from unanswered w;
+  for v_one in select * from unnest(v_rest.ids, v_rest.tenants, v_rest.laters) r (id, tenant_id, later) loop
+    if v_one.later then
+      perform ai.stop_leading(v_one.tenant_id, v_one.id);
     else
       perform ai.end_generation(v_one.tenant_id, v_one.id, 'failed',
         '{"class": "unavailable", "code": "PT503", "message": "no provider of the route is available", "hint": "select * from ai.explain_route(…);"}');
@@ -214,30 +221,39 @@ as $$
 declare
   v_moved   uuid[] := ai.move_to_lanes(p_ids, p_tenants, p_lanes, p_tries, p_targets);
   v_verdict record;
+  v_rest    record;
   v_one     record;
 begin
   select array_agg(r.generation_id) as ids, array_agg(r.verdict) as verdicts, array_agg(r.counters::text) as counters, array_agg(r.amounts::text) as amounts,
          array_agg(r.error) as errors
     into v_verdict
-    from (select array_agg(u.id) as ids, array_agg(u.tenant) as tenants, array_agg(u.lane) as lanes, array_agg(u.model) as models, array_agg(u.input) as inputs,
-                 array_agg(u.output) as outputs, array_agg(u.tries = 0) as firsts, array_agg(u.leader is not null) as follows
-            from unnest(p_ids, p_tenants, p_lanes, p_models, p_inputs, p_outputs, p_tries, p_leaders) u (id, tenant, lane, model, input, output, tries, leader)
-           where not u.id = any (v_moved)) w
+    from (select array_agg(o.id) as ids, array_agg(o.tenant) as tenants, array_agg(o.lane) as lanes, array_agg(o.model) as models, array_agg(o.input) as inputs,
+                 array_agg(o.output) as outputs, array_agg(o.is_first) as firsts, array_agg(o.leader is not null) as follows
+            from (select u.*, u.tries = 0 and g.purpose is null as is_first  -- what Martlet asks for another is no request of the member's
+                    from unnest(p_ids, p_tenants, p_lanes, p_models, p_inputs, p_outputs, p_tries, p_leaders) with ordinality
+                         u (id, tenant, lane, model, input, output, tries, leader, n)
+                    join ai.generations g on g.tenant_id = u.tenant and g.id = u.id
+                   where not u.id = any (v_moved)
+                   order by u.n) o) w
    cross join lateral ai.reserve_limits(w.ids, w.tenants, w.lanes, w.models, w.inputs, w.outputs, w.firsts, w.follows) r;
 
-  for v_one in
-    select u.*, v.verdict, v.error
+  with held as materialized (
+    select u.*, v.verdict, v.error, g.cache_key is not null as cached
       from unnest(v_verdict.ids, v_verdict.verdicts, v_verdict.errors) v (id, verdict, error)
       join unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets) u (id, tenant_id, lane_id, attempts, target) on u.id = v.id
+      join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
      where v.verdict <> 'go'
-     order by u.id
-  loop
+  ), queued as (
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+    select h.lane_id, h.id, h.tenant_id, h.attempts, h.target, h.cached from held h where h.verdict = 'wait'
+  )
+  select array_agg(h.id order by h.id) filter (where h.verdict <> 'wait' or h.cached) as ids, array_agg(h.tenant_id order by h.id) filter (where h.verdict <> 'wait' or h.cached) as tenants,
+         array_agg(h.verdict order by h.id) filter (where h.verdict <> 'wait' or h.cached) as verdicts, array_agg(h.error order by h.id) filter (where h.verdict <> 'wait' or h.cached) as errors
+    into v_rest
+    from held h;
+  for v_one in select * from unnest(v_rest.ids, v_rest.tenants, v_rest.verdicts, v_rest.errors) r (id, tenant_id, verdict, error) loop
     if v_one.verdict = 'wait' then
-      insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
-      values (v_one.lane_id, v_one.id, v_one.tenant_id, v_one.attempts, v_one.target, true);
-      -- Nobody waits for one that waits itself.
-      perform ai.resign_leader(v_one.tenant_id, v_one.id);
-      perform ai.release_followers(v_one.tenant_id, v_one.id);
+      perform ai.stop_leading(v_one.tenant_id, v_one.id);
     else
       perform ai.end_generation(v_one.tenant_id, v_one.id, 'rejected', v_one.error);
     end if;

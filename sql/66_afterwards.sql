@@ -19,25 +19,38 @@ begin
   end loop;
 
   for v_one in
-    select g.tenant_id, g.id, g.purpose, g.status, g.cached, g.cache_key, g.conversation_id
+    select g.tenant_id, g.id, g.purpose, g.status, g.cached, g.cache_key
       from unnest(p_tenants, p_ids) u (tenant_id, id)
       join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
      order by g.id
   loop
     delete from ai.prepared p where p.generation_id = v_one.id;
-    if v_one.purpose in ('chunks', 'rows') then
-      perform ai.end_embedding_job(v_one.tenant_id, v_one.id, v_one.status);
-    end if;
-    if v_one.conversation_id is not null and v_one.status = 'succeeded' then
-      perform ai.record_answer(v_one.tenant_id, v_one.id);
-    end if;
-    if v_one.cache_key is not null then
-      if v_one.status = 'succeeded' and not v_one.cached then
+    begin
+      if v_one.purpose in ('chunks', 'rows') then
+        perform ai.end_embedding_job(v_one.tenant_id, v_one.id, v_one.status);
+      elsif v_one.cache_key is not null and v_one.status = 'succeeded' and not v_one.cached then
         perform ai.write_cache(v_one.tenant_id, v_one.id);
       end if;
-      perform ai.resign_leader(v_one.tenant_id, v_one.id);
-      perform ai.release_followers(v_one.tenant_id, v_one.id);
+    exception when others then
+      -- An answer that cannot be kept is an answer all the same. What only says `again` goes on.
+      if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
+        raise;
+      end if;
+      raise warning 'what follows the end of generation % failed: %', v_one.id, sqlstate;
+    end;
+    if v_one.cache_key is not null then
+      perform ai.stop_leading(v_one.tenant_id, v_one.id);
     end if;
+  end loop;
+
+  -- Last, because an app that chats holds its conversation while it may cancel a generation of the passes before.
+  for v_one in
+    select g.tenant_id, g.id
+      from unnest(p_tenants, p_ids) u (tenant_id, id)
+      join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.conversation_id is not null and g.status = 'succeeded'
+     order by g.id
+  loop
+    perform ai.record_answer(v_one.tenant_id, v_one.id);
   end loop;
 end
 $$;
@@ -128,6 +141,18 @@ end
 $$;
 comment on function ai.release_followers(uuid, uuid) is 'Answers or queues those that waited for the same answer.';
 
+-- A leader has ended or goes back to wait: nobody waits for one that waits itself.
+create or replace function ai.stop_leading(p_tenant uuid, p_id uuid) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform ai.resign_leader(p_tenant, p_id);
+  perform ai.release_followers(p_tenant, p_id);
+end
+$$;
+comment on function ai.stop_leading(uuid, uuid) is 'Ends the lead of a generation and answers or queues its followers.';
+
 -- Takes a generation out of ai.waiting, gives back what it had reserved, and cancels what is queued for it alone; what of that
 -- runs already is paid for and goes on. False: it did not wait.
 create or replace function ai.stop_waiting(p_tenant uuid, p_id uuid) returns boolean
@@ -184,4 +209,4 @@ $$;
 comment on function ai.end_overdue(timestamptz) is 'Ends generations that waited for another beyond their deadline; gives how many.';
 
 revoke execute on function ai.after_ends(uuid[], uuid[]), ai.continue_parent(uuid, uuid, uuid, text, text, text, bigint), ai.release_followers(uuid, uuid),
-  ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz) from public;
+  ai.stop_leading(uuid, uuid), ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz) from public;

@@ -210,6 +210,7 @@ begin
   perform ai.end_cancelled();
   perform ai.unpark_lanes(v_now);
   v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);
+  perform ai.record_unrecorded();
 
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin

@@ -198,6 +198,20 @@ select throws_ok($$ insert into ai.generations (tenant_id, user_id, prompt, batc
 select throws_ok($$ insert into ai.generations (tenant_id, user_id, prompt, kind, collection) values (t.alpha(), 'ann', 'x', 'embedding', 'any') $$, 'PT400', null, 'an embedding has no collection');
 select t.work(:'w') \g /dev/null
 
+-- One that cannot be prepared, whatever the reason, does not keep the others from being claimed; an answer that cannot be kept is an answer.
+insert into ai.prompt_templates (tenant_id, name, version, system) values (t.alpha(), 'mtap-broken', 1, 'You answer.');
+create or replace function ai.assemble_prompt(p_tenant uuid, p_id uuid, p_vector vector, p_context_tokens integer, out messages jsonb, out sources jsonb, out stages jsonb, out degraded text)
+language plpgsql stable as $$ begin messages := (1 / 0)::text::jsonb; end $$;
+create or replace function ai.write_cache(p_tenant uuid, p_id uuid) returns void language plpgsql as $$ begin perform 1 / 0; end $$;
+insert into ai.generations (tenant_id, user_id, prompt, model, template, cache) values (t.alpha(), 'ann', 'poison', 'mtap/one', 'mtap-broken', 'off') returning id as poison \gset
+select t.ask('An innocent question') as innocent \gset
+set local client_min_messages = error;
+select t.work(:'w', p_vector => '[0.3, -0.2, 0.9]') \g /dev/null
+reset client_min_messages;
+select is((t.status(:'poison'), (t.generation(:'poison')).error ->> 'sqlstate')::text, '(failed,22012)', 'what cannot be prepared fails, with its SQLSTATE');
+select is(t.status(:'innocent'), 'succeeded', 'the other is answered, although its answer cannot be kept');
+select is(t.leftovers(), 'nothing', 'nothing is left');
+
 -- The books: what was asked, whatever became of it, is there once, and the sums agree.
 select is((select count(*) from ai.generations where finished_at is null), 0::bigint, 'everything has ended');
 select is_empty($$ select g.id from ai.generations g left join ai.llm_calls c on c.generation_id = g.id group by g.tenant_id, g.id, g.cost having g.cost is distinct from sum(c.cost) $$,

@@ -1,0 +1,99 @@
+"""A provider that fails altogether under load is fenced off: the others keep going, and it is back when it heals.
+
+How fast the others are is measured and printed, not asserted; what is asserted are counts. MARTLET_OUTAGE_SECONDS makes
+the outage longer than the seconds that CI has for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.request
+from collections.abc import Callable
+from statistics import quantiles
+from typing import Any
+
+import waiting
+from databases import Database
+from processes import Process, Simulator, Worker
+from simulated import QUICK, all_ended, books_are_consistent
+
+SECONDS = float(os.environ.get("MARTLET_OUTAGE_SECONDS", "6"))
+COOLDOWN_MS, CAP_MS = 300, 1200
+
+
+def told(simulator: Simulator, directives: str) -> None:
+    """Changes what a running simulator answers with."""
+    request = urllib.request.Request(f"{simulator.base_url}/__defaults", data=directives.encode(), method="POST")
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def latencies(rows: list[dict[str, Any]]) -> float:
+    return quantiles([row["latency_ms"] for row in rows], n=20)[-1]
+
+
+def test_a_provider_that_is_down_does_not_slow_the_others_and_is_back_when_it_heals(
+    database: Database, simulator: Simulator, martlet: Callable[..., Process], worker: Callable[..., Worker]
+) -> None:
+    second = martlet("simulate", kind=Simulator, port=0)
+    second.base_url = second.announced_url()
+    settings = {**QUICK, "max_attempts": 3}
+    database.execute(f"update ai.settings set {', '.join(f'{name} = %s' for name in settings)}", *settings.values())
+    database.execute("update ai.breaker_settings set cooldown_ms = %s, cap_ms = %s", COOLDOWN_MS, CAP_MS)
+    for name, url in (("ill", simulator.base_url), ("well", second.base_url)):
+        database.model(database.provider(name, f"{url}/v1", secret="SIM_API_KEY"), f"sim/{name}", "sim-small+latency=5")
+    member = database.member()
+    worker(database)
+    app = database.connect(user=member)
+
+    def ask(model: str, count: int = 5) -> None:
+        app.execute(
+            "insert into ai.generations (prompt, model, deadline_ms)"
+            " select 'Question ' || gen_random_uuid(), %s, 600000 from generate_series(1, %s)",
+            [model, count],
+        )
+
+    def load(seconds: float, *models: str) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for model in models:
+                ask(model)
+            time.sleep(0.02)
+
+    load(1.5, "sim/well", "sim/ill")
+    all_ended(database)
+    before = latencies(database.execute("select latency_ms from ai.generations where model = 'sim/well'"))
+    assert database.value("select count(*) from ai.breakers where state <> 'closed'") == 0
+
+    told(simulator, "status=503")
+    ask("sim/ill", 20)
+    waiting.until(lambda: database.value("select count(*) from ai.breakers where state = 'open'"), "the breaker to open")
+    opened = database.value("select clock_timestamp()")
+    asked = len(simulator.requests())
+    load(SECONDS, "sim/well", "sim/ill")
+    probes = len(simulator.requests()) - asked
+    # Each probe but the first waits at least the cooldown, doubled each time up to its cap.
+    most = 3 + (SECONDS * 1000) / COOLDOWN_MS
+    assert probes <= most, f"{probes} requests reached a provider that is fenced off, of at most {most}"
+    well = database.execute(
+        "select status, latency_ms from ai.generations where model = 'sim/well' and created_at >= %s", opened
+    )
+    waiting.until(
+        lambda: database.value("select count(*) from ai.generations where model = 'sim/well' and finished_at is null") == 0,
+        "the other provider's generations to end while this one is down",
+    )
+    assert len(well) > 0
+    during = latencies([row for row in well if row["latency_ms"] is not None])
+    print(f"p95 of the other provider: {before:.0f} ms before, {during:.0f} ms during the outage; {probes} probes")
+
+    failed = database.value("select count(*) from ai.generations where status = 'failed'")
+    healed = len(simulator.requests())
+    told(simulator, "")
+    all_ended(database, seconds=60)
+    after = simulator.requests()[healed:]
+    assert after, "nothing was asked after it healed"
+    assert all(entry["status"] == 200 for entry in after), "one probe closes the breaker"
+    assert database.value("select count(*) from ai.breakers where state <> 'closed'") == 0
+    assert database.value("select count(*) from ai.generations where status = 'failed'") <= failed + 1
+    assert database.value("select count(*) from ai.generations where status not in ('succeeded', 'failed')") == 0
+    books_are_consistent(database)
