@@ -116,6 +116,7 @@ begin
                %3$s
              order by ai.cosine_distance(v.embedding::%4$s.halfvec(%5$s), ai.unit_vector($1)::%4$s.halfvec(%5$s))
              limit $3 + 20) n
+     where n.distance <> 'NaN'
      order by n.distance limit $3$q$,
     p_collection, p_version,
     case when p_filter <> '{}' then 'and exists (select from ai.documents d where d.tenant_id = $2 and d.id = v.document_id and d.metadata @> $4)' end,
