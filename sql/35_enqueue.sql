@@ -104,7 +104,7 @@ declare
   v_lane bigint;
 begin
   select i.tenant_id, i.status, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, count(*) over () as groups,
-         bool_or(i.cached) as cached,
+         bool_or(bool_or(i.cached)) over () as any_cached,
          bool_or(i.purpose is null) as asked,
          bool_or(i.run_after > v_now) is not true and bool_and(i.query_id is null and i.judge_ids is null) as ready,
          bool_or(i.cache_key is not null or i.template is not null or i.collection is not null or i.conversation_id is not null or i.purpose in ('chunks', 'rows')) as prepare
@@ -112,7 +112,7 @@ begin
     from inserted i
    group by 1, 2, 3, 4, 5, 6, 7, 8
    order by i.status = 'queued' desc limit 1;
-  if not found or v_all.groups = 1 and v_all.status <> 'queued' and not v_all.cached then
+  if not found or v_all.groups = 1 and v_all.status <> 'queued' and not v_all.any_cached then
     return null;
   end if;
 
@@ -130,11 +130,19 @@ begin
     end if;
   end if;
 
-  -- What a cache answered inside this insert; a restored row is older.
-  perform ai.book_hits(array_agg(i.tenant_id), array_agg(i.id))
-     from inserted i
-    where i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp()
-   having count(*) > 0;
+  if v_all.any_cached then
+    -- What the exact cache answered inside this insert (a restored row is older): calls that cost nothing and saved what the
+    -- answer once cost, and the text as an event where the row asked for a stream. Nothing is announced: who asked has the
+    -- answer in its hands.
+    insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, cost, latency_ms, cache, saved)
+    select i.tenant_id, i.id, 0, i.created_at, i.user_id, i.provider, coalesce(i.model, i.profile), i.model_used, i.kind, 'succeeded', 0, i.latency_ms, 'exact', i.saved
+      from inserted i
+     where i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
+    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
+    select i.id, 1, i.tenant_id, 0, 'delta', coalesce(i.output, '')
+      from inserted i
+     where i.stream and i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
+  end if;
   if v_all.status = 'queued' then
     perform ai.check_target(d.tenant_id, d.kind, d.model, d.profile)
        from (select distinct i.tenant_id, i.kind, i.model, i.profile from inserted i where i.status = 'queued' and i.purpose is null) d;
@@ -244,26 +252,8 @@ end
 $$;
 comment on function ai.ask_first(uuid[], uuid[]) is 'Inserts the embeddings and verdicts that these generations wait for.';
 
--- Books what the exact cache answered inside the insert: a call that cost nothing and saved what the answer once cost; and
--- the text as an event where the row asked for a stream. Nothing is announced: who asked has the answer in its hands.
-create or replace function ai.book_hits(p_tenants uuid[], p_ids uuid[]) returns void
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  with hits as materialized (
-    select g.* from unnest(p_tenants, p_ids) p (tenant_id, id) join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
-  ), streamed as (
-    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
-    select h.id, 1, h.tenant_id, 0, 'delta', coalesce(h.output, '') from hits h where h.stream
-  )
-  insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, cost, latency_ms, cache, saved)
-  select h.tenant_id, h.id, 0, h.created_at, h.user_id, h.provider, coalesce(h.model, h.profile), h.model_used, h.kind, 'succeeded', 0, h.latency_ms, 'exact', h.saved
-    from hits h
-$$;
-comment on function ai.book_hits(uuid[], uuid[]) is 'Writes the calls of generations that the exact cache answered.';
-
 revoke execute on function ai.wake_workers(), ai.list_lanes(bigint[]), ai.existing_lane(uuid, text, uuid, text, text, text, text),
-  ai.enqueue_generations(), ai.check_target(uuid, text, text, text), ai.enqueue_mixed(uuid[], uuid[], timestamptz), ai.ask_first(uuid[], uuid[]), ai.book_hits(uuid[], uuid[]) from public;
+  ai.enqueue_generations(), ai.check_target(uuid, text, text, text), ai.enqueue_mixed(uuid[], uuid[], timestamptz), ai.ask_first(uuid[], uuid[]) from public;
 
 -- objects
 

@@ -34,7 +34,7 @@ create function t.leftovers() returns text language sql as $$
   select coalesce(string_agg(place || ' ' || n, ', '), 'nothing') from (
     select 'queue' as place, count(*) as n from ai.queue union all select 'delayed', count(*) from ai.delayed union all select 'leases', count(*) from ai.leases
     union all select 'waiting', count(*) from ai.waiting union all select 'prepared', count(*) from ai.prepared
-    union all select 'leaders', count(*) from ai.leaders where generation_id is not null union all select 'cancellations', count(*) from ai.cancellations) p where n > 0
+    union all select 'cancellations', count(*) from ai.cancellations) p where n > 0
 $$;
 select t.worker() as w, t.worker('second') as w2 \gset
 
