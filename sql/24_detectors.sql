@@ -8,6 +8,7 @@
 --   * repetitions either have no upper bound and no counter, or begin only where a match can begin once: a counter that
 --     may start at every character multiplies the automaton's states, and each new state costs a hundred times a known one;
 --   * everything runs under collation "C": the same in every database, with tables instead of calls per character.
+-- U+E000 to U+E03B stand between texts and for what was replaced already: no expression matches them.
 -- Each match is a new search of about a microsecond, so that no text is searched for more than ai.most_found() of them.
 
 -- More than this many candidates in one text are not told apart any more: it counts as found, and is not redacted but
@@ -39,7 +40,7 @@ as $$
         '(?<![0-9a-z.,/:+#-])8 ?\([0-9]{3}\) ?[0-9]{3}-[0-9]{2}-[0-9]{2}(?![0-9])',
         -- anything with as many digits as a number has, soon behind a word that announces one
         '(?:phone|tel|fon|call|mobile|mobil|cell|handy|nummer|number|num[eé]ro|n[uú]mero|ll[aá]m|whatsapp|sms|fax|text me|numer|тел|номер|звон|電話|电话|手机|전화)'
-          || '[^0-9+.;\n]*[0-9](?:[ ./()-]{0,2}[0-9]){6,13}(?![0-9])'], '|')
+          || '[^0-9+.;\n\ue000-\ue03b]*[0-9](?:[ ./()-]{0,2}[0-9]){6,13}(?![0-9])'], '|')
     when 'card' then
       '(?<![0-9.])(?:[2-6][0-9]{12,18}|[2-6][0-9]{3}(?:(?: [0-9]{4}){3}|(?:-[0-9]{4}){3})(?:[ -][0-9]{1,3})?|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4,5}'
         || '|3[0-9]{3}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{2})(?![0-9])'
@@ -51,7 +52,7 @@ as $$
         || '|(?<![0-9a-z:.])[0-9a-f]{0,4}:[0-9a-f:]*:(?:[0-9a-f]{1,4}|(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?![0-9a-z:])'
     when 'ssn' then
       '(?i)(?<![0-9a-z-])[0-9]{3}-[0-9]{2}-[0-9]{4}(?![0-9a-z-])'
-        || '|(?<![a-z])(?:ssn|social|seguro)[^0-9;\n]*[0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{4}(?![0-9-])'
+        || '|(?<![a-z])(?:ssn|social|seguro)[^0-9;\n\ue000-\ue03b]*[0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{4}(?![0-9-])'
     when 'secret' then
       array_to_string(array[
         '(?<![A-Za-z0-9])(?:sk-|gsk_|hf_|npm_|gh[pousr]_|github_pat_|glpat-|dop_v1_|doo_v1_|xox[abeoprs]-|xapp-|AIza|ya29\.|pypi-|shpat_|(?:sk|rk|pk)_(?:live|test)_|whsec_|SG\.)[A-Za-z0-9._-]{16,}',
@@ -60,11 +61,11 @@ as $$
         '-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[A-Za-z0-9+/=:,\s-]*',
         'hooks\.slack\.com/services/[A-Za-z0-9/_-]{20,}',
         '(?<![0-9])[0-9]{8,10}:AA[A-Za-z0-9_-]{30,}',
-        '://[^][\s/:@]*:[^][\s/@]+@',
+        '://[^][\s/:@\ue000-\ue03b]*:[^][\s/@\ue000-\ue03b]+@',
         '[Bb]earer +[A-Za-z0-9._~+/=-]{16,}',
         -- a name of a secret, then its value
         '(?:[Pp]ass(?:word|wort|wd|phrase)|PASS(?:WORD|WD|PHRASE)|[Pp]asswort|[Mm]ot de passe|[Cc]ontrase(?:ñ|n)a|[Ss]enha|[Pp]wd|PWD|[Ss]ecret|SECRET|[Tt]oken|TOKEN|[Aa]pi[-_ ]?[Kk]ey|API[-_ ]?KEY'
-          || '|[Aa]ccess[-_ ]?[Kk]ey|ACCESS[-_ ]?KEY|[Pp]rivate[-_ ]?[Kk]ey)["'']?(?: *[:=]+>? *| +(?:is|ist|lautet|est|es|è|é)[: ]+)["''“]?[^][\s"'',;(){}<>“”]{6,}'], '|')
+          || '|[Aa]ccess[-_ ]?[Kk]ey|ACCESS[-_ ]?KEY|[Pp]rivate[-_ ]?[Kk]ey)["'']?(?: *[:=]+>? *| +(?:is|ist|lautet|est|es|è|é)[: ]+)["''“]?[^][\s"'',;(){}<>“”\ue000-\ue03b]{6,}'], '|')
   end
 $$;
 comment on function ai.detector_pattern(text) is 'Regular expression of what may be found by a detector; null: it has none of its own.';

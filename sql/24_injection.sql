@@ -105,7 +105,7 @@ as $$
     '(?:your|these|previous|prior|above|earlier|safety) (?:(?:<fill>|<whose>) )*(?:instruction|direction|directive|prompt|command|guideline|rule|restriction|constraint|limitation|filter|guardrail)s?'
       || ' (?:(?:are|is|have been|were|now|hereby|do|does|all|has been) )*(?:void|null|invalid|cancell?ed|suspended|lifted|revoked|overridden|disabled|obsolete|deleted'
       || '|no longer (?:valid|apply|applies|in force|in effect|active|relevant|count)|not apply|don t apply)(?![a-z])',
-    '(?:here are|follow|these are|obey) (?:your |my |the |only )*new (?:(?:<fill>|<whose>) )*(?:instructions|rules|orders|directives|guidelines)',
+    '(?:here are|these are|(?:only )?follow (?:these|my|only)|obey) (?:your |my |the |only )*new (?:(?:<fill>|<whose>) )*(?:instructions|rules|orders|directives|guidelines)',
     'your new (?:(?:<fill>|<whose>) )*(?:prompt|instructions|rules|task|role|persona|orders|purpose|goal)(?: is| are|\s*:)',
     'follow (?:these|mine|my instructions|my orders|only me|me)(?: only| instead| from now)',
     'act (?:only )?on my orders',
@@ -116,7 +116,9 @@ as $$
     '(?:what|which) (?:is|are|was|were|does|do|did|s) (?:written in )?your (?:(?:<fill>|<whose>) )*(?:prompt|instructions|pre prompt|preprompt|system message|directives)(?![a-z])',
     '(?:repeat|print|output|copy|recite|echo|translate) (?:back )?(?:(?:all|everything|the|text|words?|content|of|in|your|context|window|exact|whole|entire) )+(?:above (?:this|starting|and|in|verbatim|including|word)|before this|above$)',
     '(?:print|dump|reveal|output|leak|tell me) (?:all |your |the )*(?:secrets|configuration)(?![a-z])',
-    'how you were (?:configured|programmed|instructed|prompted)',
+    'how you (?:were|are|have been) (?:configured|programmed|instructed|prompted|set up)(?![a-z])',
+    '(?:your|the) (?:operator|developers?|creators?|makers?|owner|company|programmers?) (?:gave|told|has told|have told|wrote for|set|has given|have given) you(?![a-z])', 'everything (?:that )?you (?:were|have been) told',
+    '(?:precedes?|before|above|over) (?:my|the) first (?:message|line) (?:of this conversation|of this chat|in this)|precedes? my first message',
     -- somebody else
     'do anything now', 'you are (?:now )?dan(?![a-z])', '(?:act|behave|answer|speak) as (?:a )?dan(?![a-z])', '(?:dan|stan|dude|aim) mode',
     '(?:enter|enable|activate|switch to|turn on|engage) (?:the )?<mode>(?: (?:now|and|with|so)|\s*[.!;,])', '(?:god|sudo|jailbreak|dan|unrestricted|unfiltered|override) mode',
@@ -124,6 +126,8 @@ as $$
     '(?:with|have been|are now|you are|been|fully) jail ?broken', 'jailbreak (?:enabled|activated|on|successful)',
     '(?:unrestricted|unfiltered|uncensored|amoral|jail ?broken) (?:<ai>|model|assistant|version|persona|character)(?![a-z])',
     '(?:<ai>|model|assistant|bot|hacker|version|act|answer|respond|reply|speak|behave|pretend|imagine|roleplay|you are|if you|that you|as if you) (?:[a-z0-9]+ )?(?:[a-z0-9]+ )?(?:[a-z0-9]+ )?(?:[a-z0-9]+ )?<free>(?![a-z])',
+    '(?:as if|as though|pretend|imagine|like) (?:that )?(?:nobody|no one) (?:had |has )?(?:ever )?(?:gave|given|set|told|imposed on|forbidden|forbade) you(?![a-z])',
+    '(?:rules|instructions|guidelines) (?:above )?(?:were|had) never (?:been )?(?:written|given|set|there)', 'you (?:are|re) no longer (?:an? |the )?(?:<ai>|assistant|bot|model)(?![a-z])',
     'you (?:now )?(?:have|had) (?:absolutely )?no (?:(?:more|moral|ethical|content|safety) )*(?:restrictions|rules|limits|limitations|filters?|guidelines|constraints|content policy|policies|boundaries)(?![a-z])',
     '(?:you (?:(?:must|will|can|shall|should|may|now|to) )*never|that never|who never|and never|ai never|act (?:[a-z]+ )*never) (?:refuse|refuses|decline|says? no)(?![a-z])',
     '(?:no longer|not|isn t|aren t) bound by', 'comply with (?:every|all|any) (?:request|command|order|demand)', '(?:must|shall|will) (?:now )?obey (?:the user|me|every)',
@@ -133,7 +137,7 @@ as $$
     -- with authority
     '(?:i am|i m|as|this is) your (?:developer|creator|administrator|admin|programmer|maker) (?:i |you |and |enter|print|show|give|tell|reveal|ignore|speaking)',
     'this is (?:anthropic|openai|google|meta|mistral|your developer)(?: staff| team| support| engineering| speaking)',
-    'i (?:order|command) you to', '(?:user|i) (?:is|am) now (?:an? )?(?:admin|administrator|root|developer)', '(?:system|admin|administrator|safety) override', 'begin (?:admin|system|root) (?:message|prompt)',
+    'i (?:order|command) you to', 'user is now (?:an? )?(?:admin|administrator|root|developer)', '(?:system|admin|administrator|safety) override', 'begin (?:admin|system|root) (?:message|prompt)',
     -- out of a document, to the model that reads it
     '(?:if|when|since|as) you are (?:an? )?(?:<ai>)(?![a-z]) (?:reading|model|and|append|then|please|rate|say|you|do|must|processing|reviewing|assistant)',
     '(?:note|notes|attention|message|ps|p s|instructions?|notice|important|dear|hey)(?: to| for)?(?: the| any| all| every)? (?:<ai>)(?![a-z]) ?(?:assistants?|models?)?',
@@ -159,7 +163,9 @@ as $$
     '(?:vergiss|ignoriere?|missachte) alles was (?:(?:dir|du|ich|man|bisher|vorher|zuvor|davor|oben) )',
     '(?:dein|deine|deinen|den|deinem|ihren?) (?:[a-zäöü]+ )?system ?(?:prompt|nachricht|anweisung(?:en)?|vorgaben?)(?![a-z])', '(?:befolge|folge) (?:deine[nr]?|den|die) (?:[a-zäöü]+ )?(?:anweisungen|regeln|vorgaben) nicht',
     '(?:du bist|antworte|antwortest|verhalte dich|handle|ki|assistent|modell|hacker|sprich) (?:[a-zäöüß]+ )?(?:[a-zäöüß]+ )?(?:[a-zäöüß]+ )?(?:[a-zäöüß]+ )?ohne (?:jede |jegliche |alle )?(?:regeln|einschränkung(?:en)?|filter|grenzen|beschränkungen|zensur)',
+    '(?:betreiber|entwickler|hersteller) (?:dir|ihnen) (?:gegeben|gesagt|vorgegeben)', 'als (?:hätte|ob) (?:dir |dich )?(?:nie |noch nie )?niemand', 'gilt nichts (?:mehr )?von dem was',
     -- French
+    'comme si personne (?:ne )?(?:t|vous) ',
     '(?:ignore[zr]?|oublie[zr]?|méprise[zr]?|outrepasse[zr]?|contourne[zr]?|(?:ne )?tien[sz] pas compte|ne suis pas|fais abstraction) (?:(?:toutes?|tous|de|des|les|tes|vos|ces|mes|donc|maintenant|bien) )*(?:instructions?|consignes?|règles?|directives?|ordres|indications)'
       || ' (?:précédente?s?|antérieure?s?|ci dessus|données|d origine|initiales?|système|et|qui|de sécurité)',
     '(?:ignore[zr]?|oublie[zr]?|contourne[zr]?) (?:(?:toutes?|tous) )?(?:tes|vos) (?:instructions?|consignes?|règles?|directives?|ordres)', 'oublie[zr]? tout ce (?:qui|que)',
@@ -168,7 +174,7 @@ as $$
     -- Spanish, Portuguese, Italian
     '(?:ignor[ae]n?|ignorar|olvid[ae]n?|olvidar|omite|descarta|desobedece|haz caso omiso de|no sigas|pasa por alto) (?:(?:todas?|todos?|de|las|los|tus|sus|mis|estas|por|favor) )*(?:instrucci(?:ones|ón)|reglas|órdenes|indicaciones|directrices|normas|mensajes)'
       || ' (?:anterior(?:es)?|previas?|previos?|iniciales|dadas|del sistema|de seguridad)',
-    '(?:ignora|olvida|desobedece|incumple) (?:todas )?tus (?:instrucciones|reglas|directrices|normas)', 'olvida todo lo (?:anterior|que)',
+    '(?:ignora|olvida|desobedece|incumple) (?:todas )?tus (?:instrucciones|reglas|directrices|normas)', 'olvida todo lo (?:anterior|que)', 'como si nadie te ', 'como se ninguém te ', 'come se nessuno ti ',
     '(?:muestra|muéstra|revela|dime|enseña|repite|imprime|escribe|cuál es|cuáles son)(?:me|nos)? (?:(?:cuál|es|son|palabra|por|exactamente) )*(?:tu|tus|el|su) (?:[a-zñáéíóú]+ )?(?:prompt|mensaje de sistema|mensaje del sistema|instrucciones (?:ocultas|iniciales|secretas|del sistema))',
     '(?:eres|actúa|responde|ia|asistente|modelo|compórtate) (?:[a-zñáéíóú]+ )?(?:[a-zñáéíóú]+ )?(?:[a-zñáéíóú]+ )?(?:[a-zñáéíóú]+ )?(?:sin|sem) (?:ningun[ao]? |ninguna |nenhuma |qualquer )?(?:restricciones|restricción|restrições|restrição|límites|limites|filtros?|reglas|regras|censura)',
     '(?:ignor[ea]m?|ignorar|esqueç[ae]m?|esquece|esquecer|desconsidere|desobedeça|descarte) (?:(?:todas?|todos?|as|os|suas|seus|tuas|por|favor) )*(?:instruções|regras|ordens|diretrizes|comandos|orientações) (?:anterior(?:es)?|prévias|acima|iniciais|dadas|do sistema)',
@@ -186,12 +192,13 @@ as $$
     '(?:игнорируй(?:те)?|проигнорируй(?:те)?|забудь(?:те)?|отмени(?:те)?|нарушь|не следуй|не соблюдай|ігноруй|забудь) (?:(?:про|о|обо|все[хм]?|всі|эти|свои|свої|твои|данные|пожалуйста) )*'
       || '(?:(?:предыдущи[ех]|прежни[ех]|прошлы[ех]|предшествующие|вышеуказанные|вышестоящие|попередні|свои|своих|свої|все|всі|исходные|системные) )+(?:инструкци[июй]|указани[яйе]|правила?х?|команды|приказы|ограничения|інструкції)',
     'системн(?:ый|ого|ые|ую|ое) (?:промпт|промт|инструкци[июя]|сообщени[ея]|подсказк[уа]|запрос)', '(?:отвечай(?:те)?|ты|ии|действуй|говори|модель) (?:[а-яё]+ )?(?:[а-яё]+ )?(?:[а-яё]+ )?без (?:всяких |каких либо |любых )?(?:ограничений|цензуры|фильтров|правил)',
+    '(?:как будто|словно|будто) (?:тебе|тебя) никто',
     -- Turkish
     '(?:önceki|yukarıdaki|tüm|daha önceki|bütün) (?:(?:tüm|bütün|verilen) )*(?:talimat|komut|kural|yönerge)(?:lar|ler)?[ıiıin]*(?:nı|ni)? (?:tamamen )?(?:yok say|görmezden gel|unut|dikkate alma|göz ardı et)', 'kurallarını (?:unut|yok say|çiğne)', 'sistem (?:istem|komut|mesaj|talimat|prompt)[a-zıüğş]* (?:göster|yaz|söyle|açıkla|paylaş)',
     'hiçbir (?:kısıtlama|filtre|sınır|sansür)(?: olmadan|sız)',
     -- Chinese, Japanese, Korean
     '(?:忽略|忽视|忽視|无视|無視|忘记|忘記|忘掉|抛弃|绕过|跳过|不要理会|不要遵守|不再遵守)(?:掉|你|您|的|之前|以前|先前|以上|上面|上述|前面|此前|所有|全部|一切|任何|那些|这些|這些|系统|系統|已有|给|給|到)+(?:指令|指示|说明|說明|提示|命令|规则|規則|要求|限制|设定|設定|规定|内容)',
-    '(?:告诉|告訴|显示|顯示|输出|輸出|打印|透露|泄露|揭示|给出|展示|重复|重複|说出|复述)(?:我|出|一下|你|您|的|完整|全部|隐藏|初始|原始)*(?:系统|系統|初始|隐藏)(?:提示词|提示詞|提示|指令|消息|设定|設定)', '不受(?:任何|一切)?(?:限制|约束|約束)', '没有(?:任何)?(?:限制|约束|道德)(?:的)?(?:ai|人工智能|助手|模型)',
+    '(?:告诉|告訴|显示|顯示|输出|輸出|打印|透露|泄露|揭示|给出|展示|重复|重複|说出|复述)(?:我|出|一下|你|您|的|完整|全部|隐藏|初始|原始)*(?:系统|系統|初始|隐藏)(?:提示词|提示詞|提示|指令|消息|设定|設定)', '不受(?:任何|一切)?(?:限制|约束|約束)', '你(?:现在)?(?:可以做任何事|没有任何(?:规则|限制|约束))', '没有(?:任何)?(?:限制|约束|道德)(?:的)?(?:ai|人工智能|助手|模型)',
     '(?:指示|命令|指令|ルール|規則|プロンプト|制約|設定)(?:を|は)?(?:すべて|全て|全部|一切)?(?:無視|忘れ|破棄|リセット)(?:して|し|て|せよ|しろ)', 'システム ?(?:プロンプト|メッセージ|指示)(?:を|の)(?:内容)?(?:を)?(?:全部|すべて|そのまま|私に)?(?:表示|教え|出力|見せ|公開|開示)', '(?:制限|制約|検閲|フィルター|ルール)(?:なし|無し)(?:で|に)(?:答え|回答|応答|話)',
     '(?:이전|위|앞|지금까지|기존|모든)의? ?(?:모든 |모두 )?(?:지시|명령|지침|규칙|프롬프트)(?:사항)?(?:들)?(?:을|를|은|는)? ?(?:모두 |전부 |다 )?(?:무시|잊|취소|따르지)', '시스템 ?(?:프롬프트|메시지|지시)(?:를|을)? ?(?:내게 |전부 |그대로 )?(?:보여|알려|출력|공개|말해|표시)', '(?:제한|검열|필터|규칙) ?없이 ?(?:대답|답변|응답|말)',
     -- Arabic, Hindi
@@ -219,9 +226,10 @@ as $$
     || '|limit|filter|your[^a-z]+new|follow|orders?(?![a-z])|configur|hidden|secret|confidential|anything[^a-z]+now|(?<![a-z])(?:dan|stan|dude|aim|ai|llm)s?(?![a-z])|mode(?![a-z])|jail|censor|moral|boundar|ethic'
     || '|norms|refuse|decline|says?[^a-z]+no(?![a-z])|bound|comply|obey|safety|moderation|your[^a-z]+(?:developer|creator|admin|programmer|maker)|anthropic|openai|google|meta(?![a-z])|mistral'
     || '|override|(?<![a-z])admin|root(?![a-z])|language[^a-z]+model|chatbot|assistant|(?:tell|inform|alert|follow)[^a-z]+the[^a-z]+user|document|instead|conversation|chat|messages|history|decode|decrypt|unscramble|(?<![a-z])a[^a-z]+i(?![a-z])'
+    || '|nobody|no[^a-z]+one|told|gave|given|wrote|precede|first[^a-z]+(?:message|line)|longer|set[^a-z]+up'
   when 'foreign' then
     '[^\x01-\x7f]|instru|anweisung|vorgabe|regel|befehl|richtlinie|anleitung|system|dir|ohne|consigne|ordres|indica|sans|prompt|sin[^a-z]|sem[^a-z]|regl|diret|comando|orient|istruz|regol|ordini'
-    || '|senza|opdracht|aanwijz|richtlijn|zonder|polece|zasad|regu|wytyczn|zignoruj|bez[^a-z]|olvida|vergiss|ignorier|oublie|talimat|kural|komut|istem'
+    || '|senza|opdracht|aanwijz|richtlijn|zonder|polece|zasad|regu|wytyczn|zignoruj|bez[^a-z]|olvida|vergiss|ignorier|oublie|talimat|kural|komut|istem|nadie|personne|nessuno|ningu|niemand|nichts|hersteller|betreiber|entwickler'
   end
 $$;
 comment on function ai.injection_anchors(text) is 'Regular expression of the words without which no phrase of prompt injection is complete.';

@@ -37,6 +37,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   c_most   constant integer := 60;
+  -- Characters that stand for something else while rules are applied: nothing matches them.
+  c_ours   constant text := '\ue000-\ue03b';
   v_chars  text[] := regexp_split_to_array(p_pattern, '');
   v_length integer := length(p_pattern);
   v_at     integer := 1;
@@ -147,7 +149,7 @@ begin
       elsif v_set is null then
         raise exception 'a pattern knows no \%', coalesce(v_char, '') using errcode = 'PT400', hint = 'It knows \d \w \s \D \W \S \m \M \y, and \ before a sign. Back references are not linear.';
       end if;
-      compiled := compiled || '\' || v_char;
+      compiled := compiled || case when v_char in ('D', 'W', 'S') then '[^\' || lower(v_char) || c_ours || ']' else '\' || v_char end;
     elsif v_char = '[' then
       v_class := '';
       v_not := v_chars[v_at] = '^';
@@ -182,13 +184,13 @@ begin
         end if;
         v_class := concat_ws(',', nullif(v_class, ''), v_set);
       end loop;
-      compiled := compiled || '[' || case when v_not then '^' else '' end || array_to_string(v_chars[v_from : v_at], '');
+      compiled := compiled || '[' || case when v_not then '^' || c_ours else '' end || array_to_string(v_chars[v_from : v_at], '');
       v_at := v_at + 1;
       v_set := case when p_ignore_case then ai.both_cases(v_class) else v_class end;
       v_set := case when v_not then ai.inverted_ranges(v_set) else v_set end;
     elsif v_char = '.' then
       v_set := '1-1114111';
-      compiled := compiled || '.';
+      compiled := compiled || '[^' || c_ours || ']';
     elsif v_char in ('^', '$', '}', ']') then
       raise exception 'a pattern has no % but as \%', v_char, v_char using errcode = 'PT400', hint = 'It is looked for anywhere in the text.';
     else

@@ -17,7 +17,7 @@ language plpgsql immutable strict parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  for i in 1 .. 60 loop
+  for i in 1 .. 60 loop  -- U+E000 to U+E03B
     if strpos(p_text, chr(57343 + i) collate "C") = 0 then
       return chr(57343 + i);
     end if;
@@ -43,8 +43,8 @@ end
 $$;
 comment on function ai.placeholders_in(text) is 'The placeholders that a text has, each once; null: too many.';
 
--- Replaces what a detector finds. p_mask (a character that the text does not have) covers the placeholders given out
--- before while this detector looks, so that none is found, or found within, again. Equal values get equal placeholders.
+-- Replaces what a detector finds. p_mask (a character that the text does not have and no expression matches) covers the
+-- placeholders given out before while this detector looks, so that none is found, or found within, again. Equal values get equal placeholders.
 -- excess: more candidates, or placeholders of the text's own, than are told apart; then nothing is replaced.
 create or replace function ai.redact(
   p_detector text, p_pattern text, p_text text, p_mask text, p_taken text[], p_placeholders text[], p_originals text[],
@@ -80,11 +80,6 @@ begin
 
   v_in := ai.find_in(p_detector, p_pattern, v_masked);
   excess := v_in.excess;
-  -- What spans a placeholder is left alone.
-  if p_mask is not null then
-    v_in.confirmed := array(select case when strpos(c.candidate, p_mask) = 0 then c.value end
-                              from unnest(v_in.candidates, v_in.confirmed) with ordinality c (candidate, value, n) order by c.n);
-  end if;
   hits := cardinality(array_remove(v_in.confirmed, null));
   if excess or hits = 0 then
     return;

@@ -202,14 +202,12 @@ begin
   messages := p_messages;
   if messages is not null then
     select array_agg(t.text), string_agg(t.text, E'\n') filter (where t.asked) into v_texts, v_asked from ai.message_texts(messages) t;
-    -- Between line ends, so that nothing reaches from one text into the next but what has lines.
     v_mark := ai.unused_character(array_to_string(coalesce(v_texts, '{}'), ''));
     if v_mark is null then
       rejected := jsonb_build_object('class', 'guardrail', 'code', 'PT422', 'message', 'the input has too many characters of private use', 'hint', 'Leave out U+E000 to U+E03B.');
       stages := jsonb_build_array(ai.stage('guardrails', 'rejected', 'characters of private use'));
       return;
     end if;
-    v_mark := E'\n' || v_mark || E'\n';
     v_text := coalesce(array_to_string(v_texts, v_mark), '');
     -- A picture alone is not nothing.
     if v_asked is null or ai.is_blank(v_asked) then
