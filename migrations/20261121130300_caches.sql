@@ -104,17 +104,28 @@ comment on table ai.cache_spaces is 'What the spaces of cached questions stand f
 create table ai.leaders (
   tenant_id     uuid        not null,
   cache_key     bytea       not null,
-  generation_id uuid,
-  apart_until   timestamptz,
-  constraint leaders_pkey primary key (tenant_id, cache_key),
-  constraint leaders_one_of check ((generation_id is null) <> (apart_until is null))
+  generation_id uuid        not null,
+  elected_at    timestamptz not null,
+  constraint leaders_pkey primary key (tenant_id, cache_key)
 );
-create index leaders_apart_until on ai.leaders (apart_until) where apart_until is not null;
-comment on table ai.leaders is 'Of generations that ask the same at the same time, the one that asks the provider; the others wait for its answer.';
-comment on column ai.leaders.apart_until is 'Until then each asks for itself: the last answer was one that must not be shared.';
+create index leaders_elected_at on ai.leaders (elected_at);
+comment on table ai.leaders is
+  'Of generations that ask the same at the same time, the one that asks the provider; the others wait for its answer. It leads as long as it is leased.';
+
+-- Apart from the leaders, because what ends a generation must not wait for claims that hold those.
+create table ai.unshared (
+  tenant_id     uuid        not null,
+  cache_key     bytea       not null,
+  generation_id uuid        not null,
+  until         timestamptz not null,
+  constraint unshared_pkey primary key (tenant_id, cache_key, generation_id)
+);
+create index unshared_until on ai.unshared (until);
+comment on table ai.unshared is 'Keys whose last answer could not be shared: for a while each asks for itself, instead of one after the other.';
 
 alter table ai.cache_policies  enable row level security;
 alter table ai.cache_entries   enable row level security;
 alter table ai.cache_questions enable row level security;
 alter table ai.cache_spaces    enable row level security;
 alter table ai.leaders         enable row level security;
+alter table ai.unshared        enable row level security;

@@ -105,8 +105,13 @@ as $$
 declare
   v_count integer;
 begin
+  delete from ai.unshared u where u.ctid = any (array(
+    select o.ctid from ai.unshared o where o.until <= p_now order by o.until limit 10000 for update skip locked));
+  -- Leaders that have ended some time ago: an election that is just looking at one would find no leader for its key.
   delete from ai.leaders l where l.ctid = any (array(
-    select o.ctid from ai.leaders o where o.apart_until <= p_now order by o.apart_until limit 10000 for update skip locked));
+    select o.ctid from ai.leaders o
+     where o.elected_at <= p_now - interval '1 minute' and not exists (select from ai.leases e where e.generation_id = o.generation_id)
+     order by o.elected_at limit 10000 for update skip locked));
   delete from ai.cache_entries e where e.ctid = any (array(
     select o.ctid from ai.cache_entries o where o.keep_until <= p_now order by o.keep_until limit 10000 for update skip locked));
   get diagnostics v_count = row_count;

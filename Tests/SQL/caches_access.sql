@@ -39,7 +39,7 @@ select is((select count(*) from ai.cache_questions), 5::bigint, 'five answers ar
 
 -- Tables
 select is(t.does(r, format('select count(*) from ai.%I', n)), '42501', format('%s does not read ai.%s', r, n))
-  from unnest(array['mtap_ann', 'mtap_dev', 'mtap_adm', 'mtap_worker', 'mtap_monitor', 'mtap_public']) r, unnest(array['cache_entries', 'cache_questions', 'cache_spaces', 'leaders']) n;
+  from unnest(array['mtap_ann', 'mtap_dev', 'mtap_adm', 'mtap_worker', 'mtap_monitor', 'mtap_public']) r, unnest(array['cache_entries', 'cache_questions', 'cache_spaces', 'leaders', 'unshared']) n;
 select is(t.does(r, f), '42501', format('%s does not call %s', r, f))
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_adm', 'mtap_worker', 'mtap_monitor', 'mtap_public']) r,
        unnest(array['select hit from ai.find_exact(t.alpha(), ''ann'', ''chat'', ''a'', null, ''mtap/one'', null, ''{}'', null, null, null, null)', 'select ai.write_cache(t.alpha(), ai.uuid_v7())',

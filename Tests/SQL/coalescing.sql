@@ -17,8 +17,14 @@ create function t.lease(p_name text) returns void language sql as $$
   insert into ai.leases (generation_id, attempt, worker_id, tenant_id, user_id, lane_id, target, model_id, stream, input_bytes, waiting_since, deadline_at, claimed_at)
   select g.id, 1, ai.uuid_v7(), g.tenant_id, g.user_id, 1, 1, t.model('mtap/one'), false, 1, now(), now() + interval '1 hour', now() from ai.generations g where g.id = t.named(p_name)
 $$;
+-- Who leads: elected and leased.
 create function t.leads() returns text language sql stable as $$
-  select coalesce(string_agg(coalesce(n.name, 'apart'), ' ' order by n.name), '') from ai.leaders l left join t.names n on n.id = l.generation_id
+  select coalesce(string_agg(n.name, ' ' order by n.name), '')
+    from ai.leaders l join ai.leases e on e.generation_id = l.generation_id join t.names n on n.id = l.generation_id
+$$;
+create function t.end(p_name text) returns void language sql as $$
+  delete from ai.leases where generation_id = t.named(p_name);
+  select ai.resign_leader(g.tenant_id, g.id) from ai.generations g where g.id = t.named(p_name);
 $$;
 
 select t.name('uncached', '{}') \g /dev/null
@@ -29,11 +35,11 @@ select t.name(n, o::jsonb) from (values ('a1', '{}'), ('a2', '{}'), ('a3', '{"us
 
 select is(t.elect('uncached'), '', 'what is not cached leads and follows nobody');
 select is(t.elect('off', 'fresh'), '', 'nor what is not to be cached, or to be asked anew');
-select is(t.leads(), '', 'nobody leads');
+select is((select count(*) from ai.leaders), 0::bigint, 'nobody leads');
 select is((select count(*) from ai.elect_leaders('{}', '{}')), 0::bigint, 'of none, none');
 select is(t.elect('a2', 'b1', 'a1', 'a3'), 'a2>a1 a3>a1', 'of a batch the first leads, the others follow');
-select is(t.leads(), 'a1 b1', 'one leader a key');
 select t.lease('a1'), t.lease('b1') \g /dev/null
+select is(t.leads(), 'a1 b1', 'one leader a key');
 select is(t.elect('a4', 'b2', 'beta', 'fresh'), 'a4>a1 b2>b1', 'later ones follow, but another tenant''s');
 select t.lease('beta') \g /dev/null
 select is(t.elect('beta2'), 'beta2>beta', 'which have a leader of their own');
@@ -41,55 +47,58 @@ select is(t.elect('a1'), '', 'a leader stays it');
 select is(t.elect('a1', 'a2'), 'a2>a1', 'whoever comes with it');
 select is((select count(*) from ai.elect_leaders(array[t.named('a4')], array[t.beta()])), 0::bigint, 'a generation is its tenant''s');
 
--- Resigning
+-- The end of a lead
 select ai.resign_leader(t.alpha(), t.named('a2')), ai.resign_leader(t.beta(), t.named('a1')), ai.resign_leader(t.alpha(), t.named('uncached')), ai.resign_leader(t.alpha(), ai.uuid_v7()) \g /dev/null
-select is(t.leads(), 'a1 b1 beta', 'who does not lead does not resign');
-delete from ai.leases where generation_id = t.named('a1');
-select ai.resign_leader(t.alpha(), t.named('a1')) \g /dev/null
-select is(t.leads(), 'b1 beta', 'a leader that goes back to the queue resigns');
-select is(t.elect('a3', 'a4'), 'a4>a3', 'the first that is sent next leads');
+select is(t.elect('a4', 'b2', 'beta2'), 'a4>a1 b2>b1 beta2>beta', 'who does not lead does not resign');
+select t.end('a1') \g /dev/null
+select is(t.elect('a3', 'a4'), 'a4>a3', 'when the leader has gone back to the queue, the first that is sent next leads');
 select t.lease('a3') \g /dev/null
+select is(t.elect('a1'), 'a1>a3', 'and when it comes again, it follows');
 update ai.generations set status = 'failed', finished_at = now() where id = t.named('a3');
-delete from ai.leases where generation_id = t.named('a3');
-select ai.resign_leader(t.alpha(), t.named('a3')) \g /dev/null
+select t.end('a3') \g /dev/null
 select is(t.elect('a1', 'a4'), 'a4>a1', 'after a failure another leads');
 select t.lease('a1') \g /dev/null
-delete from ai.leases where generation_id = t.named('a1');
 select t.keep(t.named('a1'), 'Kept.') \g /dev/null
-select ai.resign_leader(t.alpha(), t.named('a1')) \g /dev/null
-select is(t.leads(), 'b1 beta', 'after an answer that was kept nobody leads');
-
--- A leader that is gone without a word
-select is(t.elect('a2', 'a4'), 'a4>a2', 'it leads');
-select is(t.elect('a4'), '', 'and if it was never leased, the next one leads');
-select is(t.leads(), 'a4 b1 beta', 'in its place');
+select t.end('a1') \g /dev/null
+select is(t.elect('a2', 'a4'), 'a4>a2', 'after an answer that was kept, too, if there is still somebody to ask');
+select is(t.elect('a4'), '', 'one that was elected and never leased leads nobody');
 select t.lease('a4') \g /dev/null
-select is(t.elect('a2'), 'a2>a4', 'as long as it runs');
+select is(t.elect('a2'), 'a2>a4', 'the one that was does');
 delete from ai.leases where generation_id = t.named('b1');
 select is(t.elect('b2', 'a2', 'beta2'), 'a2>a4 beta2>beta', 'only what runs no more is replaced');
 
 -- Answers that are not kept: one after the other would be slow
 delete from ai.leaders;
+delete from ai.leases;
 select is(t.elect('b1', 'b2'), 'b2>b1', 'b1 leads');
 select t.lease('b1') \g /dev/null
 select t.keep(t.named('b1'), 'Cut off', '{"finish_reason": "length"}') \g /dev/null
-delete from ai.leases where generation_id = t.named('b1');
-select ai.resign_leader(t.alpha(), t.named('b1')) \g /dev/null
-select is(t.leads(), 'apart', 'after an answer that must not be shared nobody leads');
+select t.end('b1') \g /dev/null
 select t.name('b3', '{"prompt": "b"}') \g /dev/null
-select is(t.elect('b2', 'b3'), '', 'and nobody follows: each asks for itself');
-select ai.resign_leader(t.alpha(), t.named('b2')) \g /dev/null
-select is(t.leads(), 'apart', 'whatever becomes of them');
+select is(t.elect('b2', 'b3'), '', 'after an answer that must not be shared nobody follows: each asks for itself');
+select ai.resign_leader(t.alpha(), t.named('b1')) \g /dev/null
+select is(t.elect('b2', 'b3'), '', 'whatever is said of its end again');
 select t.pass('59 seconds');
 select is(t.elect('b2', 'b3'), '', 'for a minute');
 select t.pass('1 second');
 select is(t.elect('b2', 'b3'), 'b3>b2', 'then they wait for each other again');
-delete from ai.leaders;
-insert into ai.leaders (tenant_id, cache_key, apart_until) values (t.alpha(), '\x01', '2100-01-01 00:00+00');
+
+-- Forgetting
+delete from ai.unshared;
+insert into ai.unshared (tenant_id, cache_key, generation_id, until) values (t.alpha(), '\x01', ai.uuid_v7(), '2100-01-01 00:00+00');
 select ai.forget_expired_entries('2099-12-31 23:59:59+00') \g /dev/null
-select is(t.leads(), 'apart', 'what is remembered of that');
+select is((select count(*) from ai.unshared), 1::bigint, 'that each asks for itself is remembered as long');
 select ai.forget_expired_entries('2100-01-01 00:00+00') \g /dev/null
-select is(t.leads(), '', 'is forgotten with time');
+select is((select count(*) from ai.unshared), 0::bigint, 'and no longer');
+delete from ai.leaders;
+insert into ai.leaders (tenant_id, cache_key, generation_id, elected_at)
+values (t.alpha(), '\x01', t.named('a1'), '2100-01-01 00:00+00'), (t.alpha(), '\x02', t.named('a2'), '2100-01-01 00:00+00'), (t.alpha(), '\x03', t.named('a3'), '2100-01-01 00:00:01+00');
+select t.lease('a2') \g /dev/null
+select ai.forget_expired_entries('2100-01-01 00:00:59+00') \g /dev/null
+select is((select count(*) from ai.leaders), 3::bigint, 'leaders are forgotten a minute after their election');
+select ai.forget_expired_entries('2100-01-01 00:01+00') \g /dev/null
+select is((select string_agg(n.name, ' ' order by n.name) from ai.leaders l join t.names n on n.id = l.generation_id), 'a2 a3', 'if they run no more');
+delete from ai.leaders;
 delete from ai.leases;
 delete from ai.queue;
 
@@ -111,7 +120,7 @@ select is((select array_agg(coalesce(c.cache, 'provider') || '/' || c.cost order
 select is((select string_agg(e.type || ':' || e.data, ',' order by e.seq) from ai.stream_events e where e.generation_id = :'g2' and e.type = 'delta'), 'delta:Shared.', 'who asked for a stream gets the text as one');
 select is((t.asked('{"prompt": "crowd"}')).output, 'Shared.', 'who comes now is answered in the INSERT');
 select is((select count(*) from ai.waiting), 0::bigint, 'nobody waits');
-select is(t.leads(), '', 'nobody leads');
+select is((select count(*) from ai.leases), 0::bigint, 'nothing runs');
 
 -- The leader fails
 select t.put('{"prompt": "fails"}') as f1, t.put('{"prompt": "fails"}') as f2, t.put('{"prompt": "fails"}') as f3 \gset
