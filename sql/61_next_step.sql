@@ -124,6 +124,10 @@ begin
     v_action := case when v_action in ('retry', 'next', 'again') and v_budget.degrade then 'last' else 'fail' end;
   end if;
 
+  if v_action in ('retry', 'again') and not exists (select from ai.models m join ai.providers v on v.id = m.provider_id and v.enabled
+                                                     where m.id = v_route[p_target] and m.enabled) then
+    v_action := 'next';  -- switched off meanwhile
+  end if;
   if v_action = 'retry' then
     delay_ms := case when p_retry_after_ms > 0 then p_retry_after_ms else ai.backoff_ms(p_attempt, p_base_ms, p_cap_ms) end;
     next_target := p_target;

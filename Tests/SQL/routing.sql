@@ -246,6 +246,7 @@ select is(t.next(:'g', array[t.model('mtap/wide'), t.model('mtap/tiny'), t.model
 select is(t.next(:'g', array[t.model('mtap/wide'), t.model('mtap/wide'), t.model('mtap/widest')], 1, 'next', 'context'), '3', 'the same again is not larger');
 update ai.models set enabled = false where name = 'mtap/wide';
 select is(t.next(:'g', :'path', 1, 'next', 'permanent'), '3', 'the kill switch holds for a route that was fixed before');
+select is(t.next(:'g', :'path', 2, 'retry', 'transient'), '3', 'and for a target that would be tried again');
 update ai.models set enabled = true where name = 'mtap/wide';
 select is(t.next(:'g', :'path', 1, 'fail', 'partial'), 'failed', 'after visible text: the end');
 select is(t.next(:'g', :'path', 1, 'fail', 'partial', p_replay => true), '1 later', 'unless the row allows it to begin again');
