@@ -136,7 +136,7 @@ begin
     )
     select case when b.cancelled_at is not null then 'cancelled' when k.n > 0 and k.q + k.r = 0 then 'done' when b.paused_at is not null then 'paused'
                 when k.n = 0 then 'empty' else 'running' end,
-           k.n, k.q, k.r, k.s, k.f, k.c, k.j, (k.n - k.q - k.r) / nullif(k.n, 0)::double precision, coalesce(k.cost, 0),
+           k.n, k.q, k.r, k.s, k.f, k.c, k.j, (k.n - k.q - k.r) / nullif(k.n, 0)::double precision, trim_scale(coalesce(k.cost, 0)),
            trim_scale(coalesce(k.cost, 0) + case when k.q + k.r > 0 then (k.q + k.r) * round(coalesce(k.mean, m.mean), 12) else 0 end), coalesce(k.recent / k.seconds, 0),
            case when k.q + k.r = 0 then interval '0'
                 when b.paused_at is null and b.cancelled_at is null and k.recent > 0 then round((k.q + k.r) * k.seconds / k.recent) * interval '1 second' end

@@ -18,9 +18,9 @@ struct Dispatcher {
   private let logger: Logger
   private let local: LocalQueue
 
-  /// Silence of a stream after which its provider is given up. A provider that does not stream is
-  /// silent until it answers: there only the whole time counts.
-  private static let stallMilliseconds = 60_000
+  /// Silence after which a provider is given up: of a stream, and of one that does not stream, which is
+  /// silent until it answers. Generations of batches have weeks; no call of theirs shall hang as long.
+  private static let stallMilliseconds = (stream: 60_000, whole: 600_000)
   /// A day; no whole time is longer.
   private static let longest = 86_400_000
 
@@ -110,7 +110,9 @@ struct Dispatcher {
       method: written.method, url: written.url, headers: written.headers, body: written.body)
     request.totalTimeout = timeout
     let times = times(options)
-    request.stallTimeout = times?.stall ?? (call.stream ? Self.stallMilliseconds : 0)
+    request.stallTimeout =
+      times?.stall
+      ?? (call.stream ? Self.stallMilliseconds.stream : Self.stallMilliseconds.whole)
     request.firstAnswerTimeout = times?.firstToken ?? 0
     request.acceptsCompression = !call.stream
     let attempt = Attempt(

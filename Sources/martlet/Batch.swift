@@ -39,8 +39,9 @@ struct Batch: Sendable {
 
   /// - Throws: `PostgresError` with SQLSTATE PT404 where there is none that the session may see.
   static func read(_ id: String, on connection: Connection) async throws -> Batch {
+    // Outer, so that the function is called, and raises, where there is no such row.
     let rows = try await connection.query(
-      "select \(columns) from ai.batch_progress($1::uuid) p join ai.batches b on b.id = $1::uuid",
+      "select \(columns) from ai.batch_progress($1::uuid) p left join ai.batches b on b.id = $1::uuid",
       [id])
     guard rows.count == 1 else {
       throw PostgresError(.server, "ai.batch_progress() gave no batch")
@@ -130,7 +131,8 @@ extension Batch {
     let head = ["id", "state", "done", "total", "failed", "cost", "created", "name"]
     let rows = batches.map { batch in
       [
-        batch.id, batch.state, batch.done.map { fixed(min($0 * 100, $0 < 1 ? 99.9 : 100), 1) + " %" } ?? "",
+        batch.id, batch.state,
+        batch.done.map { fixed(min($0 * 100, $0 < 1 ? 99.9 : 100), 1) + " %" } ?? "",
         "\(batch.total)", "\(batch.failed)", batch.cost, batch.created, oneLine(batch.name),
       ]
     }

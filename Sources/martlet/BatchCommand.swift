@@ -55,7 +55,9 @@ struct BatchArgument: ParsableArguments {
   var id: String
 
   func validate() throws {
-    guard UUID(uuidString: id) != nil else { throw ValidationError("\(id) is not the id of a batch.") }
+    guard UUID(uuidString: id) != nil else {
+      throw ValidationError("\(id) is not the id of a batch.")
+    }
   }
 }
 

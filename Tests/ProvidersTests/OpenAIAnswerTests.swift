@@ -271,22 +271,36 @@ import Testing
 
   @Test func anAnswerHasBegunWithItsFirstTokenOfWhateverKind() throws {
     let beginnings: [(dialect: String, silent: [String], first: String)] = [
-      ("openai", [#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#],
-        #"{"choices":[{"delta":{"content":"x"}}]}"#),
+      (
+        "openai", [#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#],
+        #"{"choices":[{"delta":{"content":"x"}}]}"#
+      ),
       ("openai", [], #"{"choices":[{"delta":{"reasoning_content":"x"}}]}"#),
       ("openai", [], #"{"choices":[{"delta":{"refusal":"x"}}]}"#),
-      ("openai", [],
-        #"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f"}}]}}]}"#),
-      ("anthropic",
-        [#"{"type":"message_start","message":{"content":[],"usage":{"input_tokens":1}}}"#,
+      (
+        "openai", [],
+        #"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f"}}]}}]}"#
+      ),
+      (
+        "anthropic",
+        [
+          #"{"type":"message_start","message":{"content":[],"usage":{"input_tokens":1}}}"#,
           #"{"type":"ping"}"#,
-          #"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#],
-        #"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#),
-      ("anthropic",
-        [#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}}"#],
-        #"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"x"}}"#),
-      ("anthropic", [],
-        #"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"a","name":"f"}}"#),
+          #"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+        ],
+        #"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#
+      ),
+      (
+        "anthropic",
+        [
+          #"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}}"#
+        ],
+        #"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"x"}}"#
+      ),
+      (
+        "anthropic", [],
+        #"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"a","name":"f"}}"#
+      ),
     ]
     for beginning in beginnings {
       let streamed = call(beginning.dialect, stream: true)

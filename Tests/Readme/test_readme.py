@@ -1,6 +1,7 @@
-"""What the README shows happens just so: its psql sessions are run as they are written.
+"""What the README and the pages of docs/ show happens just so: their psql sessions are run as they are written.
 
-A `…` in the README stands for anything, and `http://127.0.0.1:PORT` for this test's simulator.
+A `…` in a page stands for anything, and `http://127.0.0.1:PORT` for this test's simulator. Each page has a database of
+its own, in which one session follows the other.
 """
 
 from __future__ import annotations
@@ -9,24 +10,28 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import transcript
 from databases import Database
 from processes import Simulator
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = REPOSITORY / "README.md"
+PAGES = [README, *(page for page in sorted((REPOSITORY / "docs").glob("*.md")) if "```psql" in page.read_text())]
 
 
-def test_the_psql_sessions_of_the_readme_happen_as_written(
-    database: Database, simulator: Simulator, worker: Callable[..., object]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_psql_sessions_of_a_page_happen_as_written(
+    page: Path, database: Database, simulator: Simulator, worker: Callable[..., object]
 ) -> None:
-    text = re.sub(r"http://127\.0\.0\.1:\d+", simulator.base_url, README.read_text())
+    text = re.sub(r"http://127\.0\.0\.1:\d+", simulator.base_url, page.read_text())
     sessions = transcript.sessions(text)
-    assert sessions, "the README has no ```psql session"
+    assert sessions, f"{page.name} has no ```psql session"
     worker(database)
     for steps in sessions:
         for step, found in zip(steps, transcript.run(steps, database.url), strict=True):
             difference = transcript.differs(step.expected, found)
-            assert difference is None, f"README.md, at: {step.typed}\n{difference}"
+            assert difference is None, f"{page.name}, at: {step.typed}\n{difference}"
 
 
 def test_every_command_that_the_readme_tells_to_type_exists() -> None:

@@ -88,6 +88,13 @@ select is(t.value_as('mtap_adm', format($$with i as (insert into ai.generations 
   'abe', 'and an admin on behalf of another member');
 select is(t.counts(:'b'), 'running 5 5 0 0 0 0 0', 'the batch counts all of its rows, whoever inserted them');
 select is((select count(distinct q.lane_id) from ai.queue q join ai.lanes l on l.id = q.lane_id where l.batch_id = :'b'), 1::bigint, 'they are in its lane');
+select is((select count(*) from ai.generations where batch_id = :'b' and deadline_ms = 2147483647), 5::bigint, 'they have 24 days');
+insert into ai.generations (tenant_id, user_id, prompt, model, batch_id, deadline_ms, run_after)
+values (t.alpha(), 'ann', 'x', 'mtap/one', :'b', 1, ai.now() + interval '1 day') returning id as short \gset
+select is((t.generation(:'short')).deadline_ms, 1, 'but for one that names its own');
+select is((t.generation(t.ask(p_run_after => ai.now() + interval '1 day'))).deadline_ms, null, 'others have what the settings say');
+delete from ai.delayed;
+delete from ai.generations where run_after > ai.now();
 select is(t.fill(:'b', 1, p_priority => 'high'), '1', 'one of another priority');
 select is((select count(distinct q.lane_id) from ai.queue q join ai.lanes l on l.id = q.lane_id where l.batch_id = :'b'), 2::bigint, 'is in another lane of it');
 select is((select count(*) from ai.lanes where batch_id = :'b'), 3::bigint, 'no lane was made by an insert');

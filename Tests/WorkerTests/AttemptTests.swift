@@ -120,7 +120,8 @@ private struct Bench {
     "each end of a transfer has its signal",
     arguments: [
       (TransferFailure.Kind.connect, Failure.Signal.connect), (.tls, .connect),
-      (.timeout, .timeout), (.late, .slow), (.reset, .reset), (.truncated, .truncated), (.tooLarge, .tooLarge),
+      (.timeout, .timeout), (.late, .slow), (.reset, .reset), (.truncated, .truncated),
+      (.tooLarge, .tooLarge),
       (.invalidRequest, .unsendable), (.invalidResponse, .malformed), (.other, .reset),
     ])
   func signals(kind: TransferFailure.Kind, signal: Failure.Signal) throws {

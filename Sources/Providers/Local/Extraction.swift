@@ -122,7 +122,8 @@ enum Extraction {
       guard wanted.count < 200, wanted[stem] == nil else { return }
       wanted[stem] = wanted.count
       // Short words are mostly function words.
-      let says = !asking.contains(word) && (word.utf8.count > 3 || word.utf8.contains { $0 >= 0x80 })
+      let says =
+        !asking.contains(word) && (word.utf8.count > 3 || word.utf8.contains { $0 >= 0x80 })
       weights.append(says ? 1 : 0.1)
     }
     guard let least = weights.max() else { return [] }
