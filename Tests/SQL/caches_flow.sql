@@ -22,7 +22,7 @@ begin
       perform t.settle(p_worker, v_one.id, v_one.attempt, 'succeeded', case v_one.kind when 'chat' then jsonb_build_object('output', p_output, 'finish_reason', 'stop')
                 else jsonb_build_object('embedding', p_vector::jsonb) end || '{"usage": {"input": 1000000, "output": 100000}}');
     end loop;
-    exit when not v_any;
+    exit when not v_any and not exists (select from ai.queue);
   end loop;
   return v_sent;
 end
