@@ -156,6 +156,11 @@ select is(t.breaker('a'), 'healthy', 'it answered: closed');
 select is(t.choose('a', :'ids'), 'a, a, a, a, a', 'for all');
 select is(ai.choosing_is_needed(), false, 'and nothing is chosen any more');
 
+select t.report('a transient a transient a transient b transient b transient b transient') \g /dev/null
+select t.pass('2 s');
+select is(t.choose('a b c', (:'ids'::uuid[])[1:3]), 'a, b, c', 'two breakers are due: each has a probe of its own, the rest goes past both');
+delete from ai.breakers;
+
 -- A probe that says nothing: the next is let through at once.
 create function t.half_open() returns uuid language plpgsql as $$
 declare v_id uuid := gen_random_uuid();

@@ -243,6 +243,9 @@ select is(t.next(:'g', :'path', 4, 'next', 'context'), 'failed', 'too long for t
 select is(t.next(:'g', array[t.model('mtap/widest'), t.model('mtap/wide'), t.model('mtap/tiny')], 1, 'next', 'context'), 'failed', 'too long for the largest: smaller ones are not asked');
 select is(t.next(:'g', array[t.model('mtap/wide'), t.model('mtap/tiny'), t.model('mtap/widest')], 1, 'next', 'context'), '3', 'they are passed over');
 select is(t.next(:'g', array[t.model('mtap/wide'), t.model('mtap/tiny'), t.model('mtap/widest')], 1, 'next', 'permanent', 'context_length_exceeded'), '3', 'also where only the code says it');
+update ai.models set context_tokens = 1000 where name = 'mtap/tiny';
+select is(t.next(:'g', array[t.model('mtap/wide'), t.model('mtap/tiny'), t.model('mtap/widest')], 1, 'next', 'context'), '3', 'so are those of the same size');
+update ai.models set context_tokens = 100 where name = 'mtap/tiny';
 select is(t.next(:'g', array[t.model('mtap/wide'), t.model('mtap/wide'), t.model('mtap/widest')], 1, 'next', 'context'), '3', 'the same again is not larger');
 update ai.models set enabled = false where name = 'mtap/wide';
 select is(t.next(:'g', :'path', 1, 'next', 'permanent'), '3', 'the kill switch holds for a route that was fixed before');
