@@ -10,7 +10,7 @@ create function t.name(p_name text, p_over jsonb) returns void language sql as $
 create function t.named(p_name text) returns uuid language sql stable as $$ select id from t.names where name = p_name $$;
 create function t.elect(variadic p_names text[]) returns text language sql as $$
   select coalesce(string_agg(f.name || '>' || l.name, ' ' order by f.name), '')
-    from ai.elect_leaders(array(select t.named(n) from unnest(p_names) n), array(select g.tenant_id from unnest(p_names) n join ai.generations g on g.id = t.named(n))) e
+    from ai.elect_leaders(array(select t.named(n) from unnest(p_names) n), array(select g.tenant_id from unnest(p_names) with ordinality n (name, at) join ai.generations g on g.id = t.named(n.name) order by n.at)) e
     join t.names f on f.id = e.generation_id join t.names l on l.id = e.leader_id
 $$;
 create function t.lease(p_name text) returns void language sql as $$
