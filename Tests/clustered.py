@@ -6,10 +6,12 @@ On vectors without clusters every approximate index fails, and none that an app 
 from __future__ import annotations
 
 import random
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from databases import Database, Login
+import psycopg
+from databases import Database
 from psycopg import sql
 
 DIMENSIONS = 384
@@ -75,14 +77,17 @@ select c.tenant_id, c.collection_id, 1, c.id, c.document_id, i.embedding
 
 @dataclass
 class World:
-    """What was loaded: a tenant is an id, a login of one of its members, and a number of chunks."""
+    """What was loaded: a tenant is an id and a number of chunks."""
 
     database: Database
     tenants: list[str]
-    logins: list[Login]
     sizes: list[int]
     schema: str = "raw"
     shape: str = ""
+
+    def connect(self, tenant: int) -> psycopg.Connection[dict[str, Any]]:
+        """As a member of the tenant."""
+        return self.database.connect(user=self.database.member(uuid.UUID(self.tenants[tenant])))
 
     def queries(self, tenant: int, count: int, dice: random.Random) -> list[str]:
         """Vectors near to what the tenant has, but none of them."""
@@ -114,8 +119,7 @@ class World:
 
 def load(database: Database, sizes: list[int], dice: random.Random) -> World:
     """A collection of each size, each of a tenant of its own."""
-    members = [database.member() for _ in sizes]
-    world = World(database, [str(m.tenant_id) for m in members], [m.login for m in members], sizes)
+    world = World(database, [str(database.tenant()) for _ in sizes], sizes)
     values: dict[str, Any] = {
         "dimensions": DIMENSIONS,
         "centres": CENTRES,

@@ -19,10 +19,10 @@ $$;
 comment on function ai.search_index_statement(bigint, bigint, integer, boolean) is 'The statement that makes the index of a collection.';
 
 -- Drops the indexes of versions and collections that are gone, makes one that is missing for a collection that has outgrown exact
--- search (the largest first; nothing beyond p_max_size, chunks times dimensions; null: whatever its size), and lets searches use
+-- search (the largest first; nothing beyond max_size, chunks times dimensions; null: whatever its size), and lets searches use
 -- those that are complete. Gives how many were made, dropped or taken into use. Locks ai.chunk_vectors against writes while it builds, and
 -- all of it for a moment to drop; waits 200 ms for that at most, and leaves what it cannot have to the next time.
-create or replace function ai.make_search_indexes(p_now timestamptz default now(), p_max_size bigint default 8000000) returns integer
+create or replace function ai.make_search_indexes(p_now timestamptz default now(), max_size bigint default 8000000) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '200ms'
@@ -70,7 +70,7 @@ begin
       from ai.collections c
      cross join lateral (values (c.embedding_version, c.dimensions, c.chunks), (c.next_version, c.next_dimensions, c.next_chunks)) v (version, dimensions, chunks)
      where v.version is not null and v.dimensions <= 4000
-       and v.chunks * v.dimensions > v_settings.exact_search_size and (p_max_size is null or v.chunks * v.dimensions <= p_max_size)
+       and v.chunks * v.dimensions > v_settings.exact_search_size and (max_size is null or v.chunks * v.dimensions <= max_size)
        and to_regclass(format('ai.chunk_vectors_c%s_v%s', c.id, v.version)) is null
      order by v.chunks * v.dimensions desc limit 1
   loop

@@ -54,7 +54,7 @@ def chosen(shape: str) -> list[int]:
 def test_members_find_what_an_exact_search_finds(world: World, dice: random.Random) -> None:
     kinds = set()
     for number in chosen(world.shape):
-        connection = world.database.connect(user=world.logins[number])
+        connection = world.connect(number)
         status = connection.execute("select search, chunks from ai.collection_status('docs')").fetchone()
         assert status is not None
         assert status["chunks"] == world.sizes[number], "a member sees the own collection, and that only"
@@ -77,7 +77,7 @@ def test_members_find_what_an_exact_search_finds(world: World, dice: random.Rand
 
 def test_a_filter_and_a_threshold_find_what_they_leave(world: World, dice: random.Random) -> None:
     for number in (0, 50):
-        connection = world.database.connect(user=world.logins[number])
+        connection = world.connect(number)
         tenant = world.tenants[number]
         for query in world.queries(number, 10, dice):
             rows = connection.execute(
@@ -161,7 +161,7 @@ def test_searches_are_compared_with_the_best_that_can_be_written_by_hand(
     }
     ratios = []
     for number in chosen(world.shape):
-        connection = world.database.connect(user=world.logins[number])
+        connection = world.connect(number)
         connection.execute("set enable_seqscan = off")  # for the hand-written ones
         queries = world.queries(number, 40, dice)
         for query in queries[:10]:

@@ -173,7 +173,7 @@ select chunks * 3 as size from ai.collections where id = :fish \gset
 update ai.settings set exact_search_size = :size;
 select is(ai.make_search_indexes(), 0, 'a collection of just the size has no index');
 update ai.settings set exact_search_size = :size - 1;
-select is(ai.make_search_indexes(p_max_size => :size - 1), 0, 'a larger one has none where it takes too long to build');
+select is(ai.make_search_indexes(max_size => :size - 1), 0, 'a larger one has none where it takes too long to build');
 update ai.settings set max_search_indexes = 0;
 select is(ai.make_search_indexes(), 0, 'nor where there are enough');
 update ai.settings set max_search_indexes = 1;
