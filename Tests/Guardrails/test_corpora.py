@@ -76,19 +76,11 @@ def test_what_is_caught_and_what_is_wrongly_caught(database: Database, capsys: p
 
 
 def test_the_small_expressions_let_through_whatever_the_large_ones_find(database: Database) -> None:
-    for name in ("injection", "pii", "harmless", "hard"):
-        for one in sentences(name):
-            (row,) = database.execute(
-                """select part, lower(t collate "C") collate "C" ~ ai.injection_anchors(part) as anchored,
-                          lower(t collate "C") collate "C" ~ ai.injection_pattern(part) as found
-                     from (values (%s)) v (t), unnest(array['plain']) part""",
-                one.text,
-            )
-            (foreign,) = database.execute(
-                """select lower(t collate "C") collate "C" ~ ai.injection_anchors('foreign') as anchored,
-                          lower(t collate "C") collate "C" ~ ai.injection_pattern('foreign') as found
-                     from (values (%s)) v (t)""",
-                one.text,
-            )
-            assert row["anchored"] or not row["found"], one.text
-            assert foreign["anchored"] or not foreign["found"], one.text
+    texts = [one.text for name in ("injection", "pii", "harmless", "hard") for one in sentences(name)]
+    missed = database.execute(
+        """select part, t from unnest(%s::text[]) t, unnest('{plain,foreign}'::text[]) part,
+                  lateral (select lower(t collate "C") collate "C" as small) l
+            where l.small !~ ai.injection_anchors(part) and l.small ~ ai.injection_pattern(part)""",
+        texts,
+    )
+    assert missed == []
