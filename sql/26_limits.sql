@@ -199,13 +199,11 @@ create policy own on ai.limits for insert to ai_admin
 drop policy if exists own_change on ai.limits;
 create policy own_change on ai.limits for update to ai_admin
   using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()) and not operator);
-drop policy if exists own_removal on ai.limits;
-create policy own_removal on ai.limits for delete to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()) and not operator);
 grant select on ai.limits to ai_user;
+-- By column, because who may update or delete a whole table may also lock it, and with it everybody's claims. A limit is
+-- switched off, not deleted.
 grant insert (tenant_id, per, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) on ai.limits to ai_admin;
 grant update (amount, soft, on_limit, enabled) on ai.limits to ai_admin;
-grant delete on ai.limits to ai_admin;
 
 drop policy if exists visible on ai.credits;
 create policy visible on ai.credits for select to ai_user

@@ -178,6 +178,8 @@ create policy own on ai.cache_policies for all to ai_admin
   using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
   with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
 grant select on ai.cache_policies to ai_user;
+-- By column, because who may update or delete a whole table may also lock it, and with it everybody's inserts. A policy is
+-- switched off, not deleted.
 grant insert (tenant_id, position, kind, profile, model, exact, semantic, threshold, ttl, stale_for, scope, vector_model, enabled),
-  update (position, kind, profile, model, exact, semantic, threshold, ttl, stale_for, scope, vector_model, enabled), delete
+  update (position, kind, profile, model, exact, semantic, threshold, ttl, stale_for, scope, vector_model, enabled)
   on ai.cache_policies to ai_admin;

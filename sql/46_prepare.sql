@@ -18,7 +18,8 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  v_one record;
+  v_one   record;
+  v_ended uuid[] := '{}';
 begin
   for v_one in
     select g.tenant_id, g.id, e.leader_id, p.target > 1 and ai.why_degraded(g.tenant_id, g.kind, g.profile, g.route[p.target]) is not null as is_last_resort,
@@ -32,12 +33,13 @@ begin
                                                 array(select o from unnest(p_tenants, p_prepares) w (o, wanted) where wanted)) l offset 0) e on e.generation_id = g.id
      where p.prepare and not exists (select from ai.cancellations c where c.generation_id = p.id)
        and greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' > ai.now()
-     order by p.n
+     order by e.leader_id is not null, p.n
   loop
     generation_id := v_one.id;
-    leader_id := v_one.leader_id;
+    -- Leaders come first: who would follow one that has just been answered asks for itself.
+    leader_id := case when v_one.leader_id = any (v_ended) then null else v_one.leader_id end;
     begin
-      outcome := ai.prepare_generation(v_one.tenant_id, v_one.id, v_one.leader_id is not null, v_one.is_last_resort, v_one.context_tokens);
+      outcome := ai.prepare_generation(v_one.tenant_id, v_one.id, leader_id is not null, v_one.is_last_resort, v_one.context_tokens);
     exception when others then
       -- One that cannot be prepared must not keep all others from being claimed. What only says `again` goes on.
       if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
@@ -48,6 +50,9 @@ begin
       perform ai.end_generation(v_one.tenant_id, v_one.id, 'failed', jsonb_build_object('class', 'unprepared', 'code', 'PT500', 'message', 'its prompt could not be put together', 'sqlstate', sqlstate));
       outcome := 'ended';
     end;
+    if outcome = 'ended' then
+      v_ended := v_ended || v_one.id;
+    end if;
     if outcome is not null then
       return next;
     end if;

@@ -36,9 +36,9 @@ begin
      where not exists (select from ai.cancellations c where c.generation_id = p.generation_id)
        and greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' > p_now
   ), wanted as materialized (
-    select w.*, case when not w.varies then ai.route_models(w.tenant_id, w.kind, w.model, w.profile, null, null, null, null) end as route
-      from (select d.*, d.model is null and ai.route_varies(d.tenant_id, d.kind, d.profile) as varies
-              from (select distinct a.tenant_id, a.kind, a.model, a.profile from asked a where a.route is null) d offset 0) w
+    select w.*, case when not w.varies then ai.route_models(w.tenant_id, w.kind, w.model, w.profile, w.bytes, null, null, null) end as route
+      from (select d.*, d.model is null and ai.route_varies(d.tenant_id, d.kind, d.profile, d.bytes) as varies
+              from (select a.tenant_id, a.kind, a.model, a.profile, max(a.input_bytes) as bytes from asked a where a.route is null group by 1, 2, 3, 4) d offset 0) w
   ), routed as materialized (
     select a.*, coalesce(a.route, case when w.varies then ai.route_models(a.tenant_id, a.kind, a.model, a.profile, a.input_bytes, a.metadata, a.stream, a.generation_id)
                                        else w.route end) as path
@@ -52,11 +52,12 @@ begin
          array_agg(case when r.kind = 'embedding' then 0
                         else least(coalesce(ai.token_count(r.params -> 'max_completion_tokens'), ai.token_count(r.params -> 'max_tokens'), m.max_output_tokens, s.max_output_tokens),
                                    m.max_output_tokens)::integer end) as outputs,
-         null::text[] as counters, null::text[] as amounts
+         null::text[] as counters, null::text[] as amounts, bool_or(not m.enabled or not v.enabled) as disabled
     into v_go
     from routed r
    cross join ai.settings s
-    join ai.models m on m.id = r.path[r.target];
+    join ai.models m on m.id = r.path[r.target]
+    join ai.providers v on v.id = m.provider_id;
 
   v_refused := array(select i from unnest(p_ids) i where not i = any (coalesce(v_go.ids, '{}')));
   if cardinality(v_refused) > 0 then
@@ -67,8 +68,8 @@ begin
     return;
   end if;
 
-  -- Breakers: another target, or later.
-  if ai.choosing_is_needed() then
+  -- What is switched off, and breakers: another target, or later.
+  if v_go.disabled or ai.choosing_is_needed() then
     select * into v_go from ai.pass_breakers(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.leaders, v_go.inputs, v_go.outputs, p_now);
     if v_go.ids is null then
       return;
@@ -83,13 +84,7 @@ begin
     end if;
   end if;
   if exists (select from unnest(v_go.leaders) l where l is not null) then
-    insert into ai.waiting (generation_id, for_id, tenant_id, lane_id, attempts, target, deadline_at, counters, amounts, claimed_at)
-    select u.id, u.leader, u.tenant, u.lane, u.tries, u.target,
-           greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms', u.counters::bigint[], u.amounts::numeric[], p_now
-      from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.leaders, v_go.counters, v_go.amounts) u (id, tenant, lane, tries, target, leader, counters, amounts)
-      join ai.generations g on g.tenant_id = u.tenant and g.id = u.id
-     cross join ai.settings s
-     where u.leader is not null;
+    perform ai.follow(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.leaders, v_go.counters, v_go.amounts, p_now);
   end if;
 
   return query
@@ -118,7 +113,9 @@ begin
     ), final as materialized (
       -- A budget is worth keeping only where another target is left.
       select r.*, case when cardinality(r.path) > r.target then w.first_token_ms end as first_token_ms, a.secret, w.degrade,
-             least(r.deadline_at, case when cardinality(r.path) > r.target then r.waiting_since + w.total_ms * interval '1 ms' end) as stop_at,
+             -- What was over before the claim was spent waiting for a worker: the provider gets its time.
+             least(r.deadline_at, case when cardinality(r.path) > r.target and r.waiting_since + w.total_ms * interval '1 ms' > p_now
+                                       then r.waiting_since + w.total_ms * interval '1 ms' end) as stop_at,
              case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held
         from ready r
         join rules w on w.tenant_id = r.tenant_id and w.kind = r.kind and w.profile is not distinct from r.profile
@@ -155,6 +152,51 @@ $$;
 comment on function ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]) is
   'Leases what breakers and limits let through and gives the calls; the rest is queued, delayed, made to wait or ended.';
 
+-- Lets generations that have a leader wait for it. One whose leader is not sent after all, because a limit or a breaker holds
+-- it, is queued again, and gives back what it had reserved.
+create or replace function ai.follow(
+  p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_leaders uuid[], p_counters text[], p_amounts text[], p_now timestamptz)
+returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_back record;
+begin
+  with followers as materialized (
+    select u.*, u.leader in (select o.id from unnest(p_ids, p_leaders) o (id, leader) where o.leader is null union all
+                             select l.generation_id from ai.leases l where l.generation_id = any (p_leaders)) as is_led
+      from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_leaders, p_counters, p_amounts) u (id, tenant, lane, tries, target, leader, counters, amounts)
+     where u.leader is not null
+  ), waiting as (
+    insert into ai.waiting (generation_id, for_id, tenant_id, lane_id, attempts, target, deadline_at, counters, amounts, claimed_at)
+    select f.id, f.leader, f.tenant, f.lane, f.tries, f.target,
+           greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms', f.counters::bigint[], f.amounts::numeric[], p_now
+      from followers f
+      join ai.generations g on g.tenant_id = f.tenant and g.id = f.id
+     cross join ai.settings s
+     where f.is_led
+  ), queued as (
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+    select f.lane, f.id, f.tenant, f.tries, f.target, true from followers f where not f.is_led
+  )
+  select array_agg(distinct f.lane) as lanes,
+         jsonb_agg(jsonb_build_object('generation_id', f.id, 'counters', to_jsonb(f.counters::bigint[]), 'amounts', to_jsonb(f.amounts::numeric[]), 'claimed_at', p_now,
+                                      'tokens', 0, 'cost', 0, 'sent', false, 'ended', false)) filter (where f.counters is not null) as reserved
+    into v_back
+    from followers f where not f.is_led;
+  if v_back.reserved is not null then
+    perform ai.settle_limits(v_back.reserved);
+  end if;
+  if v_back.lanes is not null then
+    perform ai.list_lanes(v_back.lanes);
+  end if;
+end
+$$;
+comment on function ai.follow(uuid[], uuid[], bigint[], smallint[], smallint[], uuid[], text[], text[], timestamptz) is
+  'Lets generations wait for the one that is asked the same; queues those whose leader is held up.';
+
 -- Where breakers are open: chooses each generation's target, delays what has none at present, ends what has none at all.
 create or replace function ai.pass_breakers(
   p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_routes text[], p_leaders uuid[], p_inputs integer[], p_outputs integer[],
@@ -168,7 +210,8 @@ declare
   v_rest   record;
   v_one    record;
 begin
-  select array_agg(c.generation_id) as ids, array_agg(c.target) as targets, array_agg(c.model_id) as models, array_agg(c.until) as untils
+  select array_agg(c.generation_id) as ids, array_agg(c.target) as targets, array_agg(c.model_id) as models, array_agg(c.until) as untils,
+         array_agg(c.stage) as stages, bool_or(c.stage is not null and c.model_id is not null) as told
     into v_chosen
     from ai.choose_targets(p_ids, p_routes, p_targets, p_inputs) c;
 
@@ -186,18 +229,28 @@ begin
     select w.id, greatest(w.until, p_now + interval '1 ms'), w.lane_id, w.tenant_id, w.attempts, w.target, w.cached from unanswered w where w.later
   )
   select array_agg(w.id order by w.id) filter (where not w.later or w.cached) as ids, array_agg(w.tenant_id order by w.id) filter (where not w.later or w.cached) as tenants,
-         array_agg(w.later order by w.id) filter (where not w.later or w.cached) as laters
+         array_agg(w.later order by w.id) filter (where not w.later or w.cached) as laters,
+         array_agg(w.until is not null order by w.id) filter (where not w.later or w.cached) as untils
     into v_rest
     from unanswered w;
-  for v_one in select * from unnest(v_rest.ids, v_rest.tenants, v_rest.laters) r (id, tenant_id, later) loop
+  for v_one in select * from unnest(v_rest.ids, v_rest.tenants, v_rest.laters, v_rest.untils) r (id, tenant_id, later, ever) loop
     if v_one.later then
       perform ai.stop_leading(v_one.tenant_id, v_one.id);
+    elsif not v_one.ever then
+      perform ai.end_generation(v_one.tenant_id, v_one.id, 'failed',
+        '{"class": "no_model", "code": "PT404", "message": "the model, or every target of the profile, was removed or switched off"}');
     else
       perform ai.end_generation(v_one.tenant_id, v_one.id, 'failed',
         '{"class": "unavailable", "code": "PT503", "message": "no provider of the route is available", "hint": "select * from ai.explain_route(…);"}');
     end if;
   end loop;
 
+  if v_chosen.told then
+    update ai.generations g set stages = coalesce(g.stages, '[]') || c.stage
+      from unnest(v_chosen.ids, v_chosen.models, v_chosen.stages) c (id, model_id, stage)
+      join unnest(p_ids, p_tenants) u (id, tenant_id) on u.id = c.id
+     where c.model_id is not null and c.stage is not null and g.tenant_id = u.tenant_id and g.id = u.id;
+  end if;
   select array_agg(u.id), array_agg(u.tenant_id), array_agg(u.lane_id), array_agg(u.attempts), array_agg(c.target), array_agg(u.route), array_agg(c.model_id),
          array_agg(u.leader_id), array_agg(u.input), array_agg(u.output)
     into ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs
@@ -278,7 +331,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_moved uuid[];
+  v_moved record;
   v_lanes bigint[];
 begin
   with misplaced as materialized (
@@ -299,29 +352,32 @@ begin
     select distinct m.tenant_id, m.priority, m.counters, m.batch_id from misplaced m order by 1, 2, 3, 4
     on conflict do nothing
   )
-  select array_agg(m.id) into v_moved from misplaced m;
-  if v_moved is null then
+  select array_agg(m.id) as ids, array_agg(m.tenant_id) as tenants, array_agg(m.attempts) as tries, array_agg(m.target) as targets, array_agg(m.priority) as priorities,
+         array_agg(m.batch_id) as batches, array_agg(m.counters::text) as counters
+    into v_moved
+    from misplaced m;
+  if v_moved.ids is null then
     return '{}';
   end if;
+  -- The lanes of the statement before, by the counters found there: limits may have changed since.
   with queued as (
     insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
     select l.id, u.id, u.tenant_id, u.attempts, u.target, true
-      from unnest(p_ids, p_tenants, p_tries, p_targets) u (id, tenant_id, attempts, target)
-      join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
-      join ai.lanes l on l.tenant_id = g.tenant_id and l.priority = g.priority and l.batch_id is not distinct from g.batch_id
-                     and l.counters = ai.generation_counters(g.tenant_id, g.user_id, g.kind, g.model, g.profile)
-     where u.id = any (v_moved)
+      from unnest(v_moved.ids, v_moved.tenants, v_moved.tries, v_moved.targets, v_moved.priorities, v_moved.batches, v_moved.counters)
+           u (id, tenant_id, attempts, target, priority, batch_id, counters)
+      join ai.lanes l on l.tenant_id = u.tenant_id and l.priority = u.priority and l.counters = u.counters::bigint[] and l.batch_id is not distinct from u.batch_id
     returning lane_id
   )
   select array_agg(distinct q.lane_id) into v_lanes from queued q;
   perform ai.list_lanes(v_lanes);
   perform ai.wake_workers();
-  return v_moved;
+  return v_moved.ids;
 end
 $$;
 comment on function ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[]) is 'Moves what lies in the wrong lane into the right one; gives the moved.';
 
 revoke execute on function ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]),
+  ai.follow(uuid[], uuid[], bigint[], smallint[], smallint[], uuid[], text[], text[], timestamptz),
   ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], smallint[], text[], uuid[], integer[], integer[], timestamptz),
   ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[]),
   ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[]) from public;

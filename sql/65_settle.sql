@@ -197,7 +197,7 @@ begin
          (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'counters', to_jsonb(d.counters), 'amounts', to_jsonb(d.amounts), 'claimed_at', d.claimed_at,
                                               'tokens', d.input_tokens + d.output_tokens, 'cost', d.cost, 'sent', not d.unsent, 'ended', d.status is not null))
             from decided d where d.counters is not null) as reserved,
-         (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'model_id', d.model_id, 'outcome', d.outcome, 'class', d.class, 'signal', d.signal,
+         (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'model_id', d.model_id, 'outcome', d.outcome, 'class', d.class, 'signal', d.signal, 'secret', d.secret,
                                               'ttft_ms', d.ttft_ms, 'latency_ms', d.latency_ms))
             from decided d where not d.unsent) as seen,
          (select count(pg_notify(n.channel, n.payload))

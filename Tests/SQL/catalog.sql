@@ -62,6 +62,7 @@ select is_empty($$ select c.relname, t.attname, a.privilege_type from pg_attribu
                     where c.relnamespace = 'ai'::regnamespace and a.privilege_type not in ('SELECT', 'INSERT')
                        and not (c.relname = 'limits' and a.grantee = 'ai_admin'::regrole and t.attname in ('amount', 'soft', 'on_limit', 'enabled'))
                        and not (c.relname = 'cache_policies' and a.grantee = 'ai_admin'::regrole and t.attname not in ('id', 'tenant_id', 'created_at'))
+                       and not (c.relname = 'guardrails' and a.grantee = 'ai_admin'::regrole and t.attname not in ('id', 'tenant_id', 'compiled'))
                        and not (c.relname in ('routes', 'profiles', 'profile_rules') and a.grantee = 'ai_admin'::regrole
                                 and t.attname not in ('id', 'tenant_id', 'name', 'kind'))
                        and not (c.relname = 'prompt_templates' and a.grantee = 'ai_admin'::regrole and t.attname = 'enabled') $$,

@@ -31,14 +31,14 @@ select throws_ok(s, state, null, s)
 create temp table changed as with c as (update ai.limits set amount = 1e9 where operator returning id) select count(*) as n from c;
 select is((select n from changed), 0::bigint, 'the operator''s limits are out of reach');
 drop table changed;
-create temp table gone as with c as (delete from ai.limits where operator returning id) select count(*) as n from c;
-select is((select n from gone), 0::bigint, 'nor are they deleted');
-drop table gone;
+select throws_ok($$ delete from ai.limits where operator $$, '42501', null, 'nor are they deleted');
+select throws_ok($$ lock table ai.limits in access exclusive mode $$, '42501', null, 'an admin cannot lock the limits of all');
 select is((select count(*) from ai.limits), 4::bigint, 'an admin sees what concerns the tenant: two of the operator''s, two of its own');
-select lives_ok($$ delete from ai.limits where metric = 'concurrency' $$, 'and deletes what is its own');
-select is((select count(*) from ai.limits), 3::bigint, 'gone');
+select throws_ok($$ delete from ai.limits where metric = 'concurrency' $$, '42501', null, 'what is its own is not deleted');
+select lives_ok($$ update ai.limits set enabled = false where metric = 'concurrency' $$, 'but switched off');
 reset session authorization;
 select is((select count(*) from ai.limits where amount = 1e9), 0::bigint, 'nothing was raised');
+delete from ai.limits where metric = 'concurrency' and tenant_id = t.alpha();
 
 -- Neither users nor developers set limits
 set local session authorization mtap_dev;

@@ -43,6 +43,21 @@ insert into t.sees values
   ('ai.members',          1, 5, 5, 0, 'x', 'x', 'x', 'x'),
   ('ai.retry_rules',      44, 44, 44, 44, 'x', 'x', 'x', 'x'),
   ('ai.batches',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.guardrails',       0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.limits',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.credits',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.cache_policies',   0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.collections',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.documents',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.chunks',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.chunk_vectors',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.vectorizers',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.vectorized_rows',  0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.profile_rules',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.profiles',         3, 3, 3, 3, 'x', 'x', 'x', 'x'),
+  ('ai.breaker_settings', 13, 13, 13, 13, 'x', 'x', 'x', 'x'),
+  ('ai.breakers',         0, 0, 0, 0, 'x', 0, 'x', 'x'),
+  ('ai.model_stats',      'x', 'x', 'x', 'x', 'x', 0, 'x', 'x'),
   ('ai.prompt_templates', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.context_sources',  0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.conversations',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
@@ -79,7 +94,7 @@ select is(t.as_role(r.name, format('update %s set %I = %2$I', c.relation, c.attn
 select is(t.as_role(r.name, format('insert into %s default values', c.relation)), '42501', format('%s may not insert into %s', r.name, c.relation))
   from t.roles r
  cross join (select format('ai.%I', relname) as relation from pg_class
-              where relnamespace = 'ai'::regnamespace and relkind in ('r', 'p') and not relispartition and relname <> 'generations') c
+              where relnamespace = 'ai'::regnamespace and relkind in ('r', 'p') and not relispartition and relname not in ('generations', 'guardrails')) c
  order by r.name, c.relation;
 
 -- 3. Columns of ai.generations: what the app may set, and nothing else.
