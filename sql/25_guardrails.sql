@@ -31,11 +31,20 @@ as $$
 $$;
 comment on function ai.guardrail_error(text, text, text, text) is 'The error of a generation that a rule refuses.';
 
+create or replace function ai.private_use_error() returns jsonb
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select '{"class": "guardrail", "code": "PT422", "message": "the input has too many characters of private use", "hint": "Leave out U+E000 to U+E03B."}'::jsonb
+$$;
+comment on function ai.private_use_error() is 'The error of a text that leaves no character to mark things with.';
+
 -- Applies a tenant's rules, and those of all tenants, to one text. p_asked: the part of it that may not give orders, for
 -- injection and emptiness (null: not to be checked). p_separator stands between the parts of p_text, and is in none.
--- p_taken: placeholders that must not be given out.
+-- p_taken: placeholders that must not be given out. p_placeholders and p_originals: those given out before, for equal values
+-- again. p_redacting: nothing but what redacts, for what joins the text later.
 create or replace function ai.apply_guardrails(
-  p_tenant uuid, p_kind text, p_scope text, p_text text, p_asked text, p_separator text, p_taken text[],
+  p_tenant uuid, p_kind text, p_scope text, p_text text, p_asked text, p_separator text, p_taken text[], p_placeholders text[], p_originals text[], p_redacting boolean,
   out text text, out rejected jsonb, out stages jsonb, out placeholders text[], out originals text[])
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -58,12 +67,13 @@ declare
 begin
   text := p_text;
   stages := '[]';
-  placeholders := '{}';
-  originals := '{}';
+  placeholders := p_placeholders;
+  originals := p_originals;
   for v_rule in
     select g.name, g.detector, g.action, g.restore, g.options, g.compiled
       from ai.guardrails g
      where (g.tenant_id = p_tenant or g.tenant_id is null) and g.enabled and g.scope in (p_scope, 'both') and p_kind = any (g.kinds) and g.detector <> 'moderation'
+       and (g.action = 'redact' or not p_redacting)
      order by g.position, g.tenant_id nulls first, g.id
   loop
     v_started := clock_timestamp();
@@ -134,7 +144,7 @@ begin
     from unnest(placeholders, originals) k (placeholder, original) where k.placeholder = any (v_mine);
 end
 $$;
-comment on function ai.apply_guardrails(uuid, text, text, text, text, text, text[]) is
+comment on function ai.apply_guardrails(uuid, text, text, text, text, text, text[], text[], text[], boolean) is
   'A text after the rules that apply to it, or why it is refused, with the placeholders that may be restored.';
 
 -- The texts of OpenAI messages, in order: strings, and the text of parts. asked: what users and tools say, which is not to
@@ -204,7 +214,7 @@ begin
     select array_agg(t.text), string_agg(t.text, E'\n') filter (where t.asked) into v_texts, v_asked from ai.message_texts(messages) t;
     v_mark := ai.unused_character(array_to_string(coalesce(v_texts, '{}'), ''));
     if v_mark is null then
-      rejected := jsonb_build_object('class', 'guardrail', 'code', 'PT422', 'message', 'the input has too many characters of private use', 'hint', 'Leave out U+E000 to U+E03B.');
+      rejected := ai.private_use_error();
       stages := jsonb_build_array(ai.stage('guardrails', 'rejected', 'characters of private use'));
       return;
     end if;
@@ -214,7 +224,7 @@ begin
       v_asked := case when not messages @? '$[*] ? (@.role == "user" || @.role == "tool").content[*] ? (@.type() == "object" && @.type != "text")' then '' end;
     end if;
   end if;
-  v_result := ai.apply_guardrails(p_tenant, p_kind, 'input', v_text, v_asked, v_mark, '{}');
+  v_result := ai.apply_guardrails(p_tenant, p_kind, 'input', v_text, v_asked, v_mark, '{}', '{}', '{}', false);
   rejected := v_result.rejected;
   stages := v_result.stages;
   if rejected is not null or v_result.text = v_text then
@@ -235,77 +245,47 @@ $$;
 comment on function ai.guard_input(uuid, uuid, text, text, text, jsonb) is
   'The input of a generation after the rules: redacted, or why it is refused, and what to note in its stages.';
 
--- Whether nobody may see the answer before it has ended.
-create or replace function ai.holds_output(p_tenant uuid, p_id uuid, p_kind text) returns boolean
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-as $$
-begin
-  return exists (select from ai.redactions r where r.tenant_id = p_tenant and r.generation_id = p_id) or ai.guards(p_tenant, p_kind, 'output');
-end
-$$;
-comment on function ai.holds_output(uuid, uuid, text) is 'Whether an answer is shown at its end only: rules look at it, or placeholders are restored in it.';
-
--- Called once when a generation ends. Rules see the answer with its placeholders; what these stand for is put back
--- afterwards: it is the asker's own. Forgets the redactions.
-create or replace function ai.guard_output(p_tenant uuid, p_id uuid, p_user text, p_text text, out text text, out rejected jsonb, out stages jsonb)
+-- What joins a prompt after it was inserted (history, passages, rows of an app) is redacted by the same rules, into the same
+-- placeholders: otherwise the next turn of a conversation would send what was restored in the last answer. For the whole
+-- prompt as it is to be sent; nothing is rejected for what it says. Writes ai.redactions, for this generation alone.
+create or replace function ai.guard_prepared(p_tenant uuid, p_id uuid, p_kind text, p_messages jsonb, out messages jsonb, out rejected jsonb, out stages jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
+  v_texts        text[] := array(select t.text from ai.message_texts(p_messages) t);
+  v_mark         text := ai.unused_character(array_to_string(v_texts, ''));
+  v_text         text := array_to_string(v_texts, v_mark);
   v_placeholders text[];
   v_originals    text[];
   v_result       record;
 begin
-  with gone as (
-    delete from ai.redactions r where r.tenant_id = p_tenant and r.generation_id = p_id returning r.placeholder, r.original
-  )
-  select coalesce(array_agg(g.placeholder), '{}'), coalesce(array_agg(g.original), '{}') into v_placeholders, v_originals from gone g;
-  text := p_text;
-  if p_text is null then
+  messages := p_messages;
+  stages := '[]';
+  if v_mark is null then
+    rejected := ai.private_use_error();
     return;
   end if;
-  v_result := ai.apply_guardrails(p_tenant, 'chat', 'output', p_text, p_text, null, v_placeholders);
+  select coalesce(array_agg(r.placeholder), '{}'), coalesce(array_agg(r.original), '{}') into v_placeholders, v_originals
+    from ai.redactions r where r.tenant_id = p_tenant and r.generation_id = p_id;
+  v_result := ai.apply_guardrails(p_tenant, p_kind, 'input', v_text, null, v_mark, '{}', v_placeholders, v_originals, true);
   rejected := v_result.rejected;
+  if rejected is not null or v_result.text = v_text then
+    stages := case when rejected is null then '[]' else v_result.stages end;
+    return;
+  end if;
   stages := v_result.stages;
-  text := case when rejected is null then ai.restore(v_result.text, v_placeholders, v_originals) end;
+  messages := ai.with_texts(p_messages, string_to_array(v_result.text, v_mark));
+  if p_kind = 'chat' then
+    insert into ai.redactions (tenant_id, generation_id, placeholder, original)
+    select p_tenant, p_id, k.placeholder, k.original from unnest(v_result.placeholders, v_result.originals) k (placeholder, original)
+    on conflict do nothing;
+  end if;
 end
 $$;
-comment on function ai.guard_output(uuid, uuid, text, text) is
-  'The answer of a generation after the rules, with what its placeholders stand for, or why it is refused; forgets the redactions.';
+comment on function ai.guard_prepared(uuid, uuid, text, jsonb) is
+  'A prompt with what joined it after its insert, redacted by the rules; rejected: there is more to redact than can be.';
 
--- For generations that end without an answer.
-create or replace function ai.forget_redactions(p_tenants uuid[], p_ids uuid[]) returns void
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  delete from ai.redactions r using unnest(p_tenants, p_ids) e (tenant_id, id) where r.tenant_id = e.tenant_id and r.generation_id = e.id
-$$;
-comment on function ai.forget_redactions(uuid[], uuid[]) is 'Forgets what was taken out of the inputs of these generations.';
-
--- What a crash or a restore left behind. Returns how many rows are gone; at most p_limit.
-create or replace function ai.sweep_redactions(p_limit integer default 1000) returns integer
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_gone integer;
-begin
-  delete from ai.redactions r
-   where (r.tenant_id, r.generation_id, r.placeholder) in (
-           select o.tenant_id, o.generation_id, o.placeholder
-             from ai.redactions o
-             left join ai.generations g on g.tenant_id = o.tenant_id and g.id = o.generation_id
-            where g.id is null or g.finished_at is not null
-            limit p_limit);
-  get diagnostics v_gone = row_count;
-  return v_gone;
-end
-$$;
-comment on function ai.sweep_redactions(integer) is 'Forgets redactions whose generation has ended or is gone.';
-
-revoke execute on function ai.guards(uuid, text, text), ai.guardrail_error(text, text, text, text), ai.apply_guardrails(uuid, text, text, text, text, text, text[]),
-  ai.message_texts(jsonb), ai.with_texts(jsonb, text[]), ai.guard_input(uuid, uuid, text, text, text, jsonb), ai.holds_output(uuid, uuid, text),
-  ai.guard_output(uuid, uuid, text, text), ai.forget_redactions(uuid[], uuid[]), ai.sweep_redactions(integer) from public;
+revoke execute on function ai.guards(uuid, text, text), ai.guardrail_error(text, text, text, text), ai.private_use_error(), ai.apply_guardrails(uuid, text, text, text, text, text, text[], text[], text[], boolean),
+  ai.message_texts(jsonb), ai.with_texts(jsonb, text[]), ai.guard_input(uuid, uuid, text, text, text, jsonb), ai.guard_prepared(uuid, uuid, text, jsonb) from public;

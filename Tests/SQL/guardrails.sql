@@ -236,6 +236,8 @@ select is(p.messages = '[{"role": "user", "content": "x"}]' and p.rejected is nu
 select is(p.rejected ->> 'code', 'PT422', 'more than can be redacted') from ai.guard_prepared(t.alpha(), '0a000000-0000-7000-8000-0000000000e2', 'chat', jsonb_build_array(jsonb_build_object('role', 'user', 'content', repeat('a@b.co ', 1001)))) p;
 select is((ai.guard_prepared(t.alpha(), null, 'chat', m)).rejected ->> 'code', 'PT422', 'no character is left to mark things with')
   from (select jsonb_build_array(jsonb_build_object('role', 'user', 'content', string_agg(chr(57343 + n), '' order by n))) as m from generate_series(1, 60) n) x;
+select is((t.guard(null, jsonb_build_array(jsonb_build_object('role', 'user', 'content', (select string_agg(chr(57343 + n), '') from generate_series(1, n) n))))).rejected ->> 'code', expected, n || ' characters of private use')
+  from (values (59, null), (60, 'PT422')) v (n, expected);
 select t.no_rules();
 
 -- Moderation
