@@ -115,7 +115,8 @@ $$;
 comment on function ai.limit_text(text, text, numeric, text) is 'A limit in words, such as 20 requests an hour for each member.';
 
 -- Trigger BEFORE INSERT: what an admin of a tenant inserts is the tenant's own. Runs as who inserts, because it is the
--- policies' being active that tells an admin from the operator.
+-- policies' being active that tells an admin from the operator. Raises PT409 beyond 100 limits of a tenant's own: claims
+-- lock the counters of all of them, for other tenants in the same batch, too.
 create or replace function ai.own_limit() returns trigger
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
@@ -124,6 +125,9 @@ begin
   if row_security_active('ai.limits') then
     new.tenant_id := coalesce(new.tenant_id, (select ai.tenant_id()));
     new.operator := false;
+    if (select count(*) from ai.limits l where l.tenant_id = new.tenant_id and not l.operator) >= 100 then
+      raise exception 'a tenant sets at most 100 limits' using errcode = 'PT409', hint = 'The operator may set more.';
+    end if;
   end if;
   return new;
 end

@@ -61,8 +61,8 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if p_amount is null or p_amount = 0 or p_amount in ('NaN', 'Infinity', '-Infinity') then
-    raise exception 'credit is added by an amount other than 0' using errcode = 'PT400';
+  if p_amount is null or p_amount = 0 or p_amount not between -1e30 and 1e30 or scale(p_amount) > 20 then
+    raise exception 'credit is added by an amount other than 0, with at most 20 digits after the point' using errcode = 'PT400';
   end if;
   perform from ai.tenants t where t.id = p_tenant for no key update;
   if not found then

@@ -61,6 +61,13 @@ set local session authorization mtap_badm;
 select is((select count(*) from ai.limits), 2::bigint, 'another tenant''s admin sees its own and the shared one');
 reset session authorization;
 delete from ai.limits where tenant_id = t.beta();
+-- so many and no more
+set local session authorization mtap_adm;
+select lives_ok($$ insert into ai.limits (metric, amount, enabled) select 'concurrency', n, false from generate_series(1, 99) n $$, 'an admin sets a hundred limits');
+select throws_ok($$ insert into ai.limits (metric, amount) values ('concurrency', 1) $$, 'PT409', null, 'one more is too many');
+reset session authorization;
+select lives_ok(format('insert into ai.limits (tenant_id, metric, amount, enabled) values (%L, ''concurrency'', 1, false)', t.alpha()), 'the operator may go on');
+delete from ai.limits where metric = 'concurrency';
 -- an admin without the role in the tenant: the grant alone is nothing
 update ai.members set role = 'developer' where user_id = 'adm';
 set local session authorization mtap_adm;
