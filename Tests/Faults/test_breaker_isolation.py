@@ -24,8 +24,9 @@ COOLDOWN_MS, CAP_MS = 300, 1200
 
 def told(simulator: Simulator, directives: str) -> None:
     """Changes what a running simulator answers with."""
-    request = urllib.request.Request(f"{simulator.base_url}/__defaults", data=directives.encode(), method="POST")
-    urllib.request.urlopen(request, timeout=30).close()
+    url = f"{simulator.base_url}/__defaults"
+    request = urllib.request.Request(url, data=directives.encode(), method="POST")  # noqa: S310
+    urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
 
 
 def latencies(rows: list[dict[str, Any]]) -> float:
@@ -67,7 +68,9 @@ def test_a_provider_that_is_down_does_not_slow_the_others_and_is_back_when_it_he
 
     told(simulator, "status=503")
     ask("sim/ill", 20)
-    waiting.until(lambda: database.value("select count(*) from ai.breakers where state = 'open'"), "the breaker to open")
+    waiting.until(
+        lambda: database.value("select count(*) from ai.breakers where state = 'open'"), "the breaker to open"
+    )
     opened = database.value("select clock_timestamp()")
     asked = len(simulator.requests())
     load(SECONDS, "sim/well", "sim/ill")
@@ -79,7 +82,9 @@ def test_a_provider_that_is_down_does_not_slow_the_others_and_is_back_when_it_he
         "select status, latency_ms from ai.generations where model = 'sim/well' and created_at >= %s", opened
     )
     waiting.until(
-        lambda: database.value("select count(*) from ai.generations where model = 'sim/well' and finished_at is null") == 0,
+        lambda: (
+            database.value("select count(*) from ai.generations where model = 'sim/well' and finished_at is null") == 0
+        ),
         "the other provider's generations to end while this one is down",
     )
     assert len(well) > 0

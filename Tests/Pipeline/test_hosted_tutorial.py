@@ -1,7 +1,7 @@
 """The orchestrator that hosted tutorials build by hand, as rows, and every branch of it.
 
-validate → 20 requests an hour per user → semantic cache at 0.95 → retrieval at 0.7 × 5 → first provider → second
-provider → cost log → cache write. What a tutorial spreads over a function, three services and a cron job is eight
+validate, 20 requests an hour per user, semantic cache at 0.95, retrieval at 0.7, 5 passages, first provider, second
+provider, cost log, cache write. What a tutorial spreads over a function, three services and a cron job is eight
 statements here; nothing below is code of an app but its INSERT.
 """
 
@@ -48,7 +48,8 @@ class Shop:
             " values (%(t)s, 'member', 'requests', 'hour', 20, 'reject')": 1,
             "insert into ai.cache_policies (tenant_id, exact, semantic, threshold, scope, vector_model)"
             " values (%(t)s, true, true, 0.95, 'tenant', 'local/hash')": 1,
-            "insert into ai.prompt_templates (tenant_id, name, version, system, collection, match_threshold, match_count)"
+            "insert into ai.prompt_templates"
+            " (tenant_id, name, version, system, collection, match_threshold, match_count)"
             " values (%(t)s, 'support', 1, 'You answer for the shop.', 'help', 0.7, 5)": 1,
             "insert into ai.routes (tenant_id, profile, position, model_id)"
             " select %(t)s, 'support', v.n, m.id from (values (1, %(first)s), (2, %(second)s)) v (n, name)"
