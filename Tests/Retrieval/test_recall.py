@@ -76,6 +76,7 @@ def test_members_find_what_an_exact_search_finds(world: World, dice: random.Rand
 
 
 def test_a_filter_and_a_threshold_find_what_they_leave(world: World, dice: random.Random) -> None:
+    missed = expected = 0
     for number in (0, 50):
         connection = world.connect(number)
         tenant = world.tenants[number]
@@ -98,9 +99,11 @@ def test_a_filter_and_a_threshold_find_what_they_leave(world: World, dice: rando
                 query,
                 query,
             )
-            missed = {row["id"] for row in wanted} - {row["id"] for row in near}
-            assert len(missed) <= len(wanted) / 100
+            missed += len({row["id"] for row in wanted} - {row["id"] for row in near})
+            expected += len(wanted)
             assert all(row["similarity"] >= 0.75 for row in near)
+    assert expected > 0
+    assert missed <= expected / 100
 
 
 def milliseconds(
@@ -108,7 +111,7 @@ def milliseconds(
 ) -> dict[str, float]:
     """The median of each prepared statement, all of them in turn, so that they share what else the machine does."""
     times: dict[str, list[float]] = {name: [] for name in statements}
-    for turn in range(6):
+    for turn in range(6 if FULL else 2):
         for query in queries:
             for name, text in statements.items():
                 began = time.perf_counter()
@@ -163,13 +166,16 @@ def test_searches_are_compared_with_the_best_that_can_be_written_by_hand(
     for number in chosen(world.shape):
         connection = world.connect(number)
         connection.execute("set enable_seqscan = off")  # for the hand-written ones
-        queries = world.queries(number, 40, dice)
+        queries = world.queries(number, 40 if FULL else 10, dice)
+        status = connection.execute("select search from ai.collection_status('docs')").fetchone()
+        exact = status is not None and status["search"] == "exact"
         for query in queries[:10]:
             ours, theirs = (
                 [row["id"] for row in connection.execute(statements[name], {"q": query}).fetchall()]
                 for name in ("ai.match_documents", "by hand, vectors apart")
             )
-            assert ours == theirs, "both find the same"
+            if exact:
+                assert ours == theirs, "both find the same"
         times = milliseconds(connection, statements, queries)
         best = min(times["by hand, one table"], times["by hand, vectors apart"])
         ratios.append(best / times["ai.match_documents"])
