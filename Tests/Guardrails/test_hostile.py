@@ -138,36 +138,33 @@ def test_no_detector_hangs_on_a_megabyte(
     report(capsys, "one detector on a megabyte", times)
 
 
-def guarded(database: Database, action: str) -> psycopg.Connection[dict[str, object]]:
-    """A database with a rule of every kind, each with this action where it may have it."""
+def guarded(database: Database) -> psycopg.Connection[dict[str, object]]:
+    """A database with a rule of every kind, each redacting where it can, which takes longer than to reject."""
     database.execute("insert into ai.tenants (id, name) values (%s, 'hostile')", TENANT)
     database.execute(
         """insert into ai.guardrails (tenant_id, name, detector, action, restore, position, options)
-           select null, d, d, case when d in ('empty', 'length', 'injection') then 'flag' else %s end,
-                  %s and d not in ('empty', 'length', 'injection'), n,
+           select null, d, d, case when d in ('empty', 'length', 'injection') then 'flag' else 'redact' end,
+                  d not in ('empty', 'length', 'injection'), n,
                   case d when 'length' then '{"max_characters": 10000000}'
                          when 'terms' then '{"terms": ["acme", "top secret", "größe"]}'
                          when 'pattern' then '{"pattern": "PRJ-[0-9]{4,8}"}' else '{}' end::jsonb
              from string_to_table('empty length injection email phone card iban ip ssn secret terms pattern', ' ')
-                  with ordinality u (d, n)""",
-        action,
-        action == "redact",
+                  with ordinality u (d, n)"""
     )
     return impatient(database)
 
 
-@pytest.mark.parametrize("action", ["flag", "redact"])
 def test_all_rules_together_do_not_hang_on_a_megabyte(
-    database: Database, dice: random.Random, capsys: pytest.CaptureFixture[str], action: str
+    database: Database, dice: random.Random, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    connection = guarded(database, action)
+    connection = guarded(database)
     query = "select rejected from ai.guard_input(%s, gen_random_uuid(), 'u', 'chat', %s, null)"
     times = [(milliseconds(connection, query, TENANT, text), name) for name, text in inputs(dice)]
-    report(capsys, f"all rules on a megabyte, {action}", times)
+    report(capsys, "all rules on a megabyte, redacting", times)
 
 
 def test_a_megabyte_of_messages_is_one_text(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    connection = guarded(database, "redact")
+    connection = guarded(database)
     small = [{"role": "user", "content": "a"}] * 30_000
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}]}] * 15_000
     one = [{"role": "user", "content": [{"type": "text", "text": "a"}] * 30_000}]
