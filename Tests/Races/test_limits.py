@@ -235,6 +235,60 @@ def test_no_more_run_at_once_than_allowed_and_all_get_their_turn(database: Datab
     nothing_is_reserved(database)
 
 
+def test_those_who_ask_the_same_count_once_each_whoever_answers_them(database: Database, dice: random.Random) -> None:
+    """Leaders and followers under limits: no deadlock, each is a request, and only what was called runs and costs."""
+    model(database)
+    member = database.member()
+    database.execute("insert into ai.cache_policies (tenant_id, scope) values (%s, 'tenant')", member.tenant_id)
+    at_once_most = limit(database, metric="concurrency", amount=3)
+    asked = limit(database, metric="requests", period="month", amount=1000000)
+    money = limit(database, metric="cost", period="month", amount=1000000)
+    apps = [database.connect(user=member) for _ in range(8)]
+    workers = [PlainWorker(database, f"crew {n}") for n in range(CLAIMERS)]
+    busy = [len(apps)]
+    lock = threading.Lock()
+
+    def run(number: int, dice: random.Random) -> None:
+        if number < len(apps):
+            for _ in range(15):
+                apps[number].execute(
+                    "insert into ai.generations (prompt, model, cache, deadline_ms)"
+                    " select 'question ' || %s, 'p/m', 'exact', 86400000 from generate_series(1, %s)",
+                    [dice.randrange(12), dice.choice([1, 2, 5])],
+                )
+            with lock:
+                busy[0] -= 1
+            return
+        worker, eyes = workers[number - len(apps)], database.connect()
+        while True:
+            ended = busy[0] == 0
+            attempts = worker.claim(dice.choice([1, 8, 64]), look_at_everything=dice.random() < 0.5 or ended)
+            for one in attempts:
+                if dice.random() < 0.2:
+                    worker.settle([one], outcome="released", sent=False, output="")
+                else:
+                    worker.settle([one], usage={"input": 2, "output": dice.randrange(100)}, finish_reason="stop")
+            if ended and not attempts and not eyes.execute("select from ai.queue limit 1").fetchall():
+                return
+
+    at_once(len(apps) + CLAIMERS, run, dice)
+    assert database.value("select count(*) from ai.generations where status <> 'succeeded'") == 0
+    assert highest(database, at_once_most) <= 3
+    nothing_is_reserved(database)
+    assert highest(database, money) >= database.value("select sum(cost) from ai.llm_calls")
+    # All but those that the cache answered, inside the INSERT or at the first claim.
+    answered = database.value(
+        "select count(*) from ai.generations g where g.attempts > 0 or not exists"
+        " (select from ai.llm_calls c where c.generation_id = g.id and c.cache = 'exact')"
+    )
+    counted = database.value(
+        "select sum(e.delta) from ai.counter_entries e join ai.counters c on c.id = e.counter_id where c.limit_id = %s",
+        asked,
+    )
+    assert counted == answered
+    chains_hold(database)
+
+
 def test_an_old_snapshot_is_refused_by_the_key_and_admits_nothing(database: Database, dice: random.Random) -> None:
     """A worker whose sessions run at REPEATABLE READ reads an old balance: the ledger's key stops it."""
     model(database)
