@@ -85,7 +85,7 @@ def books_are_consistent(database: Database) -> None:
         assert database.value(f"select count(*) from ai.{table}") == 0, f"something is left in ai.{table}"
     wrong = database.execute(
         """
-        select g.id, g.status, g.attempts, g.cost, count(c.*) as calls, sum(c.cost) as sum,
+        select g.id, g.status, g.purpose, g.attempts, g.cost, count(c.*) as calls, sum(c.cost) as sum,
                count(*) filter (where c.status = 'succeeded') as successes
           from ai.generations g left join ai.llm_calls c on c.tenant_id = g.tenant_id and c.generation_id = g.id
          group by g.tenant_id, g.id
@@ -93,6 +93,8 @@ def books_are_consistent(database: Database) -> None:
             or max(c.attempt) > g.attempts
             or g.cost is distinct from sum(c.cost)
             or count(*) filter (where c.status = 'succeeded') <> (g.status = 'succeeded')::int
+               -- A batch of texts that another took over, or whose texts are gone, ends without a call.
+               and not (g.purpose in ('chunks', 'rows') and g.attempts = 0 and g.status = 'succeeded')
         """
     )
     assert wrong == []

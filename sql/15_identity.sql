@@ -6,6 +6,10 @@
 create or replace function ai.identity(out tenant_id uuid, out user_id text, out role text, out source text)
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_claims  jsonb;

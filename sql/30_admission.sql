@@ -188,7 +188,9 @@ begin
   select s.max_input_bytes, s.accepting, s.default_profile,
          exists (select from ai.profile_rules r where r.tenant_id = new.tenant_id) or exists (select from ai.profile_rules r where r.tenant_id is null) as ruled,
          exists (select from ai.cache_policies c where c.tenant_id = new.tenant_id and c.enabled)
-           or exists (select from ai.cache_policies c where c.tenant_id is null and c.enabled) as caches
+           or exists (select from ai.cache_policies c where c.tenant_id is null and c.enabled) as caches,
+         exists (select from ai.guardrails r where r.tenant_id = new.tenant_id and r.enabled)
+           or exists (select from ai.guardrails r where r.tenant_id is null and r.enabled) as guarded
     into v_settings
     from ai.settings s;
   if not v_settings.accepting then
@@ -255,7 +257,7 @@ begin
     end if;
   end if;
 
-  if ai.guards(new.tenant_id, new.kind, 'input') then
+  if v_settings.guarded and ai.guards(new.tenant_id, new.kind, 'input') then
     select * into v_guarded from ai.guard_input(new.tenant_id, new.id, new.user_id, new.kind, new.prompt, new.messages);
     v_stages := v_stages || coalesce(v_guarded.stages, '[]');
     if v_guarded.rejected is not null then

@@ -71,11 +71,12 @@ set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_one    record;
-  v_hit    record;
-  v_prompt record;
-  v_inputs jsonb;
-  v_vector ai.embedding;
+  v_one     record;
+  v_hit     record;
+  v_prompt  record;
+  v_guarded record;
+  v_inputs  jsonb;
+  v_vector  ai.embedding;
 begin
   select * into v_one from ai.generations g where g.tenant_id = p_tenant and g.id = p_id;
   if v_one.purpose in ('chunks', 'rows') then
@@ -130,6 +131,16 @@ begin
 
   if v_one.template is not null or v_one.collection is not null or v_one.conversation_id is not null then
     select * into v_prompt from ai.assemble_prompt(p_tenant, p_id, v_vector, p_context_tokens);
+    if v_prompt.messages is not null and ai.guards(p_tenant, v_one.kind, 'input') then
+      -- What joined the question passes the guardrails, too: a history may hold what was restored in an answer.
+      select * into v_guarded from ai.guard_prepared(p_tenant, p_id, v_one.kind, v_prompt.messages);
+      v_prompt.messages := v_guarded.messages;
+      v_prompt.stages := coalesce(v_prompt.stages, '[]') || coalesce(v_guarded.stages, '[]');
+      if v_guarded.rejected is not null then
+        perform ai.end_generation(p_tenant, p_id, 'rejected', v_guarded.rejected);
+        return 'ended';
+      end if;
+    end if;
     if v_prompt.messages is not null then
       insert into ai.prepared (generation_id, tenant_id, messages, input_bytes)
       values (p_id, p_tenant, v_prompt.messages, octet_length(v_prompt.messages::text))

@@ -18,26 +18,35 @@ begin
     perform ai.continue_parent(v_one.tenant_id, v_one.parent_id, v_one.id, v_one.purpose, v_one.status, v_one.output, (v_one.metadata ->> 'guardrail')::bigint);
   end loop;
 
+  perform ai.forget_redactions(p_tenants, p_ids);
+  begin
+    perform ai.write_caches(p_tenants, p_ids);
+  exception when others then
+    -- An answer that cannot be kept is an answer all the same.
+    if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
+      raise;
+    end if;
+    raise warning 'answers could not be kept: %', sqlstate;
+  end;
+
   for v_one in
-    select g.tenant_id, g.id, g.purpose, g.status, g.cached, g.cache_key
+    select g.tenant_id, g.id, g.purpose, g.status, g.cache_key
       from unnest(p_tenants, p_ids) u (tenant_id, id)
       join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
      order by g.id
   loop
     delete from ai.prepared p where p.generation_id = v_one.id;
-    begin
-      if v_one.purpose in ('chunks', 'rows') then
+    if v_one.purpose in ('chunks', 'rows') then
+      begin
         perform ai.end_embedding_job(v_one.tenant_id, v_one.id, v_one.status);
-      elsif v_one.cache_key is not null and v_one.status = 'succeeded' and not v_one.cached then
-        perform ai.write_cache(v_one.tenant_id, v_one.id);
-      end if;
-    exception when others then
-      -- An answer that cannot be kept is an answer all the same. What only says `again` goes on.
-      if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
-        raise;
-      end if;
-      raise warning 'what follows the end of generation % failed: %', v_one.id, sqlstate;
-    end;
+      exception when others then
+        -- The books are not to be lost for a document. What only says `again` goes on.
+        if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
+          raise;
+        end if;
+        raise warning 'what follows the end of generation % failed: %', v_one.id, sqlstate;
+      end;
+    end if;
     if v_one.cache_key is not null then
       perform ai.stop_leading(v_one.tenant_id, v_one.id);
     end if;

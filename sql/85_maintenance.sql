@@ -210,6 +210,7 @@ begin
   perform ai.end_cancelled();
   perform ai.unpark_lanes(v_now);
   v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);
+  v_done := v_done || ai.do_chore('collections_finished', 'finish_collections', v_now);
   perform ai.record_unrecorded();
 
   if v_state.partitions_at < v_now - interval '1 minute' then
@@ -232,6 +233,7 @@ begin
      where w.ended_at < v_now - interval '1 day' and not exists (select from ai.leases l where l.worker_id = w.id);
     v_done := v_done || ai.do_chore('entries_forgotten', 'forget_expired_entries', v_now) || ai.do_chore('counters_pruned', 'prune_counters', v_now)
                      || ai.do_chore('indexes_made', 'make_search_indexes', v_now);
+    perform ai.sweep_redactions();
     update ai.maintenance set partitions_at = v_now;
   end if;
   if v_state.orphans_at < v_now - interval '1 hour' then

@@ -143,7 +143,8 @@ select is(:'k1'::text, :'k2'::text, 'the same generation');
 select is(t.as_role('mtap_ann', format('select ai.chat(%L, ''other'', idempotency_key => ''mtap-k'')', :'third')), 'PT409', 'a key with other text');
 select is((select count(*) from ai.messages where conversation_id = :'third'), 5::bigint, 'says nothing');
 select is(t.as_role('mtap_ann', format('insert into ai.generations (prompt, model, kind, conversation_id) values (''x'', ''mtap/embed'', ''embedding'', %L)', :'third')), 'PT400', 'an embedding is no conversation');
--- What a guardrail refused is not said; what is refused later does not join a prompt.
+-- What a guardrail refused is not said; what is refused later does not join a prompt. (Some rule has to be there for them to be asked.)
+insert into ai.guardrails (name, scope, detector, action) values ('mtap any', 'input', 'empty', 'flag');
 create or replace function ai.guards(p_tenant uuid, p_kind text, p_scope text) returns boolean
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$ select p_scope = 'input' $$;
 create or replace function ai.guard_input(

@@ -178,6 +178,25 @@ select ai.worker_heartbeat(:'w2') \g /dev/null
 select is(t.work(:'w2', p_answer => 'Late.'), 1, 'the leader is asked again by another worker');
 select is(t.leftovers(), 'nothing', 'nothing is left');
 
+-- What was restored in an answer does not leave with the next turn of the conversation.
+insert into ai.guardrails (tenant_id, name, scope, detector, action, restore) values (t.alpha(), 'mtap mail', 'input', 'email', 'redact', true);
+select t.worker() as w \gset
+set local session authorization mtap_ann;
+select ai.start_conversation(model => 'mtap/one') as talk \gset
+select ai.chat(:'talk', 'Write to ann@example.com, please.') as turn1 \gset
+reset session authorization;
+select unlike(request::text, '%ann@example.com%', 'the address is not sent') from t.claim(:'w') where id = :'turn1';
+select t.settle(:'w', :'turn1', 1, 'succeeded', '{"output": "Written to [EMAIL_1].", "message": {"role": "assistant", "content": "Written to [EMAIL_1]."}, "finish_reason": "stop", "usage": {"input": 5, "output": 5}}') \g /dev/null
+select is((t.generation(:'turn1')).output, 'Written to ann@example.com.', 'it is restored in the answer');
+set local session authorization mtap_ann;
+select ai.chat(:'talk', 'And again.') as turn2 \gset
+reset session authorization;
+select unlike(request::text, '%ann@example.com%', 'nor is it sent with the history') from t.claim(:'w') where id = :'turn2';
+select t.settle(:'w', :'turn2', 1, 'succeeded', '{"output": "Done.", "finish_reason": "stop", "usage": {"input": 5, "output": 5}}') \g /dev/null
+select is((select count(*) from ai.redactions), 0::bigint, 'and forgotten');
+select is(t.leftovers(), 'nothing', 'nothing is left');
+delete from ai.guardrails;
+
 -- The kill switch.
 update ai.settings set accepting = false;
 select throws_ok($$ select t.ask('Is anybody there?') $$, 'PT503', null, 'switched off: refused');
@@ -202,7 +221,7 @@ select t.work(:'w') \g /dev/null
 insert into ai.prompt_templates (tenant_id, name, version, system) values (t.alpha(), 'mtap-broken', 1, 'You answer.');
 create or replace function ai.assemble_prompt(p_tenant uuid, p_id uuid, p_vector vector, p_context_tokens integer, out messages jsonb, out sources jsonb, out stages jsonb, out degraded text)
 language plpgsql stable as $$ begin messages := (1 / 0)::text::jsonb; end $$;
-create or replace function ai.write_cache(p_tenant uuid, p_id uuid) returns void language plpgsql as $$ begin perform 1 / 0; end $$;
+create or replace function ai.write_caches(p_tenants uuid[], p_ids uuid[]) returns integer language plpgsql as $$ begin return 1 / 0; end $$;
 insert into ai.generations (tenant_id, user_id, prompt, model, template, cache) values (t.alpha(), 'ann', 'poison', 'mtap/one', 'mtap-broken', 'off') returning id as poison \gset
 select t.ask('An innocent question') as innocent \gset
 set local client_min_messages = error;
