@@ -185,13 +185,13 @@ set local session authorization mtap_ann;
 select ai.start_conversation(model => 'mtap/one') as talk \gset
 select ai.chat(:'talk', 'Write to ann@example.com, please.') as turn1 \gset
 reset session authorization;
-select unlike(request::text, '%ann@example.com%', 'the address is not sent') from t.claim(:'w') where id = :'turn1';
+select ok(request::text not like '%ann@example.com%', 'the address is not sent') from t.claim(:'w') where id = :'turn1';
 select t.settle(:'w', :'turn1', 1, 'succeeded', '{"output": "Written to [EMAIL_1].", "message": {"role": "assistant", "content": "Written to [EMAIL_1]."}, "finish_reason": "stop", "usage": {"input": 5, "output": 5}}') \g /dev/null
 select is((t.generation(:'turn1')).output, 'Written to ann@example.com.', 'it is restored in the answer');
 set local session authorization mtap_ann;
 select ai.chat(:'talk', 'And again.') as turn2 \gset
 reset session authorization;
-select unlike(request::text, '%ann@example.com%', 'nor is it sent with the history') from t.claim(:'w') where id = :'turn2';
+select ok(request::text not like '%ann@example.com%', 'nor is it sent with the history') from t.claim(:'w') where id = :'turn2';
 select t.settle(:'w', :'turn2', 1, 'succeeded', '{"output": "Done.", "finish_reason": "stop", "usage": {"input": 5, "output": 5}}') \g /dev/null
 select is((select count(*) from ai.redactions), 0::bigint, 'and forgotten');
 select is(t.leftovers(), 'nothing', 'nothing is left');
