@@ -12,8 +12,8 @@ create table ai.batches (
   cancelled_at timestamptz,
   constraint batches_pkey primary key (tenant_id, id)
 );
--- What the claim asks is whether a lane's batch is one of these few.
-create unique index batches_stopped on ai.batches (id) where paused_at is not null or cancelled_at is not null;
+-- Each claim looks which batches are stopped: mostly none.
+create index batches_paused on ai.batches (id) where paused_at is not null;
 create index batches_cancelled on ai.batches (cancelled_at) where cancelled_at is not null;
 comment on table ai.batches is 'Many generations that are looked at, paused, resumed and cancelled as one: those with this batch_id.';
 comment on column ai.batches.user_id is 'Who made it. Only this member, or who sees the whole tenant, may add to it, look at it or stop it.';

@@ -42,12 +42,21 @@ end
 $$;
 comment on function ai.check_batch_visible(uuid) is 'Gives the caller''s tenant; PT404 unless the caller may see this batch.';
 
--- For the claim: whether nothing of this batch may be claimed. One probe of an index that holds the stopped ones alone.
-create or replace function ai.batch_paused(batch uuid) returns boolean
+-- For the claim: the lanes of which nothing may be taken, although they may be listed: by an insert that was under way while
+-- the batch was stopped. Two looks into indexes that hold nothing but stopped batches. What is left of those that were
+-- cancelled longer ago than a transaction may be open was swept.
+create or replace function ai.stopped_lanes() returns bigint[]
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
-as $$ select exists (select from ai.batches b where b.id = batch and (b.paused_at is not null or b.cancelled_at is not null)) $$;
-comment on function ai.batch_paused(uuid) is 'Whether a batch is paused or cancelled: nothing of it is to be claimed.';
+set enable_seqscan = off
+as $$
+  select coalesce(array_agg(l.id), '{}')
+    from (select b.id from ai.batches b where b.paused_at is not null
+          union all
+          select b.id from ai.batches b where b.cancelled_at > ai.now() - interval '2 days') s
+    join ai.lanes l on l.batch_id = s.id
+$$;
+comment on function ai.stopped_lanes() is 'Lanes of batches that are paused or cancelled: nothing of them is to be claimed.';
 
 -- Makes a batch and its lanes, so that inserts only look them up. Paused, if wanted: then it can be filled and estimated
 -- before anything is sent. Raises PT400, PT401.
@@ -82,7 +91,7 @@ $$;
 comment on function ai.create_batch(text, jsonb, boolean) is 'Makes a batch and gives its id, for ai.generations.batch_id.';
 
 -- Takes a batch's lanes off the list of the claim and parks them without a time, under the counter 0, which no limit has.
--- A lane that an insert is about to list again is parked again by the claim that finds it. Locks the lanes' rows in either list.
+-- A lane that an insert lists again is passed over by the claim: ai.stopped_lanes(). Locks the lanes' rows in the list.
 create or replace function ai.park_batch(p_batch uuid) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -148,8 +157,8 @@ declare
 begin
   update ai.batches b set cancelled_at = coalesce(b.cancelled_at, ai.now()), paused_at = null where b.tenant_id = v_tenant and b.id = batch;
   perform ai.park_batch(batch);
-  cancelled := ai.end_queued_of_batch(v_tenant, batch);
-  -- A statement of its own: what a claim had just taken from under the one before is leased by now.
+  cancelled := ai.end_queued_of_batch(v_tenant, batch, true);
+  -- A statement of its own: what a claim was just taking, and the one before waited for, is leased by now.
   with leased as materialized (
     select l.generation_id, l.tenant_id, w.channel
       from ai.lanes n
@@ -162,16 +171,20 @@ begin
     select pg_notify(c.channel, '') from (select distinct l.channel from leased l) c
   )
   select count(*) into running from leased cross join (select count(*) from told) t;
+  -- Once more, for what failed in between and was to be tried again. What fails from here on ends as cancelled.
+  cancelled := cancelled + ai.end_queued_of_batch(v_tenant, batch, true);
 end
 $$;
 comment on function ai.cancel_batch(uuid) is 'Cancels a batch: ends what is queued, aborts what runs. Gives how many of each.';
 
 -- Ends whatever of a batch is in no worker's hands, and gives how many. Subscribers of a few, and of streams, are notified;
--- whoever waits for one of many others finds its end by reading. Locks the rows in which they wait, then the generations;
--- skips what others hold.
-create or replace function ai.end_queued_of_batch(p_tenant uuid, p_batch uuid) returns bigint
+-- whoever waits for one of many others finds its end by reading. Locks the rows in which they wait, then the generations.
+-- p_wait: waits for claims that are taking some of them, which never wait for this; only for a caller that has locked the
+-- batch, so that no two wait for each other. Else it skips what others hold.
+create or replace function ai.end_queued_of_batch(p_tenant uuid, p_batch uuid, p_wait boolean) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
@@ -184,17 +197,22 @@ declare
 begin
   with queued as (
     delete from ai.queue q
-     where q.ctid = any (array(select o.ctid from ai.queue o where o.lane_id = any (v_lanes) for update skip locked)) returning q.generation_id
+     where q.ctid = any (case when p_wait then array(select o.ctid from ai.queue o where o.lane_id = any (v_lanes) for update)
+                              else array(select o.ctid from ai.queue o where o.lane_id = any (v_lanes) for update skip locked) end)
+    returning q.tenant_id, q.generation_id
   ), delayed as (
     delete from ai.delayed d
-     where d.ctid = any (array(select o.ctid from ai.delayed o where o.lane_id = any (v_lanes) for update skip locked)) returning d.generation_id
+     where d.ctid = any (case when p_wait then array(select o.ctid from ai.delayed o where o.lane_id = any (v_lanes) for update)
+                              else array(select o.ctid from ai.delayed o where o.lane_id = any (v_lanes) for update skip locked) end)
+    returning d.tenant_id, d.generation_id
   ), ended as (
     update ai.generations g
        set status = 'cancelled', error = '{"class": "cancelled", "message": "its batch was cancelled before it was sent"}',
            last_seq = greatest(g.last_seq, case when g.started_at is not null then ai.last_event(g.id) else 0 end) + 1, finished_at = ai.now(),
            latency_ms = least(greatest(0, extract(epoch from ai.now() - greatest(g.created_at, g.run_after)) * 1000), 2147483647)::integer
-      from (select q.generation_id from queued q union all select d.generation_id from delayed d) t
-     where g.tenant_id = p_tenant and g.id = t.generation_id and g.finished_at is null
+      -- By the rows' own tenant: with that of the argument a planner without statistics would begin at the generations.
+      from (select q.tenant_id, q.generation_id from queued q union all select d.tenant_id, d.generation_id from delayed d) t
+     where g.tenant_id = t.tenant_id and g.id = t.generation_id and g.finished_at is null
     returning g.id, g.user_id, g.last_seq, g.stream, g.started_at is not null or exists (select from ai.prepared p where p.generation_id = g.id)
               or exists (select from ai.leaders e where e.tenant_id = g.tenant_id and e.cache_key = g.cache_key and e.generation_id = g.id) as begun
   ), counted as materialized (
@@ -220,7 +238,7 @@ begin
   return v_ended.n + v_others;
 end
 $$;
-comment on function ai.end_queued_of_batch(uuid, uuid) is 'Ends what is queued, delayed or waiting of a cancelled batch; gives how many.';
+comment on function ai.end_queued_of_batch(uuid, uuid, boolean) is 'Ends what is queued, delayed or waiting of a cancelled batch; gives how many.';
 
 -- For upkeep: ends what got into the queue of a cancelled batch after it was cancelled, by an insert that was under way or a
 -- retry. The claim never takes it. No transaction is open for two days; after that the batch's lanes are forgotten. Gives how
@@ -240,7 +258,7 @@ begin
        and exists (select from ai.lanes l join ai.queue q on q.lane_id = l.id where l.batch_id = b.id)
      order by 1, 2
   loop
-    v_count := v_count + ai.end_queued_of_batch(v_batch.tenant_id, v_batch.id);
+    v_count := v_count + ai.end_queued_of_batch(v_batch.tenant_id, v_batch.id, false);
   end loop;
   delete from ai.parked_lanes p
    using ai.lanes l join ai.batches b on b.tenant_id = l.tenant_id and b.id = l.batch_id
@@ -264,8 +282,8 @@ $$;
 comment on function ai.extend_batch_deadline() is 'Trigger: generations of a batch that name no deadline have 24 days.';
 
 revoke execute on function ai.extend_batch_deadline() from public;
-revoke execute on function ai.check_batch(uuid, text, uuid), ai.check_batch_visible(uuid), ai.batch_paused(uuid), ai.create_batch(text, jsonb, boolean),
-  ai.park_batch(uuid), ai.pause_batch(uuid), ai.resume_batch(uuid), ai.cancel_batch(uuid), ai.end_queued_of_batch(uuid, uuid),
+revoke execute on function ai.check_batch(uuid, text, uuid), ai.check_batch_visible(uuid), ai.stopped_lanes(), ai.create_batch(text, jsonb, boolean),
+  ai.park_batch(uuid), ai.pause_batch(uuid), ai.resume_batch(uuid), ai.cancel_batch(uuid), ai.end_queued_of_batch(uuid, uuid, boolean),
   ai.sweep_cancelled_batches() from public;
 grant execute on function ai.create_batch(text, jsonb, boolean), ai.pause_batch(uuid), ai.resume_batch(uuid), ai.cancel_batch(uuid) to ai_user;
 

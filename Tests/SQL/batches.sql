@@ -74,8 +74,8 @@ select is(t.value_as('mtap_ann', format(f.call, f.id)), 'PT404', format(f.call, 
 select is(t.value_as(r, format(s, :'b')), '42501', format('%s: %s', r, s))
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_adm']) r,
        unnest(array['update ai.batches set paused_at = null', 'delete from ai.batches', 'insert into ai.batches (tenant_id, user_id, name) values (null, null, null)',
-                    'truncate ai.batches', 'select ai.batch_paused(%L)', 'select ai.park_batch(%L)', 'select ai.check_batch(null, null, %L)',
-                    'select ai.check_batch_visible(%L)', 'select ai.end_queued_of_batch(null, %L)', 'select ai.sweep_cancelled_batches()',
+                    'truncate ai.batches', 'select ai.stopped_lanes()', 'select ai.park_batch(%L)', 'select ai.check_batch(null, null, %L)',
+                    'select ai.check_batch_visible(%L)', 'select ai.end_queued_of_batch(null, %L, true)', 'select ai.sweep_cancelled_batches()',
                     'select ai.estimate_basis(null, null, null, null)']) s;
 
 -- Filling it
@@ -120,7 +120,7 @@ reset session authorization;
 select is(t.value_as('mtap_ann', format('select ai.pause_batch(%L)', :'b')), '', 'paused');
 select is(t.value_as('mtap_dev', format('select ai.pause_batch(%L)', :'b')), '', 'twice');
 select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.lane_id where l.batch_id = :'b'), 3::bigint, 'each lane is parked once');
-select ok(ai.batch_paused(:'b'), 'the claim is told so');
+select is(cardinality(ai.stopped_lanes()), 3, 'the claim is told so');
 select is(t.counts(:'b'), 'paused 6 3 1 1 1 0 0', 'progress says so');
 select t.ask('beside') as beside \gset
 select t.fill(:'b', 2) \g /dev/null
@@ -134,7 +134,7 @@ set local session authorization mtap_ann;
 select is((select eta from ai.batch_progress(:'b')), null, 'a paused batch has no ETA');
 reset session authorization;
 select is(t.value_as('mtap_ann', format('select ai.resume_batch(%L)', :'b')), '', 'resumed');
-select ok(not ai.batch_paused(:'b'), 'the claim is told so');
+select is(ai.stopped_lanes(), '{}', 'the claim is told so');
 select is((select count(*) from t.claim(:'w', 4)), 4::bigint, 'it goes on');
 select is(t.value_as('mtap_ann', format('select ai.resume_batch(%L)', :'b')), '', 'resumed twice');
 
