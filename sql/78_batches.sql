@@ -90,7 +90,8 @@ end
 $$;
 comment on function ai.create_batch(text, jsonb, boolean) is 'Makes a batch and gives its id, for ai.generations.batch_id.';
 
--- Takes a batch's lanes off the list of the claim and parks them without a time, under the counter 0, which no limit has.
+-- Takes a batch's lanes off the list of the claim and parks them for good, under the counter 0, which no limit has: until a
+-- time that never comes, but not infinity, from which PostgreSQL 16 cannot subtract.
 -- A lane that an insert lists again is passed over by the claim: ai.stopped_lanes(). Locks the lanes' rows in the list.
 create or replace function ai.park_batch(p_batch uuid) returns void
 language sql volatile security definer
@@ -102,7 +103,7 @@ as $$
     delete from ai.active_lanes a using lanes l where a.lane_id = l.id
   )
   insert into ai.parked_lanes (lane_id, tenant_id, rank, counter_id, until)
-  select l.id, l.tenant_id, l.rank, 0, 'infinity' from lanes l
+  select l.id, l.tenant_id, l.rank, 0, '9999-12-31 UTC' from lanes l
    where not exists (select from ai.parked_lanes p where p.lane_id = l.id and p.counter_id = 0)
 $$;
 comment on function ai.park_batch(uuid) is 'Takes the lanes of a batch off the list that the claim goes through.';
