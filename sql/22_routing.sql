@@ -42,12 +42,6 @@ $$;
 comment on function ai.time_budget(uuid, text, text) is
   'Time budgets of a profile in milliseconds (first text, whole, database, cache), and whether it degrades.';
 
-create or replace function ai.first_token_ms(p_tenant uuid, p_kind text, p_profile text) returns integer
-language sql stable parallel safe security definer
-set search_path = pg_catalog, pg_temp
-as $$ select b.first_token_ms from ai.time_budget(p_tenant, p_kind, p_profile) b $$;
-comment on function ai.first_token_ms(uuid, text, text) is 'Milliseconds to the first text on a profile; null: no budget.';
-
 -- Whether the route depends on more than tenant, kind and profile, so that each generation needs its own. p_bytes: the
 -- longest input in question, which may exceed the context of a model; null: no matter.
 create or replace function ai.route_varies(p_tenant uuid, p_kind text, p_profile text, p_bytes integer default null) returns boolean
@@ -231,7 +225,7 @@ end
 $$;
 comment on function ai.delete_profile(text, text) is 'Deletes the tenant''s own rows of a profile, its routes and rules; gives how many. For admins.';
 
-revoke execute on function ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text), ai.first_token_ms(uuid, text, text),
+revoke execute on function ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text),
   ai.route_varies(uuid, text, text, integer), ai.draw(uuid, bigint), ai.route_rank(text, bigint, integer, integer, uuid),
   ai.route_models(uuid, text, text, text, integer, jsonb, boolean, uuid), ai.extract_model(), ai.why_degraded(uuid, text, text, bigint) from public;
 grant execute on function ai.delete_profile(text, text) to ai_admin;

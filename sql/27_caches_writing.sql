@@ -85,16 +85,6 @@ end
 $$;
 comment on function ai.write_caches(uuid[], uuid[]) is 'Keeps the answers of these generations where policy and answer allow it; gives how many.';
 
-create or replace function ai.write_cache(p_tenant uuid, p_id uuid) returns void
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform ai.write_caches(array[p_tenant], array[p_id]);
-end
-$$;
-comment on function ai.write_cache(uuid, uuid) is 'Keeps the answer of one generation where policy and answer allow it.';
-
 -- Deletes what was kept until p_now, and what went with it: at most 10,000 of each a call; gives how many answers. Passes
 -- over what others hold.
 create or replace function ai.forget_expired_entries(p_now timestamptz) returns integer
@@ -125,4 +115,4 @@ end
 $$;
 comment on function ai.forget_expired_entries(timestamptz) is 'Deletes cached answers that are no longer kept; gives how many.';
 
-revoke execute on function ai.write_caches(uuid[], uuid[]), ai.write_cache(uuid, uuid), ai.forget_expired_entries(timestamptz) from public;
+revoke execute on function ai.write_caches(uuid[], uuid[]), ai.forget_expired_entries(timestamptz) from public;

@@ -67,7 +67,7 @@ end
 $$;
 comment on function ai.elect_leaders(uuid[], uuid[]) is 'Gives those of the generations that are to wait for another''s answer, and for whose.';
 
--- A generation has ended or goes back to the queue. Call it after ai.write_cache(). An answer that was not kept will likely
+-- A generation has ended or goes back to the queue. Call it after ai.write_caches(). An answer that was not kept will likely
 -- not be kept the next time either (it is cut short, calls a tool, was redacted): for a minute everybody asks for
 -- themselves, instead of one after the other. Waits for nobody.
 create or replace function ai.resign_leader(p_tenant uuid, p_id uuid) returns void

@@ -40,7 +40,7 @@ declare
 begin
   if cardinality(p_lanes) > c_many then
     insert into ai.active_lanes (lane_id, tenant_id, rank)
-    select l.id, l.tenant_id, l.rank from ai.lanes l where l.id = any (p_lanes) and not exists (select from ai.parked_lanes p where p.lane_id = l.id);
+    select l.id, l.tenant_id, l.rank from ai.lanes l where l.id = any (p_lanes);
     return;
   end if;
   foreach v_lane in array p_lanes loop

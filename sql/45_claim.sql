@@ -26,6 +26,8 @@ set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
+  v_taken   integer;
+  v_leased  integer := 0;
   c_first   constant uuid := '00000000-0000-0000-0000-000000000000';
   v_now     timestamptz := ai.now();
   v_after   uuid := c_first;
@@ -42,6 +44,7 @@ declare
   v_prepares boolean[] := '{}';
   v_leaders uuid[];
   v_until   timestamptz;
+  v_stopped bigint[] := ai.stopped_lanes();
 begin
   if p_limit is null or p_limit not between 1 and 10000 then
     raise exception 'a claim takes 1 to 10000 generations' using errcode = 'PT400';
@@ -72,7 +75,8 @@ begin
   v_share := greatest(1, p_limit / greatest(1, v_tenants));
   loop
     with lanes as (
-      select distinct a.tenant_id, a.rank, a.lane_id, coalesce((v_marks ->> a.lane_id::text)::uuid, c_first) as mark from ai.active_lanes a
+      select distinct a.tenant_id, a.rank, a.lane_id, coalesce((v_marks ->> a.lane_id::text)::uuid, c_first) as mark
+        from ai.active_lanes a where a.lane_id <> all (v_stopped)
     ), tenants as (
       -- Lanes of one rank take turns by chance: of many members of a tenant none is always last.
       select l.tenant_id, array_agg(l.lane_id order by l.rank, l.turn) as lane_ids, array_agg(l.mark order by l.rank, l.turn) as marks
@@ -117,7 +121,8 @@ begin
     v_share := p_limit;
   end loop;
 
-  if cardinality(v_ids) > 0 then
+  v_taken := cardinality(v_ids);
+  if v_taken > 0 then
     if true = any (v_prepares) then
       select array_agg(u.id), array_agg(u.owner), array_agg(u.lane), array_agg(u.tries), array_agg(u.target), array_agg(p.leader_id)
         into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
@@ -129,6 +134,7 @@ begin
       select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
              l.timeout_ms, null::text, null::integer, null::integer
         from ai.lease_generations(p_worker, v_now, coalesce(v_ids, '{}'), v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
+    get diagnostics v_leased = row_count;
     perform ai.announce_start(v_ids);
   end if;
 
@@ -136,7 +142,9 @@ begin
   cursor := jsonb_build_object('after', v_after, 'marks', v_marks)::text;
   if p_cursor is null then
     -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
-    v_until := least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1));
+    -- What was taken and not leased has ended, waits, or was moved to another lane: there may be more behind it.
+    v_until := least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1), (select p.until from ai.parked_lanes p order by p.until limit 1),
+                     case when v_leased < v_taken then v_now end);
     if v_until is not null then
       wait_ms := least(greatest(extract(epoch from v_until - v_now) * 1000, 1), 2147483647)::integer;
     end if;

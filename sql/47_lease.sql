@@ -183,11 +183,11 @@ begin
   )
   select array_agg(distinct f.lane) as lanes,
          jsonb_agg(jsonb_build_object('generation_id', f.id, 'counters', to_jsonb(f.counters::bigint[]), 'amounts', to_jsonb(f.amounts::numeric[]), 'claimed_at', p_now,
-                                      'tokens', 0, 'cost', 0, 'sent', false, 'ended', false)) filter (where f.counters is not null) as reserved
+                                      'tokens', 0, 'cost', 0, 'sent', false, 'ended', true)) filter (where f.counters is not null) as reserved
     into v_back
     from followers f where not f.is_led;
   if v_back.reserved is not null then
-    perform ai.settle_limits(v_back.reserved);
+    perform ai.settle_later(v_back.reserved);
   end if;
   if v_back.lanes is not null then
     perform ai.list_lanes(v_back.lanes);

@@ -210,8 +210,8 @@ begin
                    order by n.generation_id, n.seq) n) as notified
     into v_done;
 
-  if v_done.reserved is not null and ai.settle_limits(v_done.reserved) or v_done.lanes is not null then
-    perform ai.list_lanes(coalesce(v_done.lanes, '{}'));
+  if v_done.lanes is not null then
+    perform ai.list_lanes(v_done.lanes);
     perform ai.wake_workers();
   end if;
   if v_done.seen is not null then
@@ -219,6 +219,11 @@ begin
   end if;
   if v_done.ended_ids is not null then
     perform ai.after_ends(v_done.ended_tenants, v_done.ended_ids);
+  end if;
+  -- Last, because ai.after_ends() may wait for a claim, which may wait for a counter. Who rescues has much else to do before
+  -- it commits, perhaps another batch of this: it holds no counters.
+  if v_done.reserved is not null and (case when p_worker is null then ai.settle_later(v_done.reserved) else ai.settle_limits(v_done.reserved) end) then
+    perform ai.wake_workers();
   end if;
   return query
     select r.id, r.attempt, coalesce(d.outcome, 'stale')

@@ -129,9 +129,10 @@ begin
       from ai.find_exact(v_one.tenant_id, v_one.user_id, v_one.kind, v_one.prompt, v_one.messages, v_one.model, v_one.profile, v_one.params, v_one.template,
                          v_one.template_version, v_one.collection, v_one.cache) f;
     if v_one.counters is not null then
-      -- Answered: its request counts, nothing else. Asked again: it reserves anew.
-      perform ai.settle_limits(jsonb_build_array(jsonb_build_object('generation_id', v_one.generation_id, 'counters', to_jsonb(v_one.counters), 'amounts', to_jsonb(v_one.amounts),
-        'claimed_at', v_one.claimed_at, 'tokens', 0, 'cost', 0, 'sent', coalesce(v_hit.hit, false), 'ended', coalesce(v_hit.hit, false))));
+      -- Answered: its request counts, nothing else. Asked again: it reserves anew. Later, because this may be the transaction of
+      -- an app that cancels, which must not hold counters.
+      perform ai.settle_later(jsonb_build_array(jsonb_build_object('generation_id', v_one.generation_id, 'counters', to_jsonb(v_one.counters), 'amounts', to_jsonb(v_one.amounts),
+        'claimed_at', v_one.claimed_at, 'tokens', 0, 'cost', 0, 'sent', coalesce(v_hit.hit, false), 'ended', true)));
     end if;
     if v_hit.hit then
       perform ai.end_from_cache(v_one.tenant_id, v_one.generation_id, 'coalesced',
@@ -174,7 +175,7 @@ declare
 begin
   for v_one in delete from ai.waiting w where w.generation_id = p_id and w.tenant_id = p_tenant returning w.* loop
     v_found := true;
-    if v_one.counters is not null and ai.settle_limits(jsonb_build_array(jsonb_build_object('generation_id', p_id, 'counters', to_jsonb(v_one.counters),
+    if v_one.counters is not null and ai.settle_later(jsonb_build_array(jsonb_build_object('generation_id', p_id, 'counters', to_jsonb(v_one.counters),
          'amounts', to_jsonb(v_one.amounts), 'claimed_at', v_one.claimed_at, 'tokens', 0, 'cost', 0, 'sent', false, 'ended', true))) then
       perform ai.wake_workers();
     end if;

@@ -211,7 +211,7 @@ begin
   perform ai.unpark_lanes(v_now);
   v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);
   v_done := v_done || ai.do_chore('collections_finished', 'finish_collections', v_now);
-  perform ai.record_unrecorded();
+  perform ai.sweep_cancelled_batches(), ai.record_unrecorded();
 
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin

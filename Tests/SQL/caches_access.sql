@@ -42,7 +42,7 @@ select is(t.does(r, format('select count(*) from ai.%I', n)), '42501', format('%
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_adm', 'mtap_worker', 'mtap_monitor', 'mtap_public']) r, unnest(array['cache_entries', 'cache_questions', 'cache_spaces', 'leaders', 'unshared']) n;
 select is(t.does(r, f), '42501', format('%s does not call %s', r, f))
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_adm', 'mtap_worker', 'mtap_monitor', 'mtap_public']) r,
-       unnest(array['select hit from ai.find_exact(t.alpha(), ''ann'', ''chat'', ''a'', null, ''mtap/one'', null, ''{}'', null, null, null, null)', 'select ai.write_cache(t.alpha(), ai.uuid_v7())',
+       unnest(array['select hit from ai.find_exact(t.alpha(), ''ann'', ''chat'', ''a'', null, ''mtap/one'', null, ''{}'', null, null, null, null)', 'select ai.write_caches(array[t.alpha()], array[ai.uuid_v7()])',
                     'select ai.nearest_question(t.beta(), ai.uuid_v7(), ''[1]''::public.vector, 0.9, false)', 'select ai.elect_leaders(''{}'', ''{}'')', 'select ai.forget_expired_entries(now())',
                     'select ai.resign_leader(t.alpha(), ai.uuid_v7())', 'select ai.find_stale(t.alpha(), ai.uuid_v7(), null)', 'select ai.answering(t.beta(), ''chat'', null, ''small'')']) f;
 

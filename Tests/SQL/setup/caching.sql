@@ -39,7 +39,7 @@ begin
             from jsonb_populate_record(g, jsonb_build_object('status', 'succeeded', 'output', p_output, 'finish_reason', 'stop', 'provider', 'mtap-first', 'model_used', 'one-wire-1',
                                                              'cost', 0.01, 'input_tokens', 10, 'output_tokens', 2) || p_more) r)
    where g.id = p_id;
-  perform ai.write_cache(g.tenant_id, g.id) from ai.generations g where g.id = p_id;
+  perform ai.write_caches(array[g.tenant_id], array[g.id]) from ai.generations g where g.id = p_id;
   return p_id;
 end
 $$;
