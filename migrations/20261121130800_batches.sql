@@ -24,8 +24,3 @@ alter table ai.batches enable row level security;
 
 -- Lanes of a batch are found when it is stopped.
 create index lanes_batch on ai.lanes (batch_id) where batch_id is not null;
-
--- An index that holds a generation's status would be written at every change of it, and no settle of any generation, of
--- whatever tenant, could stay on its page (HOT).
-drop index ai.generations_batch;
-create index generations_batch on ai.generations (tenant_id, batch_id) where batch_id is not null;

@@ -90,7 +90,7 @@ begin
   return query
     with ready as materialized (
       select u.generation_id, u.tenant_id, u.lane_id, u.target, u.path::bigint[] as path, u.counters::bigint[] as counters, u.amounts::numeric[] as amounts, u.output_bound,
-             u.attempts + 1 as attempt, g.user_id, g.kind, g.profile, g.stream, g.replay, g.prompt, g.messages, g.params, g.route is null as is_new,
+             u.attempts + 1 as attempt, g.user_id, g.kind, g.profile, g.batch_id, s.deadline_ms as usual_ms, g.stream, g.replay, g.prompt, g.messages, g.params, g.route is null as is_new,
              greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
              r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes,
@@ -115,7 +115,9 @@ begin
       select r.*, case when cardinality(r.path) > r.target then w.first_token_ms end as first_token_ms, a.secret, w.degrade,
              -- What was over before the claim was spent waiting for a worker: the provider gets its time.
              least(r.deadline_at, case when cardinality(r.path) > r.target and r.waiting_since + w.total_ms * interval '1 ms' > p_now
-                                       then r.waiting_since + w.total_ms * interval '1 ms' end) as stop_at,
+                                       then r.waiting_since + w.total_ms * interval '1 ms' end,
+                   -- A batch has weeks; one call of it has not.
+                   case when r.batch_id is not null then p_now + r.usual_ms * interval '1 ms' end) as stop_at,
              case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held
         from ready r
         join rules w on w.tenant_id = r.tenant_id and w.kind = r.kind and w.profile is not distinct from r.profile
