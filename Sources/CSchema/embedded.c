@@ -243,58 +243,62 @@ static const unsigned char sql_44[] = {
 };
 
 static const unsigned char sql_45[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_46[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_47[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_48[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_49[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_50[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_51[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_52[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_53[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_54[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_55[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_56[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_57[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_58[] = {
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_59[] = {
 #embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
 };
 
@@ -362,20 +366,21 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_42, "45_claim.sql"),
   FILE_ENTRY(sql_43, "46_prepare.sql"),
   FILE_ENTRY(sql_44, "47_lease.sql"),
-  FILE_ENTRY(sql_45, "50_realtime.sql"),
-  FILE_ENTRY(sql_46, "60_failures.sql"),
-  FILE_ENTRY(sql_47, "61_next_step.sql"),
-  FILE_ENTRY(sql_48, "62_breakers.sql"),
-  FILE_ENTRY(sql_49, "63_explain_route.sql"),
-  FILE_ENTRY(sql_50, "65_settle.sql"),
-  FILE_ENTRY(sql_51, "66_afterwards.sql"),
-  FILE_ENTRY(sql_52, "70_cancel.sql"),
-  FILE_ENTRY(sql_53, "75_asking.sql"),
-  FILE_ENTRY(sql_54, "76_conversations.sql"),
-  FILE_ENTRY(sql_55, "78_batches.sql"),
-  FILE_ENTRY(sql_56, "79_progress.sql"),
-  FILE_ENTRY(sql_57, "80_usage.sql"),
-  FILE_ENTRY(sql_58, "85_maintenance.sql"),
+  FILE_ENTRY(sql_45, "48_held_back.sql"),
+  FILE_ENTRY(sql_46, "50_realtime.sql"),
+  FILE_ENTRY(sql_47, "60_failures.sql"),
+  FILE_ENTRY(sql_48, "61_next_step.sql"),
+  FILE_ENTRY(sql_49, "62_breakers.sql"),
+  FILE_ENTRY(sql_50, "63_explain_route.sql"),
+  FILE_ENTRY(sql_51, "65_settle.sql"),
+  FILE_ENTRY(sql_52, "66_afterwards.sql"),
+  FILE_ENTRY(sql_53, "70_cancel.sql"),
+  FILE_ENTRY(sql_54, "75_asking.sql"),
+  FILE_ENTRY(sql_55, "76_conversations.sql"),
+  FILE_ENTRY(sql_56, "78_batches.sql"),
+  FILE_ENTRY(sql_57, "79_progress.sql"),
+  FILE_ENTRY(sql_58, "80_usage.sql"),
+  FILE_ENTRY(sql_59, "85_maintenance.sql"),
   {0, 0, 0},
 };
 
