@@ -124,11 +124,21 @@ begin
   v_taken := cardinality(v_ids);
   if v_taken > 0 then
     if true = any (v_prepares) then
-      select array_agg(u.id), array_agg(u.owner), array_agg(u.lane), array_agg(u.tries), array_agg(u.target), array_agg(p.leader_id)
+      with prepared as materialized (
+        select * from ai.prepare_generations(v_ids, v_owners, v_targets, v_prepares)
+      ), picked as materialized (
+        select u.*, p.outcome, p.leader_id
+          from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) u (id, owner, lane, tries, target)
+          left join prepared p on p.generation_id = u.id
+         where p.outcome is distinct from 'ended'
+      ), later as (
+        insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+        select p.lane, p.id, p.owner, p.tries, p.target, true from picked p where p.outcome = 'later'
+      )
+      select array_agg(p.id), array_agg(p.owner), array_agg(p.lane), array_agg(p.tries), array_agg(p.target), array_agg(p.leader_id)
         into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
-        from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) u (id, owner, lane, tries, target)
-        left join (select * from ai.prepare_generations(v_ids, v_owners, v_targets, v_prepares) r offset 0) p on p.generation_id = u.id
-       where p.outcome is distinct from 'ended';
+        from picked p
+       where p.outcome is distinct from 'later';
     end if;
     return query
       select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,

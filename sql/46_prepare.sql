@@ -5,6 +5,7 @@
 -- Prepares those of the generations whose p_prepares is true. Gives a row for each that is not simply sent: `ended` (a cache
 -- answered, or nothing was left to do), `follows` (leader_id is asked the same at this moment). What comes back to the last
 -- resort of a route that degrades is answered from the cache instead, if that has something nearly as good.
+-- What is not reached within c_enough is `later`: the slow search of one tenant does not hold up the calls of the others for long.
 -- Those that will be refused anyway (cancelled, late, revoked) are passed over: the lease refuses them.
 -- Locks: leaders in the order of their keys, then generations in the given order.
 create or replace function ai.prepare_generations(p_ids uuid[], p_tenants uuid[], p_targets smallint[], p_prepares boolean[])
@@ -18,8 +19,10 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  v_one   record;
-  v_ended uuid[] := '{}';
+  c_enough  constant interval := '300 ms';
+  v_started timestamptz := clock_timestamp();
+  v_one     record;
+  v_ended   uuid[] := '{}';
 begin
   for v_one in
     select g.tenant_id, g.id, e.leader_id, p.target > 1 and ai.why_degraded(g.tenant_id, g.kind, g.profile, g.route[p.target]) is not null as is_last_resort,
@@ -36,6 +39,13 @@ begin
      order by e.leader_id is not null, p.n
   loop
     generation_id := v_one.id;
+    if clock_timestamp() - v_started > c_enough then
+      leader_id := null;
+      outcome := 'later';
+      v_ended := v_ended || v_one.id;
+      return next;
+      continue;
+    end if;
     -- Leaders come first: who would follow one that has just been answered asks for itself.
     leader_id := case when v_one.leader_id = any (v_ended) then null else v_one.leader_id end;
     begin
@@ -77,6 +87,8 @@ declare
   v_guarded record;
   v_inputs  jsonb;
   v_vector  ai.embedding;
+  v_budget  record;
+  v_started timestamptz;
 begin
   select * into v_one from ai.generations g where g.tenant_id = p_tenant and g.id = p_id;
   if v_one.purpose in ('chunks', 'rows') then
@@ -118,6 +130,8 @@ begin
   end if;
 
   v_vector := (select g.embedding from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.query_id);
+  select * into v_budget from ai.time_budget(p_tenant, v_one.kind, v_one.profile);
+  v_started := clock_timestamp();
   if v_vector is not null and v_one.cache_key is not null then
     select * into v_hit from ai.find_similar(p_tenant, p_id, v_vector) f;
     if v_hit.hit then
@@ -125,12 +139,14 @@ begin
       return 'ended';
     end if;
     if v_hit.stage is not null then
-      update ai.generations g set stages = coalesce(g.stages, '[]') || v_hit.stage where g.tenant_id = p_tenant and g.id = p_id;
+      update ai.generations g set stages = coalesce(g.stages, '[]') || v_hit.stage || ai.over_budget('cache', v_started, v_budget.cache_ms) where g.tenant_id = p_tenant and g.id = p_id;
     end if;
   end if;
 
   if v_one.template is not null or v_one.collection is not null or v_one.conversation_id is not null then
+    v_started := clock_timestamp();
     select * into v_prompt from ai.assemble_prompt(p_tenant, p_id, v_vector, p_context_tokens);
+    v_prompt.stages := coalesce(v_prompt.stages, '[]') || ai.over_budget('database', v_started, v_budget.database_ms);
     if v_prompt.messages is not null and ai.guards(p_tenant, v_one.kind, 'input') then
       -- What joined the question passes the guardrails, too: a history may hold what was restored in an answer.
       select * into v_guarded from ai.guard_prepared(p_tenant, p_id, v_one.kind, v_prompt.messages);
@@ -154,6 +170,17 @@ begin
 end
 $$;
 comment on function ai.prepare_generation(uuid, uuid, boolean, boolean, integer) is 'Asks the caches for one generation and puts its prompt together: ended, follows, or null.';
+
+-- A stage entry, in an array, if what began at p_started took longer than its budget; else an empty one. A statement cannot
+-- be broken off half-way: what took too long is used, and said.
+create or replace function ai.over_budget(p_what text, p_started timestamptz, p_budget_ms integer) returns jsonb
+language sql volatile parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when clock_timestamp() - p_started > p_budget_ms * interval '1 ms'
+              then jsonb_build_array(ai.stage('budget', 'over', p_what, p_started, jsonb_build_object('budget_ms', p_budget_ms))) else '[]' end
+$$;
+comment on function ai.over_budget(text, timestamptz, integer) is 'What to note in stages where a look into the database took longer than it should.';
 
 -- Ends a generation with an answer from a cache: p_how is exact, semantic or coalesced, p_hit what the cache gave as JSON
 -- (output, output_message, embedding, finish_reason, sources, provider, model_used, saved, stage). It costs nothing and is on
@@ -193,4 +220,4 @@ $$;
 comment on function ai.end_from_cache(uuid, uuid, text, jsonb) is 'Ends a generation with a cached answer, books and announces it.';
 
 revoke execute on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]),
-  ai.prepare_generation(uuid, uuid, boolean, boolean, integer), ai.end_from_cache(uuid, uuid, text, jsonb) from public;
+  ai.prepare_generation(uuid, uuid, boolean, boolean, integer), ai.over_budget(text, timestamptz, integer), ai.end_from_cache(uuid, uuid, text, jsonb) from public;

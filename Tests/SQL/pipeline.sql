@@ -217,6 +217,18 @@ select throws_ok($$ insert into ai.generations (tenant_id, user_id, prompt, batc
 select throws_ok($$ insert into ai.generations (tenant_id, user_id, prompt, kind, collection) values (t.alpha(), 'ann', 'x', 'embedding', 'any') $$, 'PT400', null, 'an embedding has no collection');
 select t.work(:'w') \g /dev/null
 
+-- Slow searches: a claim prepares for 300 ms and leaves the rest to the next. What took longer than its budget says so.
+savepoint slow;
+create or replace function ai.assemble_prompt(p_tenant uuid, p_id uuid, p_vector vector, p_context_tokens integer, out messages jsonb, out sources jsonb, out stages jsonb, out degraded text)
+language plpgsql volatile as $$ begin perform pg_sleep(0.4); messages := '[{"role": "user", "content": "slow"}]'; end $$;
+insert into ai.prompt_templates (tenant_id, name, version, system) values (t.alpha(), 'mtap-slow', 1, 'You answer.');
+insert into ai.generations (tenant_id, user_id, prompt, model, template, cache) select t.alpha(), 'ann', 'slow ' || n, 'mtap/one', 'mtap-slow', 'off' from generate_series(1, 3) n;
+select is((select count(*) from t.claim(:'w')), 1::bigint, 'one of three slow ones is prepared and sent');
+select is((select count(*) from ai.queue), 2::bigint, 'the others stay queued');
+select ok(g.stages @> '[{"stage": "budget", "result": "over", "why": "database", "budget_ms": 300}]', 'and it says that it took too long') from ai.generations g where g.status = 'running';
+select is((select count(*) from t.claim(:'w')), 1::bigint, 'the next claim takes the next');
+rollback to slow;
+
 -- One that cannot be prepared, whatever the reason, does not keep the others from being claimed; an answer that cannot be kept is an answer.
 insert into ai.prompt_templates (tenant_id, name, version, system) values (t.alpha(), 'mtap-broken', 1, 'You answer.');
 create or replace function ai.assemble_prompt(p_tenant uuid, p_id uuid, p_vector vector, p_context_tokens integer, out messages jsonb, out sources jsonb, out stages jsonb, out degraded text)
