@@ -19,7 +19,7 @@ def vector(text: str) -> list[int]:
 
 @dataclass
 class App:
-    """A member with a table `shop.notes (id, owner, body)` of its own, and two models whose vectors may have any size."""
+    """A member with a table `shop.notes (id, owner, body)`, and two models whose vectors may have any size."""
 
     database: Database
     member: Member = field(init=False)
@@ -98,7 +98,9 @@ class Embedder(PlainWorker):
             }
             for call in calls
         ]
-        return [row["result"] for row in self._rows("select * from ai.worker_settle(%s, %s)", self.id, json.dumps(results))]
+        return [
+            row["result"] for row in self._rows("select * from ai.worker_settle(%s, %s)", self.id, json.dumps(results))
+        ]
 
     def drain(self) -> int:
         """Embeds until nothing is queued, and returns the number of texts."""

@@ -104,6 +104,8 @@ comment on function ai.search_rows(text, vector, double precision, integer) is
 
 revoke execute on function ai.places_query(bigint), ai.visible_places(), ai.find_vectorizer(text), ai.search_rows(text, vector, double precision, integer) from public;
 grant execute on function ai.places_query(bigint), ai.visible_places(), ai.find_vectorizer(text), ai.search_rows(text, vector, double precision, integer) to ai_user;
+-- Inlined where the caller searches with the own rights.
+grant execute on function ai.cosine_distance(vector, vector), ai.vector_size(vector) to ai_user;
 
 -- objects
 
@@ -111,5 +113,3 @@ drop policy if exists searched on ai.vectorized_rows;
 create policy searched on ai.vectorized_rows for select to ai_user
   using (tenant_id = (select ai.tenant_id()) and row_key = any ((select ai.visible_places())::text[]));
 grant select (ref, version, tenant_id, row_key, state, embedding) on ai.vectorized_rows to ai_user;
--- Inlined where the caller searches with the own rights.
-grant execute on function ai.cosine_distance(vector, vector), ai.vector_size(vector) to ai_user;

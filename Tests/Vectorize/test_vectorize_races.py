@@ -213,9 +213,7 @@ def test_an_embedding_that_was_skipped_for_a_lock_is_asked_for_again(app: App, e
 
 
 @pytest.mark.parametrize("rebuild", [False, True], ids=["one model", "rebuilt on the way"])
-def test_many_writers_and_workers_at_once(
-    app: App, database: Database, dice: random.Random, rebuild: bool
-) -> None:
+def test_many_writers_and_workers_at_once(app: App, database: Database, dice: random.Random, rebuild: bool) -> None:
     """Random statements of four sessions, two workers that answer in any order, an upkeep all the time."""
     app.execute("insert into shop.notes select i, null, 'text ' || i from generate_series(1, 30) i")
     app.vectorize()
@@ -243,20 +241,19 @@ def test_many_writers_and_workers_at_once(
                     connection.execute("delete from shop.notes where id between %s and %s", [low, low + 3])
                 elif kind == 1:
                     connection.execute(
-                        "insert into shop.notes select i, null, %s::text from generate_series(%s::integer, %s::integer) i"
+                        "insert into shop.notes"
+                        " select i, null, %s::text from generate_series(%s::integer, %s::integer) i"
                         " on conflict (id) do update set body = excluded.body",
                         [text, low, low + 5],
                     )
                 else:
                     high = low + dice.randrange(4)
-                    connection.execute(
-                        "update shop.notes set body = %s where id between %s and %s", [text, low, high]
-                    )
+                    connection.execute("update shop.notes set body = %s where id between %s and %s", [text, low, high])
             dice.choice([connection.commit, connection.commit, connection.rollback])()
         except psycopg.errors.OperationalError as error:
             # The app's own rows: a deadlock of its statements, or an old snapshot. Nothing of Martlet's tables.
             connection.rollback()
-            assert "vectorized_rows" not in str(error), error
+            assert "vectorized_rows" not in str(error), error  # noqa: PT017
 
     def work(_: int, dice: random.Random) -> None:
         worker = Embedder(database)

@@ -38,7 +38,8 @@ def test_a_table_is_embedded_searched_changed_and_rebuilt(
     database.model(provider, "sim/embed", "sim-embed", kind="embedding")
     database.execute("update ai.settings set maintain_ms = 100")
     app.execute(
-        "insert into shop.notes select i, null, 'note ' || i || ' about the ' || (array['sea', 'fire', 'bread'])[1 + i % 3]"
+        "insert into shop.notes"
+        " select i, null, 'note ' || i || ' about the ' || (array['sea', 'fire', 'bread'])[1 + i % 3]"
         " from generate_series(1, 300) i"
     )
     assert app.vectorize("local/hash") == 300
