@@ -145,7 +145,7 @@ begin
            output_message = case when d.shown_text is null then d.message when d.rejected is null then d.message || jsonb_build_object('content', d.shown_text) end,
            embedding = d.embedding::text::ai.embedding, stages = case when jsonb_typeof(d.stages) = 'array' then coalesce(g.stages, '[]') || d.stages else g.stages end,
            finish_reason = d.finish_reason, error = case when d.status = 'failed' and d.deadline_at <= v_now then d.error || c_late else d.error end,
-           provider = d.provider, model_used = coalesce(d.model_used, d.model),
+           degraded = case when d.status <> 'failed' then g.degraded end, provider = d.provider, model_used = coalesce(d.model_used, d.model),
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
            cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,
            last_seq = d.last_seq + d.tails + 1,

@@ -1,7 +1,7 @@
 -- What the end of a generation means for others: the cache, those that waited for it, its conversation, its documents.
 
--- Called once with all that ended in a transaction and may concern others. Locks, after the ended generations themselves: the
--- parents in the order of their ids, then the rest of each end in turn. Does nothing to what has not ended.
+-- Called once with all that ended in a transaction and may concern others. Locks, after the ended generations themselves: what
+-- their parents wait for and then the parents, in the order of their ids, then the rest of each end in turn. Does nothing to what has not ended.
 create or replace function ai.after_ends(p_tenants uuid[], p_ids uuid[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -66,8 +66,8 @@ $$;
 comment on function ai.after_ends(uuid[], uuid[]) is 'Does what the ends of these generations mean for the cache, their parents, followers, conversations and documents.';
 
 -- A child has ended: its parent goes on once all its children have, or is rejected by a verdict. Without the vector of its
--- question a parent goes on too: it is searched for by its words, and marked. Locks the parent first, so that of two children
--- that end at once the second sees that the first is gone.
+-- question a parent goes on too: it is searched for by its words, and marked. Locks all that the parent waits for, so that of
+-- two children that end at once the second sees that the first is gone; then, as ai.cancel() does, the parent.
 create or replace function ai.continue_parent(
   p_tenant uuid, p_parent uuid, p_child uuid, p_purpose text, p_status text, p_output text, p_guardrail bigint) returns void
 language plpgsql volatile security definer
@@ -77,7 +77,7 @@ declare
   v_verdict record;
   v_place   record;
 begin
-  perform from ai.generations g where g.tenant_id = p_tenant and g.id = p_parent for no key update;
+  perform from ai.waiting w where w.generation_id = p_parent order by w.for_id for update;
   delete from ai.waiting w where w.generation_id = p_parent and w.for_id = p_child returning w.* into v_place;
   if not found then
     return;  -- it was cancelled or rejected meanwhile
@@ -180,9 +180,13 @@ begin
       perform ai.wake_workers();
     end if;
     if exists (select from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.for_id and g.parent_id = p_id and g.finished_at is null) then
-      delete from ai.queue q where q.lane_id = any (array(select l.id from ai.lanes l where l.tenant_id = p_tenant)) and q.generation_id = v_one.for_id;
+      -- What a claim is taking at this moment is as good as running.
+      delete from ai.queue q
+       where q.ctid = any (array(select o.ctid from ai.queue o
+                                  where o.lane_id = any (array(select l.id from ai.lanes l where l.tenant_id = p_tenant)) and o.generation_id = v_one.for_id
+                                    for update skip locked));
       if not found then
-        delete from ai.delayed d where d.generation_id = v_one.for_id;
+        delete from ai.delayed d where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.for_id for update skip locked));
       end if;
       if found then
         perform ai.end_generation(p_tenant, v_one.for_id, 'cancelled', '{"class": "cancelled", "message": "nobody waits for it any more"}');
@@ -206,7 +210,6 @@ begin
   for v_one in
     select distinct w.tenant_id, w.generation_id from ai.waiting w where w.deadline_at <= p_now order by w.generation_id limit 1000
   loop
-    perform from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id for no key update;
     if ai.stop_waiting(v_one.tenant_id, v_one.generation_id) then
       perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'failed',
         '{"class": "deadline", "code": "PT504", "message": "what it waited for did not come within deadline_ms"}');

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+import time
 import uuid
+from collections.abc import Callable
 
+import waiting
 from crowd import at_once
 from databases import Database, Member, refused
+from processes import Simulator, Worker
 from protocol import PlainWorker
+from simulated import Providers, all_ended, books_are_consistent
 
 
 def test_a_cancel_at_any_moment_ends_the_generation_once_and_never_contradicts_itself(
@@ -79,3 +84,37 @@ def test_cancelling_while_the_insert_is_not_committed_finds_nothing(database: Da
         canceller.execute("select ai.cancel(%s)", [wanted])
     app.commit()
     assert canceller.execute("select ai.cancel(%s) as status", [wanted]).fetchone()["status"] == "cancelled"
+
+
+def test_cancelling_what_waits_for_its_vector_does_not_deadlock_with_the_end_of_the_vector(
+    database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker], dice: random.Random
+) -> None:
+    model = Providers(database, simulator).model("tokens=2")
+    database.execute("insert into ai.cache_policies (exact, semantic, vector_model) values (true, true, 'local/hash')")
+    for _ in range(2):
+        worker(database, concurrency=16)
+    apps = [database.connect(user=member) for _ in range(6)]
+
+    def run(number: int, dice: random.Random) -> None:
+        for _ in range(40):
+            rows = (
+                apps[number]
+                .execute(
+                    "insert into ai.generations (prompt, model) select 'Question ' || gen_random_uuid(), %s"
+                    " from generate_series(1, 4) returning id",
+                    [model],
+                )
+                .fetchall()
+            )
+            time.sleep(dice.random() * 0.02)
+            for row in rows:
+                apps[number].execute("select ai.cancel(%s)", [row["id"]])
+
+    at_once(len(apps), run, dice)
+    all_ended(database)
+    assert database.value("select deadlocks from pg_stat_database where datname = current_database()") == 0
+    for table in ("waiting", "prepared", "queue", "delayed", "leases"):
+        assert database.value(f"select count(*) from ai.{table}") == 0, f"something is left in ai.{table}"
+    # A request that came with the end is forgotten by the next claim.
+    waiting.until(lambda: database.value("select count(*) from ai.cancellations") == 0, "the requests to be forgotten")
+    books_are_consistent(database)
