@@ -72,7 +72,9 @@ begin
   return encode(substring(sha256(p_base || ai.normal_form(jsonb_build_array(
            v_around, p_answering, p_dimensions,
            (select array_agg(n.found[1] order by n.ordinality)
-              from regexp_matches(ai.single_question(p_prompt, p_messages), '[0-9]+', 'g') with ordinality n (found, ordinality)))::text))
+              -- Digits of other scripts, raised, lowered, encircled and full-width ones are digits, too.
+              from regexp_matches(ai.single_question(p_prompt, p_messages),
+                     '[0-9\u00b2\u00b3\u00b9\u0660-\u0669\u06f0-\u06f9\u0966-\u096f\u09e6-\u09ef\u0e50-\u0e59\u2070-\u2089\u2460-\u2473\uff10-\uff19]+', 'g') with ordinality n (found, ordinality)))::text))
          from 1 for 16), 'hex')::uuid;
 end
 $$;

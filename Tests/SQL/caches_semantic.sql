@@ -99,7 +99,7 @@ select is(t.similar('{"cache": "exact", "prompt": "exact"}', '[1,0,0,0]'), 'not 
 -- Numbers
 select t.keep_question('{"prompt": "What was earned in 2023?"}', '[0,1,0,0]', 'Much.') \g /dev/null
 select is(t.similar(jsonb_build_object('prompt', p), '[0,1,0,0]'), a, p)
-  from (values ('What did we earn in 2023?', 'Much.'), ('What was earned in 2024?', 'miss'), ('What was earned?', 'miss'), ('What was earned in 2023 and 2024?', 'miss'),
+  from (values ('What did we earn in 2023?', 'Much.'), ('What was earned in 2024?', 'miss'), ('What was earned?', 'miss'), ('What was earned in 2023 and 2024?', 'miss'), (U&'What was earned in 2023 and \0662\0660?', 'miss'), (U&'What was earned in 2023\00B2?', 'miss'),
                ('2023: what was earned?', 'Much.'), ('What was earned in 20 23?', 'miss')) v (p, a);
 select t.keep_question('{"prompt": "Is 3 more than 5?"}', '[0,1,0,0]', 'No.') \g /dev/null
 select is(t.similar('{"prompt": "Is 5 more than 3?"}', '[0,1,0,0]'), 'miss', 'their order counts');
