@@ -3,23 +3,6 @@ begin;
 \ir setup/world.sql
 select no_plan();
 
-create function t.as_role(p_role text, p_sql text) returns text language plpgsql as $$
-declare
-  v_rows bigint;
-  v_as   text;
-begin
-  execute format('set local session authorization %I', p_role);
-  begin
-    execute p_sql;
-    get diagnostics v_rows = row_count;
-    v_as := 'ok ' || v_rows;
-  exception when others then
-    v_as := sqlstate;
-  end;
-  execute 'reset session authorization';
-  return v_as;
-end
-$$;
 create function t.said(p_conversation uuid) returns text language sql stable as $$
   select string_agg(format('%s %s: %s', m.seq, m.role, m.content), ' | ' order by m.seq) from ai.messages m where m.conversation_id = p_conversation
 $$;

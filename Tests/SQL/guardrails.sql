@@ -23,23 +23,6 @@ begin
 end
 $$;
 create function t.no_rules() returns void language sql as $$ delete from ai.guardrails $$;
-create function t.as_role(p_role text, p_sql text) returns text language plpgsql as $$
-declare
-  v_as text := 'ok';
-  v_n  bigint;
-begin
-  execute format('set local session authorization %I', p_role);
-  begin
-    execute p_sql;
-    get diagnostics v_n = row_count;
-    v_as := 'ok ' || v_n;
-  exception when others then
-    v_as := sqlstate;
-  end;
-  execute 'reset session authorization';
-  return v_as;
-end
-$$;
 -- One input through the rules, without an insert.
 create function t.guard(p_prompt text, p_messages jsonb default null, p_kind text default 'chat', p_id uuid default '0a000000-0000-7000-8000-0000000000aa',
                         out prompt text, out messages jsonb, out rejected jsonb, out stages jsonb) language sql as $$

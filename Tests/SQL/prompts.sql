@@ -3,24 +3,6 @@ begin;
 \ir setup/world.sql
 select no_plan();
 
--- Runs a statement as a login role: SQLSTATE, or ok with the count of rows.
-create function t.as_role(p_role text, p_sql text) returns text language plpgsql as $$
-declare
-  v_rows bigint;
-  v_as   text;
-begin
-  execute format('set local session authorization %I', p_role);
-  begin
-    execute p_sql;
-    get diagnostics v_rows = row_count;
-    v_as := 'ok ' || v_rows;
-  exception when others then
-    v_as := sqlstate;
-  end;
-  execute 'reset session authorization';
-  return v_as;
-end
-$$;
 
 -- A collection "mtap" of whatever stands in t.passages, without vectors.
 create table t.passages (n integer, title text, uri text, heading text, content text, similarity double precision);

@@ -15,25 +15,6 @@ insert into t.roles values ('mtap_ann', 'user'), ('mtap_dev', 'user'), ('mtap_ad
   ('mtap_monitor', 'monitor'), ('mtap_public', 'none'), ('mtap_gateway', 'none');
 grant select on t.roles to public;
 
--- Runs a statement as a login role and gives the SQLSTATE of what it raised, or ok with the count of rows.
-create function t.as_role(p_role text, p_sql text) returns text language plpgsql as $$
-declare
-  v_rows bigint;
-  v_as   text;
-begin
-  execute format('set local session authorization %I', p_role);
-  begin
-    execute p_sql;
-    get diagnostics v_rows = row_count;
-    v_as := 'ok ' || v_rows;
-  exception when others then
-    v_as := sqlstate;
-  end;
-  execute 'reset session authorization';
-  return v_as;
-end
-$$;
-
 -- 1. Tables: what select gives as each role. x: refused (42501); else the number of rows seen.
 create table t.sees (relation text, ann text, dev text, adm text, stray text, worker text, monitor text, public text, gateway text);
 insert into t.sees values

@@ -335,23 +335,10 @@ select is(t.explained('mtap_ann', null), 'PT404', 'of nothing');
 select is(t.explained('mtap_ann', gen_random_uuid()), 'PT404', 'of what does not exist');
 
 -- 7. Who writes: a tenant's admins their own rows, nobody else any
-create function t.as_role(p_role text, p_sql text) returns text language plpgsql as $$
-declare v_as text; v_rows bigint;
-begin
-  execute format('set local session authorization %I', p_role);
-  begin
-    execute p_sql;
-    get diagnostics v_rows = row_count;
-    v_as := v_rows::text;
-  exception when others then v_as := sqlstate;
-  end;
-  execute 'reset session authorization';
-  return v_as;
-end
-$$;
+create function t.rows_as(p_role text, p_sql text) returns text language sql as $$ select replace(t.as_role(p_role, p_sql), 'ok ', '') $$;
 insert into ai.providers (tenant_id, name, dialect) values (t.beta(), 'mtap-own', 'openai') returning id as own \gset
 insert into ai.models (tenant_id, provider_id, name, wire_name) values (t.beta(), :own, 'mtap/own', 'x') returning id as betas \gset
-select is(t.as_role('mtap_adm', sql), expected, format('an admin of alpha: %s: %s', replace(sql, t.alpha()::text, 'alpha'), expected))
+select is(t.rows_as('mtap_adm', sql), expected, format('an admin of alpha: %s: %s', replace(sql, t.alpha()::text, 'alpha'), expected))
   from (values
     (format($$insert into ai.profiles (tenant_id, name, strategy) values (%L, 'mtap-z', 'weighted')$$, t.alpha()), '1'),
     (format($$insert into ai.profiles (tenant_id, name) values (%L, 'mtap-z')$$, t.beta()), '42501'),
@@ -378,16 +365,16 @@ select is(t.as_role('mtap_adm', sql), expected, format('an admin of alpha: %s: %
     ($$select from ai.provider_accounts$$, '42501'),
     ($$select probe_id from ai.breakers$$, '42501'),
     ($$select from ai.model_stats$$, '42501')) v (sql, expected);
-select is(t.as_role(r, sql), '42501', format('%s: %s', r, sql))
+select is(t.rows_as(r, sql), '42501', format('%s: %s', r, sql))
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_bob', 'mtap_stray', 'mtap_worker', 'mtap_monitor', 'mtap_public']) r
  cross join (values (format($$insert into ai.profiles (tenant_id, name) values (%L, 'mtap-q')$$, t.alpha())), (format($$insert into ai.routes (tenant_id, profile, model_id) values (%L, 'q', 1)$$, t.alpha())),
                     ($$delete from ai.profile_rules$$), ($$delete from ai.breakers$$), ($$select ai.delete_profile('mtap-r')$$), ($$update ai.profiles set name = 'x'$$)) v (sql);
 insert into ai.members (tenant_id, user_id, role) values (t.beta(), 'nina', 'user');
 create role mtap_nina login; grant ai_admin to mtap_nina; insert into ai.role_bindings (role_name, tenant_id, user_id) values ('mtap_nina', t.beta(), 'nina');
-select is(t.as_role('mtap_nina', $$select ai.delete_profile('mtap-r')$$), 'PT403', 'the group of admins alone makes no admin');
-select is(t.as_role('mtap_nina', format($$insert into ai.profiles (tenant_id, name) values (%L, 'mtap-n')$$, t.beta())), '42501', 'neither for a profile');
-select is(t.as_role('mtap_ann', format($$select from ai.profiles where tenant_id = %L$$, t.beta())), '0', 'another tenant''s profiles are not seen');
-select is(t.as_role('mtap_bob', $$select from ai.profiles where name = 'small'$$), '2', 'the own and the shared ones are');
+select is(t.rows_as('mtap_nina', $$select ai.delete_profile('mtap-r')$$), 'PT403', 'the group of admins alone makes no admin');
+select is(t.rows_as('mtap_nina', format($$insert into ai.profiles (tenant_id, name) values (%L, 'mtap-n')$$, t.beta())), '42501', 'neither for a profile');
+select is(t.rows_as('mtap_ann', format($$select from ai.profiles where tenant_id = %L$$, t.beta())), '0', 'another tenant''s profiles are not seen');
+select is(t.rows_as('mtap_bob', $$select from ai.profiles where name = 'small'$$), '2', 'the own and the shared ones are');
 
 select * from finish();
 rollback;

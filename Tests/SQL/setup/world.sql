@@ -105,3 +105,22 @@ create function t.place(p_id uuid) returns text language sql stable as $$
     union all select 'delayed' from ai.delayed where generation_id = p_id
     union all select 'lease' from ai.leases where generation_id = p_id) p
 $$;
+
+-- Runs a statement as a login role and gives the SQLSTATE of what it raised, or ok with the count of rows.
+create function t.as_role(p_role text, p_sql text) returns text language plpgsql as $$
+declare
+  v_rows bigint;
+  v_as   text;
+begin
+  execute format('set local session authorization %I', p_role);
+  begin
+    execute p_sql;
+    get diagnostics v_rows = row_count;
+    v_as := 'ok ' || v_rows;
+  exception when others then
+    v_as := sqlstate;
+  end;
+  execute 'reset session authorization';
+  return v_as;
+end
+$$;
