@@ -12,7 +12,7 @@ create table ai.limits (
   metric     text        not null
                          constraint limits_metric check (metric in ('requests', 'tokens', 'cost', 'concurrency', 'credit')),
   period     text        constraint limits_period check (period in ('second', 'minute', 'hour', 'day', 'week', 'month')),
-  amount     numeric     not null constraint limits_amount check (amount between 0 and 1e30 and scale(amount) <= 20),
+  amount     numeric     not null constraint limits_amount check (amount >= 0 and amount <= 1e30 and scale(amount) <= 20),
   soft       boolean     not null default false,
   on_limit   text        not null default 'wait' constraint limits_on_limit check (on_limit in ('wait', 'reject')),
   enabled    boolean     not null default true,
@@ -82,7 +82,7 @@ create table ai.credits (
   id         bigint      not null generated always as identity constraint credits_pkey primary key,
   tenant_id  uuid        not null constraint credits_tenant_fkey references ai.tenants (id),
   amount     numeric     not null
-                         constraint credits_amount check (amount between -1e30 and 1e30 and amount <> 0 and scale(amount) <= 20),
+                         constraint credits_amount check (amount >= -1e30 and amount <= 1e30 and amount <> 0 and scale(amount) <= 20),
   note       text,
   created_at timestamptz not null default now()
 );

@@ -155,6 +155,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_tenant uuid := ai.check_batch_visible(batch);
+  v_more   bigint;
 begin
   update ai.batches b set cancelled_at = coalesce(b.cancelled_at, ai.now()), paused_at = null where b.tenant_id = v_tenant and b.id = batch;
   perform ai.park_batch(batch);
@@ -172,8 +173,13 @@ begin
     select pg_notify(c.channel, '') from (select distinct l.channel from leased l) c
   )
   select count(*) into running from leased cross join (select count(*) from told) t;
-  -- Once more, for what failed in between and was to be tried again. What fails from here on ends as cancelled.
-  cancelled := cancelled + ai.end_queued_of_batch(v_tenant, batch, true);
+  -- Again, for what failed in between and was to be tried again, and for what a claim took and put back because of a limit. The
+  -- batch's lanes are parked, so that this comes to an end. What fails from here on ends as cancelled.
+  for v_round in 1 .. 100 loop
+    v_more := ai.end_queued_of_batch(v_tenant, batch, true);
+    exit when v_more = 0;
+    cancelled := cancelled + v_more;
+  end loop;
 end
 $$;
 comment on function ai.cancel_batch(uuid) is 'Cancels a batch: ends what is queued, aborts what runs. Gives how many of each.';
