@@ -26,6 +26,8 @@ set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
+  c_limited constant integer := 32;  -- taken from a lane with limits: what does not fit goes back, at a price
+  v_more    boolean := false;
   v_taken   integer;
   v_leased  integer := 0;
   c_first   constant uuid := '00000000-0000-0000-0000-000000000000';
@@ -75,11 +77,12 @@ begin
   v_share := greatest(1, p_limit / greatest(1, v_tenants));
   loop
     with lanes as (
-      select distinct a.tenant_id, a.rank, a.lane_id, coalesce((v_marks ->> a.lane_id::text)::uuid, c_first) as mark
+      select distinct a.tenant_id, a.rank, a.lane_id, coalesce((v_marks ->> a.lane_id::text)::uuid, c_first) as mark,
+             case when exists (select from ai.lanes l where l.id = a.lane_id and l.counters <> '{}') then least(v_share, c_limited) else v_share end as most
         from ai.active_lanes a where a.lane_id <> all (v_stopped)
     ), tenants as (
       -- Lanes of one rank take turns by chance: of many members of a tenant none is always last.
-      select l.tenant_id, array_agg(l.lane_id order by l.rank, l.turn) as lane_ids, array_agg(l.mark order by l.rank, l.turn) as marks
+      select l.tenant_id, array_agg(l.lane_id order by l.rank, l.turn) as lane_ids, array_agg(l.mark order by l.rank, l.turn) as marks, array_agg(l.most order by l.rank, l.turn) as mosts
         from (select o.*, random() as turn from lanes o) l group by l.tenant_id
        order by l.tenant_id <= v_after, l.tenant_id
     ), picked as materialized (
@@ -87,13 +90,13 @@ begin
         from tenants t
        cross join lateral (
          select p.*
-           from unnest(t.lane_ids, t.marks) with ordinality u (lane_id, mark, at)
+           from unnest(t.lane_ids, t.marks, t.mosts) with ordinality u (lane_id, mark, most, at)
           cross join lateral (
             select q.ctid as place, q.lane_id, q.generation_id, q.tenant_id, q.attempts, q.target, q.prepare
               from ai.queue q
              where q.lane_id = u.lane_id and q.generation_id > u.mark
              order by q.generation_id
-             limit v_share
+             limit u.most
                for update skip locked) p
           limit v_share) q
        limit p_limit - cardinality(v_ids)
@@ -103,6 +106,8 @@ begin
            (array_agg(p.tenant_id))[count(*)] as last_tenant
       into v_batch from picked p;
     exit when v_batch.taken = 0;
+
+    v_more := v_more or exists (select from unnest(v_batch.lanes) l (id) group by l.id having count(*) = c_limited);
 
     -- By place: a delete by key would walk the same dead entries again.
     delete from ai.queue q where q.ctid = any (v_batch.places);
@@ -150,12 +155,15 @@ begin
 
   -- The header, last, because what was just claimed may have gone back to wait for its time.
   cursor := jsonb_build_object('after', v_after, 'marks', v_marks)::text;
+  -- What was taken and not leased has ended, waits, or was moved to another lane, and of a lane with limits only some were
+  -- taken: there may be more.
+  if v_leased < v_taken or v_more then
+    wait_ms := 1;
+  end if;
   if p_cursor is null then
     -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
-    -- What was taken and not leased has ended, waits, or was moved to another lane: there may be more behind it.
-    v_until := least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1), (select p.until from ai.parked_lanes p order by p.until limit 1),
-                     case when v_leased < v_taken then v_now end);
-    if v_until is not null then
+    v_until := least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1), (select p.until from ai.parked_lanes p order by p.until limit 1));
+    if wait_ms is null and v_until is not null then
       wait_ms := least(greatest(extract(epoch from v_until - v_now) * 1000, 1), 2147483647)::integer;
     end if;
     select count(*) into retries from (select from ai.delayed d where d.attempts > 0 limit 10000) r;

@@ -149,6 +149,8 @@ struct ClaimMachine: Sendable {
     if claim.reason != nil {
       due = header.waitMilliseconds.map { now + .milliseconds($0) }
       retries = header.retries ?? 0
+    } else if let wait = header.waitMilliseconds {
+      due = now + .milliseconds(wait)
     }
     if claim.reason == .safety && rows > 0 && !notifiedWhileClaiming { suspect = (now, rows) }
     let isInRow = lastClaim.map { now - $0 <= Self.streakGap } ?? false
