@@ -44,8 +44,10 @@ struct StreamTests {
   func streamsEqualWholes(wire: Wire, seed: UInt64) throws {
     var dice = Dice(seed: seed)
     for _ in 0..<40 {
-      // JSONSerialization, the judge here, drops a byte order mark.
-      let source = dice.text(upTo: 40).replacingOccurrences(of: "\u{feff}", with: "")
+      // JSONSerialization, the judge here, drops a byte order mark. By scalars, because a mark with an
+      // accent behind it is no occurrence of a mark.
+      let scalars = dice.text(upTo: 40).unicodeScalars.filter { $0 != "\u{feff}" }
+      let source = String(String.UnicodeScalarView(scalars))
       let answer = answer(AnswerText(escaped: JSONText.escaped(source)))
       let streamed = text(wire, try objects(events(wire, answer)))
       #expect(streamed.unicodeScalars.elementsEqual(source.unicodeScalars), "seed \(seed)")
