@@ -52,7 +52,7 @@ begin
       outcome := ai.prepare_generation(v_one.tenant_id, v_one.id, leader_id is not null, v_one.is_last_resort, v_one.context_tokens);
     exception when others then
       -- One that cannot be prepared must not keep all others from being claimed. What only says `again` goes on.
-      if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
+      if ai.says_again(sqlstate) then
         raise;
       end if;
       -- Without its words, which may quote a prompt.

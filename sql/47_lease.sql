@@ -25,7 +25,7 @@ begin
   with picked as materialized (
     select * from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_leaders) p (generation_id, tenant_id, lane_id, attempts, target, leader_id)
   ), asked as materialized (
-    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.batch_id,
+    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params,
            coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes
       from picked p
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.generation_id and g.status = 'queued'
@@ -90,7 +90,7 @@ begin
   return query
     with ready as materialized (
       select u.generation_id, u.tenant_id, u.lane_id, u.target, u.path::bigint[] as path, u.counters::bigint[] as counters, u.amounts::numeric[] as amounts, u.output_bound,
-             u.attempts + 1 as attempt, g.user_id, g.kind, g.profile, g.batch_id, s.deadline_ms as usual_ms, g.stream, g.replay, g.prompt, g.messages, g.params, g.route is null as is_new,
+             u.attempts + 1 as attempt, g.user_id, g.kind, g.profile, g.batch_id, s.deadline_ms as usual_ms, g.stream, g.replay, g.prompt, g.messages, g.params,
              greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
              r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes,

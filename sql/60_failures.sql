@@ -41,5 +41,13 @@ as $$
 $$;
 comment on function ai.token_count(jsonb) is 'A reported number of tokens, from 0 to 2147483647; null for what is no number.';
 
-revoke execute on function ai.token_count(jsonb) from public;
+-- Whether an error of the database only says that it is to be tried again, or stopped: deadlock, serialization, a lock that was
+-- not granted, a cancelled statement, a shutdown. Who goes on after whatever else went wrong lets these through.
+create or replace function ai.says_again(p_sqlstate text) returns boolean
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$ select p_sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') $$;
+comment on function ai.says_again(text) is 'Whether an SQLSTATE says to try again or to stop, and nothing about what was done.';
+
+revoke execute on function ai.token_count(jsonb), ai.says_again(text) from public;
 revoke execute on function ai.classify_failure(text, text, integer, text, text, boolean, boolean), ai.backoff_ms(integer, integer, integer) from public;

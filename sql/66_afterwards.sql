@@ -23,7 +23,7 @@ begin
     perform ai.write_caches(p_tenants, p_ids);
   exception when others then
     -- An answer that cannot be kept is an answer all the same.
-    if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
+    if ai.says_again(sqlstate) then
       raise;
     end if;
     raise warning 'answers could not be kept: %', sqlstate;
@@ -41,7 +41,7 @@ begin
         perform ai.end_embedding_job(v_one.tenant_id, v_one.id, v_one.status);
       exception when others then
         -- The books are not to be lost for a document. What only says `again` goes on.
-        if sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') then
+        if ai.says_again(sqlstate) then
           raise;
         end if;
         raise warning 'what follows the end of generation % failed: %', v_one.id, sqlstate;
