@@ -223,7 +223,7 @@ begin
      order by g.id
   loop
     if v_one.cancelled then
-      delete from ai.cancellations c where c.generation_id = v_one.id;
+      perform ai.forget_cancellations(v_one.id);
       perform ai.end_generation(v_one.tenant_id, v_one.id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
     elsif not v_one.known then
       perform ai.end_generation(v_one.tenant_id, v_one.id, 'rejected',

@@ -167,7 +167,11 @@ begin
     delete from ai.leases l using decided d where l.generation_id = d.generation_id
 
   ), obeyed as (
-    delete from ai.cancellations c using decided d where c.generation_id = d.generation_id and d.status is not null and d.cancel_requested
+    -- As in ai.end_cancelled(): what another locks, it also forgets.
+    delete from ai.cancellations c
+     where c.ctid = any (array(select o.ctid from ai.cancellations o join decided d on d.generation_id = o.generation_id
+                                where d.status is not null and d.cancel_requested
+                                  for update of o skip locked))
 
   ), delayed as (
     insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, target)

@@ -74,6 +74,17 @@ end
 $$;
 comment on function ai.cancel(uuid) is 'Cancels a generation; gives its status at return. PT404 where the caller may not see it.';
 
+-- Forgets the requests to cancel a generation. Of several requests two sessions may have locked some each, so it waits for
+-- none: what another holds, it forgets itself, or the next ai.end_cancelled() does.
+create or replace function ai.forget_cancellations(p_id uuid) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  delete from ai.cancellations c
+   where c.ctid = any (array(select o.ctid from ai.cancellations o where o.generation_id = p_id for update skip locked))
+$$;
+comment on function ai.forget_cancellations(uuid) is 'Forgets the requests to cancel a generation, but for those that somebody holds.';
+
 -- Ends what was asked to be cancelled while its attempt was failing, and forgets requests of what has ended. Gives how
 -- many it ended. Locks the requests and the queue or delayed rows, skipping what others hold.
 create or replace function ai.end_cancelled() returns integer
@@ -106,12 +117,12 @@ begin
     elsif exists (select from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id and g.finished_at is null) then
       continue;  -- on its way from one table to another, or held by somebody: the next call finds it
     end if;
-    delete from ai.cancellations c where c.generation_id = v_one.generation_id;
+    perform ai.forget_cancellations(v_one.generation_id);
   end loop;
   return v_count;
 end
 $$;
 comment on function ai.end_cancelled() is 'Ends generations that were cancelled between two attempts; gives how many.';
 
-revoke execute on function ai.end_generation(uuid, uuid, text, jsonb), ai.cancel(uuid), ai.end_cancelled() from public;
+revoke execute on function ai.end_generation(uuid, uuid, text, jsonb), ai.cancel(uuid), ai.forget_cancellations(uuid), ai.end_cancelled() from public;
 grant execute on function ai.cancel(uuid) to ai_user;

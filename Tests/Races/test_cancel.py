@@ -86,6 +86,27 @@ def test_cancelling_while_the_insert_is_not_committed_finds_nothing(database: Da
     assert canceller.execute("select ai.cancel(%s) as status", [wanted]).fetchone()["status"] == "cancelled"
 
 
+def test_of_several_requests_for_one_generation_a_claim_waits_for_none(database: Database, member: Member) -> None:
+    app, worker = database.connect(user=member), PlainWorker(database)
+    wanted = app.execute("insert into ai.generations (prompt) values ('x') returning id").fetchone()["id"]
+    claimed = worker.claim(1, look_at_everything=True)
+    requests = [database.connect(user=member, autocommit=False) for _ in range(2)]
+    for request in requests:
+        assert request.execute("select ai.cancel(%s) as status", [wanted]).fetchone()["status"] == "running"
+    worker.settle(claimed, outcome="failed", signal="http", http_status=503, output="")
+    for request in requests:
+        request.commit()
+    with database.connect(autocommit=False) as other:
+        # As another claim does that began when there was one request only; two such claims would wait for each other.
+        other.execute("select from ai.cancellations limit 1 for update")
+        worker.connection.execute("set lock_timeout = '10s'")
+        assert worker.claim(1, look_at_everything=True) == []
+        other.rollback()
+    assert database.value("select status from ai.generations where id = %s", wanted) == "cancelled"
+    assert worker.claim(1, look_at_everything=True) == []
+    assert database.value("select count(*) from ai.cancellations") == 0
+
+
 def test_cancelling_what_waits_for_its_vector_does_not_deadlock_with_the_end_of_the_vector(
     database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker], dice: random.Random
 ) -> None:
