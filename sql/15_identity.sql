@@ -1,9 +1,20 @@
+-- What a role allows: a tenant's own row goes before the shared one of the same name. Without a row it allows nothing.
+create or replace function ai.role_permissions(p_tenant uuid, p_role text) returns text[]
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.permissions from ai.roles r
+   where r.name = p_role and (r.tenant_id = p_tenant or r.tenant_id is null)
+   order by r.tenant_id nulls last limit 1
+$$;
+comment on function ai.role_permissions(uuid, text) is 'Permissions of a role in a tenant; null: there is no such role.';
+
 -- Who asks. A session is a member of a tenant by a binding of the role it logged in with, or, where that role is a
 -- registered authenticator, by the JWT claims the gateway verified and set. Anything else is nobody.
 --
 -- Raises PT401 where claims are there and are wrong: a broken claim must never become an anonymous success.
 -- Takes no locks. 5 to 10 µs: call it once a statement, as (select ai.tenant_id()).
-create or replace function ai.identity(out tenant_id uuid, out user_id text, out role text, out source text)
+create or replace function ai.identity(out tenant_id uuid, out user_id text, out role text, out source text, out permissions text[], out api_key_id uuid)
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -17,8 +28,8 @@ declare
   v_tenant  text;
   v_found   integer;
 begin
-  select m.tenant_id, m.user_id, m.role, 'binding'
-    into tenant_id, user_id, role, source
+  select m.tenant_id, m.user_id, m.role, 'binding', ai.role_permissions(m.tenant_id, m.role)
+    into tenant_id, user_id, role, source, permissions
     from ai.role_bindings b
     join ai.members m on m.tenant_id = b.tenant_id and m.user_id = b.user_id and m.enabled
     join ai.tenants t on t.id = m.tenant_id and t.enabled
@@ -69,13 +80,13 @@ begin
       using errcode = 'PT401', detail = 'The subject is a member of several tenants.', hint = 'Put tenant_id into app_metadata or into the claims.';
   end if;
 
-  select m.tenant_id, m.user_id, m.role, 'jwt'
-    into tenant_id, user_id, role, source
+  select m.tenant_id, m.user_id, m.role, 'jwt', ai.role_permissions(m.tenant_id, m.role)
+    into tenant_id, user_id, role, source, permissions
     from ai.members m join ai.tenants t on t.id = m.tenant_id and t.enabled
    where m.user_id = v_subject and m.enabled and (v_tenant is null or m.tenant_id::text = lower(v_tenant));
 end
 $$;
-comment on function ai.identity() is 'Tenant, user, role in the tenant, and how the session is known; all null for nobody. PT401 for a wrong claim.';
+comment on function ai.identity() is 'Tenant, user, role and permissions in the tenant, how the session is known, and its API key; all null for nobody. PT401 for a wrong claim or token.';
 
 create or replace function ai.tenant_id() returns uuid
 language sql stable parallel safe security invoker
@@ -98,6 +109,11 @@ create or replace function ai.is_tenant_admin() returns boolean
 language sql stable parallel safe security invoker
 return coalesce((ai.identity()).role = 'admin', false);
 comment on function ai.is_tenant_admin() is 'Whether this session is an admin of its tenant.';
+
+create or replace function ai.may(p_permission text) returns boolean
+language sql stable parallel safe security invoker
+return coalesce((ai.identity()).permissions && array[p_permission, '*'], false);
+comment on function ai.may(text) is 'Whether this session has a permission of ai.permissions. In a policy: (select ai.may(''policy:write'')).';
 
 create or replace function ai.whoami()
 returns table (tenant_id uuid, tenant text, user_id text, role text, source text, session_role name, why text)
@@ -146,9 +162,9 @@ end
 $$;
 comment on function ai.make_lanes() is 'Trigger: makes the lanes of a new tenant.';
 
-revoke execute on function ai.identity(), ai.tenant_id(), ai.user_id(), ai.sees_tenant(), ai.is_tenant_admin(), ai.whoami(),
+revoke execute on function ai.identity(), ai.tenant_id(), ai.user_id(), ai.sees_tenant(), ai.is_tenant_admin(), ai.may(text), ai.role_permissions(uuid, text), ai.whoami(),
   ai.keep_roles_apart(), ai.make_lanes() from public;
-grant execute on function ai.identity(), ai.tenant_id(), ai.user_id(), ai.sees_tenant(), ai.is_tenant_admin(), ai.whoami()
+grant execute on function ai.identity(), ai.tenant_id(), ai.user_id(), ai.sees_tenant(), ai.is_tenant_admin(), ai.may(text), ai.whoami()
   to ai_user, ai_monitor, ai_worker;
 
 -- objects

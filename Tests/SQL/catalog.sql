@@ -48,9 +48,9 @@ select set_eq($$ select polrelid::regclass::text || ' ' || polname from pg_polic
 select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_class c on c.oid = p.polrelid
                     where c.relnamespace = 'ai'::regnamespace
                       and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))
-                          ~ 'ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|identity)\(\)'
+                          ~ 'ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|may|identity)\(\)'
                       and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))
-                          ~ '(?<!SELECT )ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|identity)\(\)' $$,
+                          ~ '(?<!SELECT )ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|may|identity)\(\)' $$,
   'identity is asked once a statement: (select ai.tenant_id()), never once a row');
 select set_eq($$ select a.grantee::regrole || ' ' || t.attname from pg_attribute t cross join lateral aclexplode(t.attacl) a
                   where t.attrelid = 'ai.generations'::regclass and a.privilege_type = 'INSERT' $$,
@@ -100,16 +100,16 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit, or
 -- run an app's policies, which may depend on the reader's search_path (they qualify everything).
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'signs', 'differing_signs', 'cosine_distance', 'vector_size',
+  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'may', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'signs', 'differing_signs', 'cosine_distance', 'vector_size',
         'unit_vector', 'fits_halves'],
   'the functions without a search_path of their own');
-select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'uuid_v7') and prosqlbody is not null $$,
-  array['sees_tenant', 'is_tenant_admin', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
+select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'may', 'uuid_v7') and prosqlbody is not null $$,
+  array['sees_tenant', 'is_tenant_admin', 'may', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
 select is_empty($$ select signature from t.functions where definition ~* '\mleakproof\M' and definition !~* 'not leakproof' $$, 'nothing is marked leakproof');
 select is_empty($$ select signature from t.functions where prosecdef and definition ~ '\mexecute\s+(''|v_|p_)' $$, 'no definer function executes a string that is not format()');
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
 select is(has_function_privilege('ai_user', oid, 'execute'),
-          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
+          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'may', 'whoami', 'token_cost', 'idempotent_generation', 'subscribe', 'read_stream',
                       'cancel', 'generate', 'embed', 'ask', 'usage_report', 'uuid_v7', 'start_conversation', 'chat', 'delete_conversation',
                       'acting_role', 'acts_as_owner', 'manages', 'managed_vectorizer', 'add_vectorizer', 'vectorize', 'note_changes', 'rows_query', 'note_rows', 'note_all_read',
                       'read_rows', 'refresh_vectorizer', 'vectorize_progress', 'vectorize_retry', 'start_building', 'revectorize', 'remove_vectorizer', 'stop_vectorizing',
@@ -121,12 +121,12 @@ select is(has_function_privilege('ai_user', oid, 'execute'),
                       'create_batch', 'pause_batch', 'resume_batch', 'cancel_batch', 'batch_progress', 'estimate'), format('ai_user and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_worker', oid, 'execute'),
-          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami')
+          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'may', 'whoami')
           or proname in ('worker_register', 'worker_heartbeat', 'worker_claim', 'worker_publish', 'worker_settle', 'worker_cancellations', 'worker_leases', 'worker_sleep', 'worker_wake',
                          'worker_maintain', 'worker_stop'), format('ai_worker and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('ai_monitor', oid, 'execute'),
-          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'whoami', 'token_cost'), format('ai_monitor and %s', signature))
+          proname in ('identity', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'may', 'whoami', 'token_cost'), format('ai_monitor and %s', signature))
   from t.functions order by signature;
 select is(has_function_privilege('mtap_public', oid, 'execute'), false, format('a role in no group may not call %s', signature)) from t.functions order by signature;
 select is(has_schema_privilege(r.name, 'ai', r.privilege), r.expected, format('%s on schema ai: %s', r.privilege, r.name))
