@@ -9,6 +9,7 @@ create table ai.permissions (
 comment on table ai.permissions is 'What there is to be allowed. Roles and API keys name these, or * for all of them.';
 insert into ai.permissions (name, description) values
   ('inference:execute', 'ask, cancel, converse, run batches'),
+  ('inference:delegate', 'ask on behalf of another member'),
   ('inference:read',    'see the generations, calls, conversations and batches of every member; one''s own are always seen'),
   ('model:read',        'see models, prices, routes and profiles'),
   ('model:write',       'change the tenant''s own providers, models, prices, routes and profiles'),

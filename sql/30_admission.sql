@@ -155,6 +155,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_settings record;
+  v_me       record;
   v_named    boolean;
   v_hash     bytea;
   v_known    record;
@@ -168,12 +169,22 @@ begin
     return new;  -- a restore: only an owner can have written that column
   end if;
   v_named := new.tenant_id is not null or new.user_id is not null;
-  if new.tenant_id is null then
-    select i.tenant_id, coalesce(new.user_id, i.user_id) into new.tenant_id, new.user_id from ai.identity() i;
-    if new.tenant_id is null then
+  if new.purpose is null then
+    select i.tenant_id, i.user_id, i.permissions, i.api_key_id into v_me from ai.identity() i;
+    if v_me.tenant_id is not null then
+      if (v_me.permissions && array['inference:execute', '*']) is not true then
+        raise exception 'the permission inference:execute is needed to ask' using errcode = 'PT403', hint = 'select * from ai.whoami();';
+      end if;
+      if new.user_id <> v_me.user_id and (v_me.permissions && array['inference:delegate', '*']) is not true then
+        raise exception 'the permission inference:delegate is needed to ask on behalf of another member' using errcode = 'PT403', hint = 'select * from ai.whoami();';
+      end if;
+      new.tenant_id := coalesce(new.tenant_id, v_me.tenant_id);
+      new.user_id := coalesce(new.user_id, v_me.user_id);
+      new.api_key_id := v_me.api_key_id;
+    elsif new.tenant_id is null then
       raise exception 'this session is nobody: no generation can be asked for'
         using errcode = 'PT401', detail = (select w.why from ai.whoami() w),
-              hint = 'insert into ai.role_bindings (role_name, tenant_id, user_id) values (…), or come with the JWT of a member.';
+              hint = 'insert into ai.role_bindings (role_name, tenant_id, user_id) values (…), or come with an API key or the JWT of a member.';
     end if;
   end if;
   if v_named and not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id

@@ -235,15 +235,15 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  insert into ai.generations (id, tenant_id, user_id, kind, prompt, messages, model, profile, priority, run_after, deadline_ms, parent_id, purpose, metadata)
+  insert into ai.generations (id, tenant_id, user_id, kind, prompt, messages, model, profile, priority, run_after, deadline_ms, api_key_id, parent_id, purpose, metadata)
   select g.query_id, g.tenant_id, g.user_id, 'embedding', ai.question_text(g.prompt, g.messages), null, g.query_model, null,
-         g.priority, g.run_after, g.deadline_ms, g.id, 'query', null
+         g.priority, g.run_after, g.deadline_ms, g.api_key_id, g.id, 'query', null
     from unnest(p_tenants, p_ids) p (tenant_id, id)
     join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
    where g.query_id is not null
   union all
   select g.judge_ids[m.n], g.tenant_id, g.user_id, 'chat', null, ai.moderation_messages(m.guardrail_id, g.prompt, g.messages), m.model,
-         case when m.model is null then m.profile end, g.priority, g.run_after, g.deadline_ms, g.id, 'moderation', jsonb_build_object('guardrail', m.guardrail_id)
+         case when m.model is null then m.profile end, g.priority, g.run_after, g.deadline_ms, g.api_key_id, g.id, 'moderation', jsonb_build_object('guardrail', m.guardrail_id)
     from unnest(p_tenants, p_ids) p (tenant_id, id)
     join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
    cross join lateral (select row_number() over () as n, o.* from ai.moderators(g.tenant_id, g.kind) o) m
