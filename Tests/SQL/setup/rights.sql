@@ -1,0 +1,141 @@
+-- The rights in schema ai: everything that anybody but the owner may do. One line an object; what has no line here must be
+-- out of reach for everybody. Tests/SQL/matrix.sql compares this with the catalog, and tries it as each role.
+--
+--   table NAME: ROLE PRIVILEGE… ; ROLE PRIVILEGE…     privileges: select insert update delete, with columns: insert(a, b)
+--   function NAME(TYPES): ROLE…                       types as format_type() writes them; no line for each default argument
+--   function NAME(TYPES): ROLE… definer -- WHY        runs with its owner's rights: what keeps a caller to what is the caller's
+--   (the same for: view, sequence, procedure, type, schema; and role ROLE: ROLE is the groups that a group is in)
+--
+-- ROLE is user, developer, admin, worker or monitor, for the group roles ai_user and so on. A developer has what a user
+-- has, and an admin what a developer has, without being named. The order of lines means nothing; new ones go where they belong by
+-- subject or alphabet. Lines end with the line: no comma, no semicolon. When a line is missing or wrong, the test prints the right one.
+create table t.rights_lines (line text);
+copy t.rights_lines from stdin;
+-- the schema, its groups, its types
+schema ai: user usage; worker usage; monitor usage
+role developer: user
+role admin: developer
+type embedding: public usage
+
+-- tables
+table batches: user select
+table breaker_settings: user select
+table breakers: user select(id, provider_id, model_id, state, failures, opened_at, probe_at, cooldown_ms, why); monitor select(id, provider_id, model_id, state, failures, opened_at, probe_at, cooldown_ms, why)
+table cache_policies: user select; admin insert(tenant_id, position, kind, profile, model, exact, semantic, threshold, ttl, stale_for, scope, vector_model, enabled) update(position, kind, profile, model, exact, semantic, threshold, ttl, stale_for, scope, vector_model, enabled)
+table chunk_vectors: user select
+table chunks: user select
+table collections: user select
+table context_sources: user select
+table conversations: user select
+table credits: user select
+table documents: user select
+table generations: user select insert(kind, priority, stream, prompt, messages, model, profile, params, run_after, deadline_ms, idempotency_key, metadata, collection, template, cache, cache_tags, conversation_id, batch_id, replay); admin insert(tenant_id, user_id)
+table guardrails: user select; admin insert(tenant_id, name, scope, detector, action, restore, kinds, options, position, enabled) update(name, scope, detector, action, restore, kinds, options, position, enabled)
+table limits: user select; admin insert(tenant_id, per, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) update(amount, soft, on_limit, enabled)
+table llm_calls: user select
+table members: user select
+table messages: user select
+table model_stats: monitor select
+table models: user select
+table prices: user select
+table profile_rules: user select; admin insert(tenant_id, position, kind, min_length, max_length, tier, metadata, profile, enabled) update(position, min_length, max_length, tier, metadata, profile, enabled)
+table profiles: user select; admin insert(tenant_id, name, kind, strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms) update(strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms)
+table prompt_templates: user select; admin insert(tenant_id, name, version, description, system, collection, match_threshold, match_count, search_mode, context_sources, history_messages, token_budget, enabled) update(enabled)
+table providers: user select(id, tenant_id, name, dialect, enabled, created_at)
+table retry_rules: user select
+table routes: user select; admin insert(tenant_id, profile, kind, position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream) update(position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream)
+table tenants: user select
+table vectorized_rows: user select(ref, version, tenant_id, row_key, state, embedding)
+table vectorizers: user select
+table workers: monitor select
+
+-- functions
+function acting_role(): user
+function acts_as_owner(): user definer -- tells only of the caller's own roles
+function add_document(text, text, text, text, jsonb): user definer -- own tenant; document:write
+function add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text): user definer -- the caller owns the table; own tenant
+procedure ask(text, text, text, text, integer, text, text): user
+function batch_progress(uuid): user definer -- only a batch that the caller may see
+function cache_report(timestamp with time zone, timestamp with time zone): user
+function cancel(uuid): user definer -- only a generation that the caller may see
+function cancel_batch(uuid): user definer -- only a batch that the caller may see
+function cancel_rebuild(text): user definer -- own tenant; document:write
+function chat(uuid, text, boolean, jsonb, text, text, text, text, text, integer, text, jsonb): user
+function collection_status(text): user
+function collection_to_search(text, vector): user
+function cosine_distance(halfvec, halfvec): user
+function cosine_distance(vector, vector): user
+function create_batch(text, jsonb, boolean): user definer -- own tenant and user
+function create_collection(text, text, integer, integer, integer, integer, text): user definer -- own tenant; document:write
+function delete_collection(text): user definer -- own tenant; document:write
+function delete_conversation(uuid): user definer -- only a conversation that the caller may see
+function delete_document(uuid): user definer -- own tenant; document:write
+function delete_profile(text, text): admin definer -- own tenant; model:write
+function embed(text, text, text, jsonb, text, jsonb): user
+function estimate(text, jsonb, text, text, jsonb, text): user definer -- own tenant; writes nothing
+function explain_route(uuid): user definer -- only a generation that the caller may see
+function find_cached_response(vector, double precision, integer, text, text, text, text, text, text): user definer -- own tenant, within the scope of the cache policy
+function find_vectorizer(text): user definer -- own tenant, or tables that the caller may read
+function fuse_chunks(uuid, bigint, bigint, integer, boolean, vector, bigint[], integer, double precision, double precision, integer, double precision, jsonb): user
+function generate(text, jsonb, text, text, jsonb, boolean, text, timestamp with time zone, integer, text, jsonb, text, text, text, text, text[], uuid, boolean): user
+function hybrid_search(text, vector, integer, double precision, double precision, integer, text, jsonb): user
+function idempotent_generation(text): user definer -- own tenant and user
+function identity(): user worker monitor definer -- tells only who asks
+function invalidate_cache(text, text, text, integer, interval, text, text, text, boolean): user definer -- own tenant, own user without policy:write
+function is_tenant_admin(): user worker monitor
+function limits_status(): user definer -- own tenant, own user without billing:read
+function managed_vectorizer(text): user definer -- the caller owns the table or the schema
+function manages(bigint): user definer -- a yes or no
+function match_documents(vector, double precision, integer, text, jsonb): user
+function may(text): user worker monitor
+function nearest_by_index(uuid, bigint, bigint, integer, vector, integer, jsonb): user
+function nearest_chunks(uuid, bigint, bigint, integer, boolean, vector, integer, jsonb): user
+function no_collection(text): user
+function note_all_read(bigint, text[]): user definer -- the caller owns the table or the schema
+function note_changes(): user definer -- a trigger: notes rows of the table it hangs on
+function note_rows(bigint, text[], text[], uuid[]): user definer -- the caller owns the table or the schema
+function pause_batch(uuid): user definer -- only a batch that the caller may see
+function places_query(bigint): user definer -- only the text of a query, run with the caller's rights
+function read_rows(bigint, boolean): user
+function read_stream(uuid, integer, integer): user definer -- only a generation that the caller may see
+function rebuild_collection(text, text, integer): user definer -- own tenant; document:write
+function recall_check(text, integer, integer): user
+function refresh_vectorizer(text): user
+function remove_vectorizer(bigint): user definer -- the caller owns the table or the schema
+function resume_batch(uuid): user definer -- only a batch that the caller may see
+function retry_document(uuid): user definer -- own tenant; document:write
+function revectorize(text, text): user
+function rows_query(bigint): user definer -- only the text of a query, run with the caller's rights
+function search_rows(text, vector, double precision, integer): user
+function sees_tenant(): user worker monitor
+function start_building(bigint, text): user definer -- the caller owns the table or the schema
+function start_conversation(text, text, text, text, text, jsonb): user definer -- own tenant and user
+function stop_vectorizing(text): user
+function subscribe(): user definer -- a channel of the caller, or of a generation that the caller may see
+function subscribe(uuid): user definer -- a channel of the caller, or of a generation that the caller may see
+function tenant_id(): user worker monitor
+function text_matches(text, text, integer, jsonb): user definer -- own tenant
+function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint): user monitor
+function unit_vector(vector): user
+function usage_report(timestamp with time zone, timestamp with time zone, text): user
+function user_id(): user worker monitor
+function uuid_v7(): user
+function vector_schema(): user
+function vector_size(vector): user
+function vectorize(regclass, text[], text, text, text, integer, text, uuid, text): user
+function vectorize_progress(text): user definer -- own tenant
+function vectorize_retry(text): user definer -- the caller owns the table or the schema
+function visible_places(): user
+function whoami(): user worker monitor definer -- tells only who asks
+function worker_cancellations(uuid): worker definer -- a worker's own leases
+function worker_claim(uuid, integer, text): worker definer -- the queue, as a worker
+function worker_heartbeat(uuid): worker definer -- a worker's own row
+function worker_leases(uuid): worker definer -- a worker's own leases
+function worker_maintain(uuid): worker definer -- keeps the tables in order, as a worker
+function worker_publish(uuid, jsonb): worker definer -- a worker's own leases
+function worker_register(text, text, integer): worker definer -- a row for a new worker
+function worker_settle(uuid, jsonb): worker definer -- a worker's own leases
+function worker_sleep(): worker definer -- a lock
+function worker_stop(uuid): worker definer -- a worker's own row
+function worker_wake(): worker definer -- a lock
+\.
