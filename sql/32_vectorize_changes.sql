@@ -29,7 +29,9 @@ comment on function ai.queue_rows(bigint, uuid, bigint[]) is 'Asks for the embed
 -- usual is tried once more with inserts alone, which cannot fail for what others do at the same time; if that fails too,
 -- ai.vectorizer_problems says so.
 --
--- It may be attached to any table by whoever may create triggers there; it acts only for the vectorizer's own table.
+-- It may be attached to any table by whoever may create triggers there; it acts only for the vectorizer's own table, and only
+-- where the trigger has the transition tables: without them their names would mean temporary tables of the caller's, or views
+-- with functions that would run with this function's rights.
 --
 -- Locks: deletes take the deleted rows' copies; a worker's report skips them. The settings make texts the same in every session.
 create or replace function ai.note_changes() returns trigger
@@ -60,6 +62,13 @@ begin
       insert into ai.vectorizer_problems (vectorizer_id, table_id, error, noted_at)
       values (v_id, tg_relid, '{"class": "missed", "message": "a transaction older than the vectorizer changed rows"}', v_now);
     end if;
+    return null;
+  end if;
+  if tg_op <> 'TRUNCATE'
+     and not exists (select from pg_trigger t where t.tgrelid = tg_relid and t.tgname = tg_name
+                        and (tg_op = 'DELETE' or t.tgnewtable = 'inserted') and (tg_op = 'INSERT' or t.tgoldtable = 'deleted')) then
+    insert into ai.vectorizer_problems (vectorizer_id, table_id, error, noted_at)
+    values (v_id, tg_relid, '{"class": "missed", "message": "the trigger is not that of ai.vectorize()"}', v_now);
     return null;
   end if;
 
