@@ -12,3 +12,15 @@ begin
   end if;
 end
 $$;
+drop function if exists ai.collection_keeper();
+drop function if exists ai.check_visible(uuid);
+drop function if exists ai.check_batch_visible(uuid);
+-- With columns for secrets, addresses and capture.
+do $$
+begin
+  if exists (select from pg_catalog.pg_proc p where p.oid = to_regprocedure('ai.worker_claim(uuid, integer, text)') and not p.proargnames @> array['secret_ref']) then
+    drop function ai.worker_claim(uuid, integer, text);
+    drop function ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]);
+  end if;
+end
+$$;

@@ -126,22 +126,22 @@ create or replace trigger keep_prices before truncate on ai.prices
   for each statement execute function ai.version_price();
 
 drop policy if exists visible on ai.providers;
-create policy visible on ai.providers for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+create policy visible on ai.providers for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
 drop policy if exists visible on ai.models;
-create policy visible on ai.models for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+create policy visible on ai.models for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
 drop policy if exists visible on ai.routes;
-create policy visible on ai.routes for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
--- Which models its profiles use is a tenant's own business; which models there are is the operator's.
+create policy visible on ai.routes for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
+-- Which models its profiles use is a tenant's own business; which shared models there are is the operator's.
 drop policy if exists administered on ai.routes;
 create policy administered on ai.routes to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()) and exists (select from ai.models m where m.id = model_id));
+  using (tenant_id = (select ai.tenant_for('model:write')))
+  with check (tenant_id = (select ai.tenant_for('model:write')) and exists (select from ai.models m where m.id = model_id));
 drop policy if exists visible on ai.prices;
 create policy visible on ai.prices for select to ai_user using (exists (select from ai.models m where m.id = model_id));
 drop policy if exists visible on ai.retry_rules;
-create policy visible on ai.retry_rules for select to ai_user using (true);
+create policy visible on ai.retry_rules for select to ai_user using ((select ai.may('model:read') or ai.may('model:write')));
 
--- base_url, headers and the name of the secret are the operator's business.
+-- base_url, headers and the name of the secret of a shared provider are the operator's business; of its own a tenant reads them by ai.own_providers().
 grant select (id, tenant_id, name, dialect, enabled, created_at) on ai.providers to ai_user;
 grant select on ai.models, ai.routes, ai.prices, ai.retry_rules to ai_user;
 -- By column, because who may update or delete a whole table may also lock it, and with it everybody's claims. Rows are

@@ -199,7 +199,7 @@ $$;
 comment on function ai.why_degraded(uuid, text, text, bigint) is 'What ai.generations.degraded says when this model answers; null: nothing.';
 
 -- A tenant goes back to what is shared: deletes its own rows of a profile in ai.profiles and ai.routes, and its rules that
--- lead there. Gives how many rows. Raises PT403 for who is no admin of a tenant.
+-- lead there. Gives how many rows. Raises PT401, PT403.
 create or replace function ai.delete_profile(p_profile text, p_kind text default 'chat') returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -208,10 +208,7 @@ declare
   v_me      record;
   v_deleted integer;
 begin
-  select * into v_me from ai.identity();
-  if v_me.role is distinct from 'admin' then
-    raise exception 'only an admin of a tenant deletes its profiles' using errcode = 'PT403', detail = (select w.why from ai.whoami() w);
-  end if;
+  select * into v_me from ai.require('model:write');
   with routes as (
     delete from ai.routes r where r.tenant_id = v_me.tenant_id and r.profile = p_profile and r.kind = p_kind returning 1
   ), rules as (
@@ -223,7 +220,7 @@ begin
   return v_deleted;
 end
 $$;
-comment on function ai.delete_profile(text, text) is 'Deletes the tenant''s own rows of a profile, its routes and rules; gives how many. For admins.';
+comment on function ai.delete_profile(text, text) is 'Deletes the tenant''s own rows of a profile, its routes and rules; gives how many.';
 
 revoke execute on function ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text),
   ai.route_varies(uuid, text, text, integer), ai.draw(uuid, bigint), ai.route_rank(text, bigint, integer, integer, uuid),
@@ -233,17 +230,17 @@ grant execute on function ai.delete_profile(text, text) to ai_admin;
 -- objects
 
 drop policy if exists visible on ai.profiles;
-create policy visible on ai.profiles for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+create policy visible on ai.profiles for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
 drop policy if exists administered on ai.profiles;
 create policy administered on ai.profiles to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
+  using (tenant_id = (select ai.tenant_for('model:write')))
+  with check (tenant_id = (select ai.tenant_for('model:write')));
 drop policy if exists visible on ai.profile_rules;
-create policy visible on ai.profile_rules for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+create policy visible on ai.profile_rules for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
 drop policy if exists administered on ai.profile_rules;
 create policy administered on ai.profile_rules to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
+  using (tenant_id = (select ai.tenant_for('model:write')))
+  with check (tenant_id = (select ai.tenant_for('model:write')));
 drop policy if exists visible on ai.model_stats;
 create policy visible on ai.model_stats for select to ai_monitor using (true);
 

@@ -83,14 +83,14 @@ revoke execute on function ai.check_guardrail() from public;
 create or replace trigger check_guardrail before insert or update on ai.guardrails
   for each row execute function ai.check_guardrail();
 
--- Developers and admins see what applies to their tenant; admins write what is the tenant's own.
+-- What applies to the tenant is seen by who may read policies, what is its own is written by who may write them.
 drop policy if exists visible on ai.guardrails;
 create policy visible on ai.guardrails for select to ai_user
-  using ((tenant_id = (select ai.tenant_id()) or tenant_id is null) and (select ai.sees_tenant()));
+  using ((tenant_id = (select ai.tenant_id()) or tenant_id is null) and (select ai.may('policy:read') or ai.may('policy:write')));
 drop policy if exists own on ai.guardrails;
 create policy own on ai.guardrails for all to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
+  using (tenant_id = (select ai.tenant_for('policy:write')))
+  with check (tenant_id = (select ai.tenant_for('policy:write')));
 
 grant select on ai.guardrails to ai_user;
 -- By column, because who may update or delete a whole table may also lock it, and with it everybody's inserts. A rule is

@@ -196,13 +196,14 @@ create constraint trigger changed after insert on ai.credits
 drop policy if exists visible on ai.limits;
 create policy visible on ai.limits for select to ai_user
   using ((tenant_id is null or tenant_id = (select ai.tenant_id()))
-         and (user_id is null or user_id = (select ai.user_id()) or (select ai.sees_tenant())));
+         and (user_id is null and (select ai.tenant_id()) is not null or user_id = (select ai.user_id())
+              or (select ai.may('policy:read') or ai.may('policy:write') or ai.may('billing:read'))));
 drop policy if exists own on ai.limits;
 create policy own on ai.limits for insert to ai_admin
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()) and not operator and metric <> 'credit');
+  with check (tenant_id = (select ai.tenant_for('policy:write')) and not operator and metric <> 'credit');
 drop policy if exists own_change on ai.limits;
 create policy own_change on ai.limits for update to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()) and not operator);
+  using (tenant_id = (select ai.tenant_for('policy:write')) and not operator);
 grant select on ai.limits to ai_user;
 -- By column, because who may update or delete a whole table may also lock it, and with it everybody's claims. A limit is
 -- switched off, not deleted.
@@ -211,5 +212,5 @@ grant update (amount, soft, on_limit, enabled) on ai.limits to ai_admin;
 
 drop policy if exists visible on ai.credits;
 create policy visible on ai.credits for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (select ai.sees_tenant()));
+  using (tenant_id = (select ai.tenant_for('billing:read')));
 grant select on ai.credits to ai_user;

@@ -172,11 +172,11 @@ revoke execute on function ai.answering(uuid, text, text, text), ai.normal_form(
 -- objects
 
 drop policy if exists visible on ai.cache_policies;
-create policy visible on ai.cache_policies for select to ai_user using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+create policy visible on ai.cache_policies for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('policy:read') or ai.may('policy:write')));
 drop policy if exists own on ai.cache_policies;
 create policy own on ai.cache_policies for all to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
+  using (tenant_id = (select ai.tenant_for('policy:write')))
+  with check (tenant_id = (select ai.tenant_for('policy:write')));
 grant select on ai.cache_policies to ai_user;
 -- By column, because who may update or delete a whole table may also lock it, and with it everybody's inserts. A policy is
 -- switched off, not deleted.

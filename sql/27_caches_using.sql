@@ -3,7 +3,7 @@
 -- Kept answers to questions that are similar to a vector, best first: of the caller's own cache and of those that the tenant's
 -- members share, of nobody else's. The vector must be made by vector_model (null: the embedding model that the caches use by
 -- default). Answers to a collection that has changed since, or an old version of a template, are passed over.
--- Raises PT401 for nobody, PT400 for a wrong threshold or count, PT404 for a model that does not exist.
+-- Raises PT401 for nobody, PT403, PT400 for a wrong threshold or count, PT404 for a model that does not exist.
 create or replace function ai.find_cached_response(
   query_vec vector, similarity_threshold double precision default 0.95, match_count integer default 1, kind text default 'chat', model text default null,
   profile text default null, collection text default null, template text default null, vector_model text default null)
@@ -17,10 +17,7 @@ declare
   v_caller record;
   v_model  text;
 begin
-  select i.tenant_id, i.user_id into v_caller from ai.identity() i;
-  if v_caller.tenant_id is null then
-    raise exception 'this session is nobody: it has no cache' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-  end if;
+  select * into v_caller from ai.require('inference:execute');
   if query_vec is null or similarity_threshold is null or similarity_threshold not between 0 and 1 or match_count is null or match_count not between 1 and 100 then
     raise exception 'find_cached_response() takes a vector, a threshold from 0 to 1 and a count from 1 to 100' using errcode = 'PT400';
   end if;
@@ -53,7 +50,7 @@ comment on function ai.find_cached_response(vector, double precision, integer, t
 -- Drops kept answers of the caller's tenant, whoever's they are: those that fulfil all the criteria that are given. Gives how
 -- many. Answers that are being made at this moment are kept when they come, unless what was invalidated (a collection, a
 -- template, a route) has another version by then.
--- Raises PT401 for nobody, PT403 unless the caller is a developer or admin, PT400 without criteria. Locks the entries in the
+-- Raises PT401 for nobody, PT403 without a permission to write policies, prompts or documents, PT400 without criteria. Locks the entries in the
 -- order of their keys.
 create or replace function ai.invalidate_cache(
   tag text default null, collection text default null, template text default null, template_version integer default null, older_than interval default null,
@@ -64,15 +61,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  v_tenant uuid := (select i.tenant_id from ai.identity() i);
+  -- Whoever changes what answers are made of may drop those that were made before.
+  v_tenant uuid := (select r.tenant_id from ai.require('policy:write', 'prompt:write', 'document:write') r);
   v_count  bigint;
 begin
-  if v_tenant is null then
-    raise exception 'this session is nobody: it has no cache' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-  end if;
-  if not ai.sees_tenant() then
-    raise exception 'only developers and admins of the tenant may invalidate its cache' using errcode = 'PT403';
-  end if;
   if everything is not true and coalesce(invalidate_cache.tag, invalidate_cache.collection, invalidate_cache.template, invalidate_cache.model,
        invalidate_cache.profile, invalidate_cache.user_id, invalidate_cache.template_version::text, invalidate_cache.older_than::text) is null then
     raise exception 'nothing says what is to be invalidated'
@@ -102,7 +94,7 @@ comment on function ai.invalidate_cache(text, text, text, integer, interval, tex
   'Drops cached answers of the caller''s tenant that fulfil all given criteria; gives how many.';
 
 -- What caches saved: a row for each way of answering (exact, semantic, coalesced, and provider for what was asked), from the
--- books of p_from until before p_to. Runs with the caller's rights: users see their own, developers and admins the tenant's.
+-- books of p_from until before p_to. Runs with the caller's rights: members see their own, who has usage:read (or inference:read) the tenant's.
 create or replace function ai.cache_report(p_from timestamptz default date_trunc('month', now()), p_to timestamptz default 'infinity')
 returns table (answered_by text, answers bigint, share numeric, saved numeric, cost numeric, unpriced bigint)
 language sql stable security invoker

@@ -5,26 +5,6 @@
 -- what is searched takes it for no key update. What workers do for a collection never waits for any of these: it skips what
 -- is locked, and ai.finish_collections() comes back to it (28_vectors.sql).
 
--- The tenant and user of this session, who must be one of those that keep collections. Raises PT401, PT403.
-create or replace function ai.collection_keeper(out tenant_id uuid, out user_id text)
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_me record;
-begin
-  select * into v_me from ai.identity();
-  if v_me.tenant_id is null then
-    raise exception 'this session is nobody' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-  elsif v_me.role not in ('developer', 'admin') then
-    raise exception 'only developers and admins of a tenant change its collections' using errcode = 'PT403', hint = 'ai.members.role';
-  end if;
-  tenant_id := v_me.tenant_id;
-  user_id := v_me.user_id;
-end
-$$;
-comment on function ai.collection_keeper() is 'Tenant and user of this session, if it may change collections; else PT401 or PT403.';
-
 -- Raises PT404 with one text for what does not exist and for what is another tenant's.
 create or replace function ai.no_collection(p_name text) returns void
 language plpgsql immutable security invoker
@@ -74,7 +54,7 @@ declare
   v_id  bigint;
   v_max integer := coalesce(max_tokens, greatest(400, least(8000, target_tokens * 4 / 3)));
 begin
-  select * into v_me from ai.collection_keeper();
+  select * into v_me from ai.require('document:write');
   if name is null or name !~ '^[^[:space:]]([^[:cntrl:]]{0,98}[^[:space:]])?$' then
     raise exception 'a collection''s name has 1 to 100 characters, none of control, no space at its ends' using errcode = 'PT400';
   end if;
@@ -95,7 +75,7 @@ begin
 end
 $$;
 comment on function ai.create_collection(text, text, integer, integer, integer, integer, text) is
-  'Makes a collection for documents that are embedded with one model; gives its id. For developers and admins.';
+  'Makes a collection for documents that are embedded with one model; gives its id.';
 
 -- Drops a collection with all that is in it. Locks its documents, then itself. Its index is dropped by the next
 -- ai.make_search_indexes(). Raises PT401, PT403, PT404.
@@ -108,7 +88,7 @@ declare
   v_me record;
   v_id bigint;
 begin
-  select * into v_me from ai.collection_keeper();
+  select * into v_me from ai.require('document:write');
   select c.id into v_id from ai.collections c where c.tenant_id = v_me.tenant_id and c.name = collection;
   perform from ai.documents d where d.tenant_id = v_me.tenant_id and d.collection_id = v_id order by d.id for update;
   perform from ai.collections c where c.tenant_id = v_me.tenant_id and c.id = v_id for update;
@@ -120,7 +100,7 @@ begin
   delete from ai.collections c where c.tenant_id = v_me.tenant_id and c.id = v_id;
 end
 $$;
-comment on function ai.delete_collection(text) is 'Drops a collection and its documents. For developers and admins.';
+comment on function ai.delete_collection(text) is 'Drops a collection and its documents.';
 
 -- Embeds a collection anew, with its model (null) or another, beside the vectors that are searched; when every chunk has its
 -- vector, searches change over in one transaction. Called again for the model that is being built it asks only for what is
@@ -136,7 +116,7 @@ declare
   v_is   record;
   v_refs bigint[];
 begin
-  select * into v_me from ai.collection_keeper();
+  select * into v_me from ai.require('document:write');
   select * into v_is from ai.collections c where c.tenant_id = v_me.tenant_id and c.name = collection for update;
   if not found then
     perform ai.no_collection(collection);
@@ -165,7 +145,7 @@ begin
 end
 $$;
 comment on function ai.rebuild_collection(text, text, integer) is
-  'Embeds a collection anew beside what is searched and changes over when complete; gives how many chunks are to be embedded. For developers and admins.';
+  'Embeds a collection anew beside what is searched and changes over when complete; gives how many chunks are to be embedded.';
 
 -- Forgets the version that is being built. The collection's row is locked by the caller.
 create or replace function ai.drop_next_version(p_tenant uuid, p_collection bigint) returns void
@@ -196,7 +176,7 @@ declare
   v_me record;
   v_is record;
 begin
-  select * into v_me from ai.collection_keeper();
+  select * into v_me from ai.require('document:write');
   select * into v_is from ai.collections c where c.tenant_id = v_me.tenant_id and c.name = collection for no key update;
   if not found then
     perform ai.no_collection(collection);
@@ -205,7 +185,7 @@ begin
   return v_is.next_version is not null;
 end
 $$;
-comment on function ai.cancel_rebuild(text) is 'Stops a rebuild; what is searched stays as it is. Gives whether there was one. For developers and admins.';
+comment on function ai.cancel_rebuild(text) is 'Stops a rebuild; what is searched stays as it is. Gives whether there was one.';
 
 -- Runs with the caller's rights: the collections of the own tenant.
 create or replace function ai.collection_status(collection text default null)
@@ -227,7 +207,7 @@ $$;
 comment on function ai.collection_status(text) is
   'How far the documents of each collection (or of one) are, how it is searched, and how far a rebuild is (next_…).';
 
-revoke execute on function ai.collection_keeper(), ai.no_collection(text), ai.embedding_dimensions(uuid, text, integer),
+revoke execute on function ai.no_collection(text), ai.embedding_dimensions(uuid, text, integer),
   ai.create_collection(text, text, integer, integer, integer, integer, text), ai.delete_collection(text), ai.rebuild_collection(text, text, integer),
   ai.drop_next_version(uuid, bigint), ai.cancel_rebuild(text), ai.collection_status(text) from public;
 grant execute on function ai.create_collection(text, text, integer, integer, integer, integer, text), ai.delete_collection(text),
@@ -236,12 +216,12 @@ grant execute on function ai.create_collection(text, text, integer, integer, int
 -- objects
 
 drop policy if exists visible on ai.collections;
-create policy visible on ai.collections for select to ai_user using (tenant_id = (select ai.tenant_id()));
+create policy visible on ai.collections for select to ai_user using (tenant_id = (select ai.tenant_for('document:read')));
 drop policy if exists visible on ai.documents;
-create policy visible on ai.documents for select to ai_user using (tenant_id = (select ai.tenant_id()));
+create policy visible on ai.documents for select to ai_user using (tenant_id = (select ai.tenant_for('document:read')));
 drop policy if exists visible on ai.chunks;
-create policy visible on ai.chunks for select to ai_user using (tenant_id = (select ai.tenant_id()));
+create policy visible on ai.chunks for select to ai_user using (tenant_id = (select ai.tenant_for('document:read')));
 drop policy if exists visible on ai.chunk_vectors;
-create policy visible on ai.chunk_vectors for select to ai_user using (tenant_id = (select ai.tenant_id()));
+create policy visible on ai.chunk_vectors for select to ai_user using (tenant_id = (select ai.tenant_for('document:read')));
 
 grant select on ai.collections, ai.documents, ai.chunks, ai.chunk_vectors to ai_user;

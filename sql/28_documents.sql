@@ -118,12 +118,12 @@ as $$
 declare
   v_me record;
 begin
-  select * into v_me from ai.collection_keeper();
+  select * into v_me from ai.require('document:write');
   return ai.put_document(v_me.tenant_id, v_me.user_id, collection, content, title, uri, metadata);
 end
 $$;
 comment on function ai.add_document(text, text, text, text, jsonb) is
-  'Adds a document to a collection, or replaces the one of the same uri; gives its id. It is searched when its status is ready. For developers and admins.';
+  'Adds a document to a collection, or replaces the one of the same uri; gives its id. It is searched when its status is ready.';
 
 -- Takes chunks out of a collection whose row the caller has locked, with their vectors. Gives how many were live.
 create or replace function ai.remove_chunks(p_tenant uuid, p_collection bigint, p_ids bigint[]) returns bigint
@@ -163,7 +163,7 @@ declare
   v_me         record;
   v_collection bigint;
 begin
-  select * into v_me from ai.collection_keeper();
+  select * into v_me from ai.require('document:write');
   select d.collection_id into v_collection from ai.documents d where d.tenant_id = v_me.tenant_id and d.id = delete_document.id for update;
   if not found then
     return false;
@@ -176,7 +176,7 @@ begin
   return true;
 end
 $$;
-comment on function ai.delete_document(uuid) is 'Deletes a document; no search finds it from then on. Gives whether there was one. For developers and admins.';
+comment on function ai.delete_document(uuid) is 'Deletes a document; no search finds it from then on. Gives whether there was one.';
 
 -- Asks for the vectors that a document lacks. Its row is locked by the caller.
 create or replace function ai.ask_again(p_tenant uuid, p_user text, p_document uuid) returns bigint
@@ -218,7 +218,7 @@ as $$
 declare
   v_me record;
 begin
-  select * into v_me from ai.collection_keeper();
+  select * into v_me from ai.require('document:write');
   perform from ai.documents d where d.tenant_id = v_me.tenant_id and d.id = retry_document.id for update;
   if not found then
     raise exception 'there is no such document' using errcode = 'PT404';
@@ -226,7 +226,7 @@ begin
   return ai.ask_again(v_me.tenant_id, v_me.user_id, retry_document.id);
 end
 $$;
-comment on function ai.retry_document(uuid) is 'Asks again for the vectors of a document whose embedding failed; gives how many. For developers and admins.';
+comment on function ai.retry_document(uuid) is 'Asks again for the vectors of a document whose embedding failed; gives how many.';
 
 revoke execute on function ai.queue_chunks(uuid, text, text, bigint[], bigint), ai.put_document(uuid, text, text, text, text, text, jsonb),
   ai.add_document(text, text, text, text, jsonb), ai.remove_chunks(uuid, bigint, bigint[]), ai.delete_document(uuid), ai.ask_again(uuid, text, uuid),

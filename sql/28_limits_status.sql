@@ -1,6 +1,6 @@
 -- What is left of limits, and prepaid credit.
 
--- For the caller: the limits that concern the tenant or the caller; developers and admins see all of the tenant, per member
+-- For the caller: the limits that concern the tenant or the caller; who has billing:read sees all of the tenant, per member
 -- the caller and those of whom something was counted in the present window. Reserved is what runs now; used is what has ended, and all
 -- requests. For credit, amount is what the top-ups come to.
 create or replace function ai.limits_status()
@@ -10,7 +10,7 @@ language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
   with caller as materialized (
-    select i.tenant_id, i.user_id, coalesce(i.role in ('developer', 'admin'), false) as sees_tenant, ai.now() as at from ai.identity() i where i.tenant_id is not null
+    select i.tenant_id, i.user_id, coalesce(i.permissions && array['billing:read', '*'], false) as sees_tenant, ai.now() as at from ai.identity() i where i.tenant_id is not null
   ), rules as materialized (
     select l.*, w.tenant_id as caller_tenant, w.user_id as caller_user, w.sees_tenant, w.at, ai.window_start(l.period, w.at) as start
       from caller w
@@ -51,7 +51,7 @@ as $$
    order by a.id, 3
 $$;
 comment on function ai.limits_status() is
-  'What is used, reserved and left of the limits that concern the caller; developers and admins see the whole tenant.';
+  'What is used, reserved and left of the limits that concern the caller; who has billing:read sees the whole tenant.';
 
 -- Adds prepaid credit (a negative amount takes it back), and gives what the top-ups now come to. What waits for credit goes
 -- on. Credit counts where a limit with the metric credit concerns the tenant; where there is none, one is made that

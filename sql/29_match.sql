@@ -1,7 +1,7 @@
 -- What apps call to search. Everything runs with the caller's rights: row-level security shows them their tenant's
 -- collections, documents, chunks and vectors, and no other's.
 
--- The collection to search: the named one, or the only one. Raises PT401, PT404, and PT400 where several could be meant, and
+-- The collection to search: the named one, or the only one. Raises PT401, PT403, PT404, and PT400 where several could be meant, and
 -- for a vector of another size.
 create or replace function ai.collection_to_search(
   p_name text, p_vector vector, out tenant_id uuid, out id bigint, out name text, out version bigint, out dimensions integer, out indexed boolean)
@@ -29,9 +29,7 @@ begin
       from ai.collections c where (v_tenant is null or c.tenant_id = v_tenant) and (p_name is null or c.name = p_name) limit 1;
   end if;
   if id is null then
-    if ai.tenant_id() is null then
-      raise exception 'this session is nobody' using errcode = 'PT401', hint = 'select why from ai.whoami();';
-    end if;
+    perform ai.require('document:read');
     perform ai.no_collection(p_name);
   elsif v_count > 1 then
     raise exception 'which collection?' using errcode = 'PT400', hint = 'Name one: collection => ''…''. select name from ai.collections;';

@@ -201,7 +201,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-  v_tenant uuid := ai.tenant_id();
+  v_tenant uuid := ai.tenant_for('document:read');
 begin
   return query
     select r.chunk_id, r.rank

@@ -150,7 +150,7 @@ begin
     raise exception 'only the owner of % may vectorize it', p_table using errcode = 'PT403';
   end if;
 
-  select i.tenant_id, i.user_id, i.role into v_who from ai.identity() i;
+  select i.tenant_id, i.user_id, i.permissions into v_who from ai.identity() i;
   if p_tenant_column is not null or p_tenant <> v_who.tenant_id or v_who.tenant_id is null then
     if not v_own then
       raise exception 'only the owner of the schema ai names tenants'
@@ -161,8 +161,10 @@ begin
     end if;
   else
     p_tenant := v_who.tenant_id;
-    if coalesce(p_user, v_who.user_id) <> v_who.user_id and v_who.role <> 'admin' and not v_own then
-      raise exception 'only an admin of the tenant names another user' using errcode = 'PT403';
+    if (v_who.permissions && array['inference:execute', '*']) is not true and not v_own then
+      raise exception 'the permission inference:execute is needed' using errcode = 'PT403', detail = 'The embeddings are asked for in the caller''s name.';
+    elsif coalesce(p_user, v_who.user_id) <> v_who.user_id and (v_who.permissions && array['inference:delegate', '*']) is not true and not v_own then
+      raise exception 'the permission inference:delegate is needed to name another user' using errcode = 'PT403';
     end if;
   end if;
   p_user := coalesce(p_user, v_who.user_id);

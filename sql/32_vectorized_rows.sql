@@ -1,6 +1,6 @@
 -- What becomes of vectorized rows: progress, retries, another model, the end, and the upkeep that a worker calls.
 
--- How far the embeddings are. To whom: who owns the table, who sees the whole tenant, the owner of the schema. A row counts by its
+-- How far the embeddings are. To whom: who owns the table, who may read what the whole tenant asks, the owner of the schema. A row counts by its
 -- newest text. Rates are of the last minute.
 create or replace function ai.vectorize_progress(name text default null)
 returns table (vectorizer text, table_name text, model text, status text, total bigint, embedded bigint, pending bigint, failed bigint, eta interval,
@@ -30,7 +30,7 @@ begin
                 order by r.row_key, r.ref desc) n
         where n.state <> 'gone') r
      where (vectorize_progress.name is null or z.name = vectorize_progress.name)
-       and (ai.manages(z.id) or (z.tenant_id = (select ai.tenant_id()) and (select ai.sees_tenant())))
+       and (ai.manages(z.id) or (z.tenant_id = (select ai.tenant_for('inference:read'))))
      order by z.name, v.id;
 end
 $$;

@@ -111,5 +111,5 @@ grant execute on function ai.cosine_distance(vector, vector), ai.vector_size(vec
 
 drop policy if exists searched on ai.vectorized_rows;
 create policy searched on ai.vectorized_rows for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and row_key = any ((select ai.visible_places())::text[]));
+  using (tenant_id = (select ai.tenant_for('document:read')) and row_key = any ((select ai.visible_places())::text[]));
 grant select (ref, version, tenant_id, row_key, state, embedding) on ai.vectorized_rows to ai_user;

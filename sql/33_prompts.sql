@@ -289,17 +289,17 @@ create or replace trigger keep_versions before insert or update on ai.prompt_tem
 
 drop policy if exists visible on ai.prompt_templates;
 create policy visible on ai.prompt_templates for select to ai_user
-  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.sees_tenant()));
+  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('prompt:read') or ai.may('prompt:write')));
 drop policy if exists own_insert on ai.prompt_templates;
-create policy own_insert on ai.prompt_templates for insert to ai_admin
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
+create policy own_insert on ai.prompt_templates for insert to ai_developer
+  with check (tenant_id = (select ai.tenant_for('prompt:write')));
 drop policy if exists own_update on ai.prompt_templates;
-create policy own_update on ai.prompt_templates for update to ai_admin
-  using (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()))
-  with check (tenant_id = (select ai.tenant_id()) and (select ai.is_tenant_admin()));
+create policy own_update on ai.prompt_templates for update to ai_developer
+  using (tenant_id = (select ai.tenant_for('prompt:write')))
+  with check (tenant_id = (select ai.tenant_for('prompt:write')));
 
 grant select on ai.prompt_templates to ai_user;
 grant insert (tenant_id, name, version, description, system, collection, match_threshold, match_count, search_mode, context_sources, history_messages,
               token_budget, enabled)
-  on ai.prompt_templates to ai_admin;
-grant update (enabled) on ai.prompt_templates to ai_admin;
+  on ai.prompt_templates to ai_developer;
+grant update (enabled) on ai.prompt_templates to ai_developer;

@@ -81,5 +81,5 @@ create or replace trigger gather before insert on ai.generations
 -- Whoever inserts must be able to read what it runs.
 drop policy if exists visible on ai.context_sources;
 create policy visible on ai.context_sources for select to ai_user
-  using (tenant_id is null or tenant_id = (select ai.tenant_id()));
+  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('inference:execute') or ai.may('prompt:read') or ai.may('prompt:write')));
 grant select on ai.context_sources to ai_user;

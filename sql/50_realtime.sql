@@ -105,8 +105,9 @@ end
 $$;
 comment on function ai.subscribe() is 'The channel to LISTEN to for the state changes of all the caller''s generations.';
 
--- Raises PT401, PT404 unless the caller sees the generation: its own, or any of the tenant for developers and admins.
-create or replace function ai.check_visible(p_id uuid) returns uuid
+-- Raises PT401, PT403 where the caller lacks a permission that is asked for, PT404 unless it sees the generation: its own, or, with inference:read,
+-- any of the tenant.
+create or replace function ai.check_visible(p_id uuid, p_permission text default null) returns uuid
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -116,15 +117,17 @@ begin
   select * into v_me from ai.identity();
   if v_me.tenant_id is null then
     raise exception 'this session is nobody' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
+  elsif (p_permission is null or v_me.permissions && array[p_permission, '*']) is not true then
+    raise exception 'the permission % is needed', p_permission using errcode = 'PT403', hint = 'select * from ai.whoami();';
   end if;
   if not exists (select from ai.generations g
-                  where g.tenant_id = v_me.tenant_id and g.id = p_id and (g.user_id = v_me.user_id or v_me.role in ('developer', 'admin'))) then
+                  where g.tenant_id = v_me.tenant_id and g.id = p_id and (g.user_id = v_me.user_id or v_me.permissions && array['inference:read', '*'])) then
     raise exception 'there is no generation % that this session may see', p_id using errcode = 'PT404';
   end if;
   return v_me.tenant_id;
 end
 $$;
-comment on function ai.check_visible(uuid) is 'Gives the caller''s tenant; PT404 unless the caller may see this generation.';
+comment on function ai.check_visible(uuid, text) is 'Gives the caller''s tenant; PT404 unless the caller may see this generation.';
 
 -- The channel on which a generation's events are announced. LISTEN first, then read: ai.read_stream(id) gives what came
 -- before. Raises PT401 for nobody, PT404 for a generation that the caller does not see, or null.
@@ -223,7 +226,7 @@ comment on function ai.worker_publish(uuid, jsonb) is
   'Stores and announces text of running attempts of this worker; gives the attempts that are no longer its.';
 
 revoke execute on function ai.channel_name(bytea, uuid, bytea), ai.stream_channel(uuid, uuid), ai.member_channel(uuid, text), ai.event_payload(uuid, integer, text, jsonb),
-  ai.event_data(text, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(), ai.subscribe(uuid), ai.check_visible(uuid),
+  ai.event_data(text, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(), ai.subscribe(uuid), ai.check_visible(uuid, text),
   ai.read_stream(uuid, integer, integer), ai.worker_publish(uuid, jsonb) from public;
 grant execute on function ai.subscribe(), ai.subscribe(uuid), ai.read_stream(uuid, integer, integer) to ai_user;
 grant execute on function ai.worker_publish(uuid, jsonb) to ai_worker;

@@ -339,7 +339,7 @@ create policy visible on ai.breakers for select to ai_user
 drop policy if exists monitored on ai.breakers;
 create policy monitored on ai.breakers for select to ai_monitor using (true);
 drop policy if exists visible on ai.breaker_settings;
-create policy visible on ai.breaker_settings for select to ai_user using (true);
+create policy visible on ai.breaker_settings for select to ai_user using ((select ai.may('model:read') or ai.may('model:write')));
 
 -- Which generation is the probe may be another tenant's.
 grant select (id, provider_id, model_id, state, failures, opened_at, probe_at, cooldown_ms, why) on ai.breakers to ai_user, ai_monitor;

@@ -26,7 +26,7 @@ comment on function ai.end_generation(uuid, uuid, text, jsonb) is 'Ends an unlea
 -- Cancels a generation of the caller. What is queued ends at once; what runs is aborted by its worker, which is
 -- notified, and ends as cancelled with what had arrived, or as succeeded if the answer was there first. Gives the
 -- status at return: cancelled, running (being aborted), or the end that it already had.
--- Raises PT401, PT404. Locks: the queue, delayed or waiting row, then the generation; of what runs nothing, because the app's transaction may
+-- Raises PT401, PT403, PT404. Locks: the queue, delayed or waiting row, then the generation; of what runs nothing, because the app's transaction may
 -- stay open for long. So an attempt that fails at this very moment may go back to the queue unawares: from there
 -- ai.worker_claim() takes it as cancelled.
 create or replace function ai.cancel(p_id uuid) returns text
@@ -34,7 +34,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_tenant  uuid := ai.check_visible(p_id);
+  v_tenant  uuid := ai.check_visible(p_id, 'inference:execute');
   v_channel text;
   v_status  text;
   c_error   constant jsonb := '{"class": "cancelled", "message": "cancelled before it was sent"}';

@@ -5,7 +5,7 @@
 -- same conversation follow one another, and the second waits until the first has ended. A worker waits for nobody: an answer
 -- that finds its conversation locked is put down in ai.unrecorded_answers and appended by whoever comes next.
 
--- Starts a conversation of the caller and gives its id. Raises PT401 for nobody, PT400 for a model together with a profile.
+-- Starts a conversation of the caller and gives its id. Raises PT401 for nobody, PT403, PT400 for a model together with a profile.
 -- Whether model, template and collection exist is seen when something is asked.
 create or replace function ai.start_conversation(
   title text default null, template text default null, model text default null, profile text default null, collection text default null,
@@ -19,10 +19,7 @@ declare
   v_who record;
   v_id  uuid;
 begin
-  select i.tenant_id, i.user_id into v_who from ai.identity() i;
-  if v_who.tenant_id is null then
-    raise exception 'this session is nobody: no conversation can be started' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-  end if;
+  select * into v_who from ai.require('inference:execute');
   if model is not null and profile is not null then
     raise exception 'a conversation names a model or a profile, not both' using errcode = 'PT400';
   end if;
@@ -188,8 +185,8 @@ end
 $$;
 comment on function ai.record_unrecorded() is 'Appends answers that came while their conversation was held; gives of how many conversations.';
 
--- Deletes a conversation of the caller's own, an admin's any of the tenant, with its messages. The generations stay: they are
--- the books. Raises PT404. Waits for whoever holds the conversation.
+-- Deletes a conversation of the caller's own, or with person:forget any of the tenant, with its messages. The generations stay: they are
+-- the books. Raises PT401, PT403, PT404. Waits for whoever holds the conversation.
 create or replace function ai.delete_conversation(conversation uuid) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -198,12 +195,9 @@ as $$
 declare
   v_who record;
 begin
-  select i.tenant_id, i.user_id, i.role into v_who from ai.identity() i;
-  if v_who.tenant_id is null then
-    raise exception 'this session is nobody' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-  end if;
+  select * into v_who from ai.require('inference:execute', 'person:forget');
   delete from ai.conversations c
-   where c.tenant_id = v_who.tenant_id and c.id = conversation and (c.user_id = v_who.user_id or v_who.role = 'admin');
+   where c.tenant_id = v_who.tenant_id and c.id = conversation and (c.user_id = v_who.user_id or v_who.permissions && array['person:forget', '*']);
   if not found then
     raise exception 'there is no conversation %', conversation using errcode = 'PT404';
   end if;
@@ -230,8 +224,8 @@ create or replace trigger converse after insert on ai.generations
 
 drop policy if exists visible on ai.conversations;
 create policy visible on ai.conversations for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.sees_tenant())));
+  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
 drop policy if exists visible on ai.messages;
 create policy visible on ai.messages for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.sees_tenant())));
+  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
 grant select on ai.conversations, ai.messages to ai_user;

@@ -12,7 +12,7 @@ declare
   v_batch record;
 begin
   select b.user_id, b.cancelled_at into v_batch from ai.batches b where b.tenant_id = p_tenant and b.id = p_batch;
-  if not found or (v_batch.user_id <> p_user and not ai.sees_tenant()) then
+  if not found or (v_batch.user_id <> p_user and not ai.may('inference:read')) then
     raise exception 'there is no batch %', p_batch using errcode = 'PT404', hint = 'select ai.create_batch(''…'');';
   elsif v_batch.cancelled_at is not null then
     raise exception 'this batch was cancelled' using errcode = 'PT409', hint = 'select ai.create_batch(''…'');';
@@ -21,8 +21,9 @@ end
 $$;
 comment on function ai.check_batch(uuid, text, uuid) is 'Raises PT404 or PT409 unless this member may add to this batch.';
 
--- Gives the caller's tenant. Raises PT401 for nobody, PT404 unless the batch is the caller's own or the caller sees the tenant.
-create or replace function ai.check_batch_visible(p_batch uuid) returns uuid
+-- Gives the caller's tenant. Raises PT401 for nobody, PT403 where the caller lacks a permission that is asked for, PT404 unless the batch is the
+-- caller's own or the caller has inference:read.
+create or replace function ai.check_batch_visible(p_batch uuid, p_permission text default null) returns uuid
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -32,15 +33,17 @@ begin
   select * into v_me from ai.identity();
   if v_me.tenant_id is null then
     raise exception 'this session is nobody' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
+  elsif (p_permission is null or v_me.permissions && array[p_permission, '*']) is not true then
+    raise exception 'the permission % is needed', p_permission using errcode = 'PT403', hint = 'select * from ai.whoami();';
   end if;
   if not exists (select from ai.batches b
-                  where b.tenant_id = v_me.tenant_id and b.id = p_batch and (b.user_id = v_me.user_id or v_me.role in ('developer', 'admin'))) then
+                  where b.tenant_id = v_me.tenant_id and b.id = p_batch and (b.user_id = v_me.user_id or v_me.permissions && array['inference:read', '*'])) then
     raise exception 'there is no batch % that this session may see', p_batch using errcode = 'PT404', hint = 'select id, name from ai.batches;';
   end if;
   return v_me.tenant_id;
 end
 $$;
-comment on function ai.check_batch_visible(uuid) is 'Gives the caller''s tenant; PT404 unless the caller may see this batch.';
+comment on function ai.check_batch_visible(uuid, text) is 'Gives the caller''s tenant; PT404 unless the caller may see this batch.';
 
 -- For the claim: the lanes of which nothing may be taken, although they may be listed: by an insert that was under way while
 -- the batch was stopped. Two looks into indexes that hold nothing but stopped batches. What is left of those that were
@@ -59,7 +62,7 @@ $$;
 comment on function ai.stopped_lanes() is 'Lanes of batches that are paused or cancelled: nothing of them is to be claimed.';
 
 -- Makes a batch and its lanes, so that inserts only look them up. Paused, if wanted: then it can be filled and estimated
--- before anything is sent. Raises PT400, PT401.
+-- before anything is sent. Raises PT400, PT401, PT403.
 create or replace function ai.create_batch(name text, metadata jsonb default null, paused boolean default false) returns uuid
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -68,10 +71,7 @@ declare
   v_me record;
   v_id uuid := ai.uuid_v7();
 begin
-  select * into v_me from ai.identity();
-  if v_me.tenant_id is null then
-    raise exception 'this session is nobody: no batch can be made' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-  end if;
+  select * into v_me from ai.require('inference:execute');
   if create_batch.name is null or length(create_batch.name) not between 1 and 200 then
     raise exception 'the name of a batch must have 1 to 200 characters' using errcode = 'PT400';
   end if;
@@ -108,14 +108,14 @@ as $$
 $$;
 comment on function ai.park_batch(uuid) is 'Takes the lanes of a batch off the list that the claim goes through.';
 
--- Nothing more of the batch is claimed; what runs goes on. Doing it twice does no harm. Raises PT401, PT404; PT409 where the
+-- Nothing more of the batch is claimed; what runs goes on. Doing it twice does no harm. Raises PT401, PT403, PT404; PT409 where the
 -- batch was cancelled. Locks the batch.
 create or replace function ai.pause_batch(batch uuid) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_tenant uuid := ai.check_batch_visible(batch);
+  v_tenant uuid := ai.check_batch_visible(batch, 'inference:execute');
 begin
   update ai.batches b set paused_at = coalesce(b.paused_at, ai.now()) where b.tenant_id = v_tenant and b.id = batch and b.cancelled_at is null;
   if not found then
@@ -126,14 +126,14 @@ end
 $$;
 comment on function ai.pause_batch(uuid) is 'Pauses a batch: nothing more of it begins.';
 
--- Raises PT401, PT404; PT409 where the batch was cancelled. Locks the batch. Lanes that wait for a limit go on waiting for it:
+-- Raises PT401, PT403, PT404; PT409 where the batch was cancelled. Locks the batch. Lanes that wait for a limit go on waiting for it:
 -- the claim that finds them here parks them again.
 create or replace function ai.resume_batch(batch uuid) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_tenant uuid := ai.check_batch_visible(batch);
+  v_tenant uuid := ai.check_batch_visible(batch, 'inference:execute');
 begin
   update ai.batches b set paused_at = null where b.tenant_id = v_tenant and b.id = batch and b.cancelled_at is null;
   if not found then
@@ -147,14 +147,14 @@ $$;
 comment on function ai.resume_batch(uuid) is 'Lets a paused batch go on.';
 
 -- Ends a batch: what is queued, delayed or waits ends as cancelled at once, what runs is aborted by its worker, nothing can be
--- added. Gives how many ended and how many are being aborted. Calling it again does no harm. Raises PT401, PT404. Locks the
+-- added. Gives how many ended and how many are being aborted. Calling it again does no harm. Raises PT401, PT403, PT404. Locks the
 -- batch, then queue, delayed and waiting rows, then the generations. A hundred thousand take some seconds: all in one transaction.
 create or replace function ai.cancel_batch(batch uuid, out cancelled bigint, out running bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_tenant uuid := ai.check_batch_visible(batch);
+  v_tenant uuid := ai.check_batch_visible(batch, 'inference:execute');
   v_more   bigint;
 begin
   update ai.batches b set cancelled_at = coalesce(b.cancelled_at, ai.now()), paused_at = null where b.tenant_id = v_tenant and b.id = batch;
@@ -289,7 +289,7 @@ $$;
 comment on function ai.extend_batch_deadline() is 'Trigger: generations of a batch that name no deadline have 24 days.';
 
 revoke execute on function ai.extend_batch_deadline() from public;
-revoke execute on function ai.check_batch(uuid, text, uuid), ai.check_batch_visible(uuid), ai.stopped_lanes(), ai.create_batch(text, jsonb, boolean),
+revoke execute on function ai.check_batch(uuid, text, uuid), ai.check_batch_visible(uuid, text), ai.stopped_lanes(), ai.create_batch(text, jsonb, boolean),
   ai.park_batch(uuid), ai.pause_batch(uuid), ai.resume_batch(uuid), ai.cancel_batch(uuid), ai.end_queued_of_batch(uuid, uuid, boolean),
   ai.sweep_cancelled_batches() from public;
 grant execute on function ai.create_batch(text, jsonb, boolean), ai.pause_batch(uuid), ai.resume_batch(uuid), ai.cancel_batch(uuid) to ai_user;
@@ -302,5 +302,5 @@ create or replace trigger batch_deadline before insert on ai.generations
 
 drop policy if exists visible on ai.batches;
 create policy visible on ai.batches for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.sees_tenant())));
+  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
 grant select on ai.batches to ai_user;

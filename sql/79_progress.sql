@@ -3,7 +3,7 @@
 -- What ai.estimate() needs to know of a route, looked up once for each size of text: the first target with its rates and the
 -- usual length of its answers, and for the dearest case the dearest rates and the longest answer of each target.
 --   {"model", "input", "output", "usual", "most", "targets": [{"input", "output", "most"}]}
--- Raises PT401, PT404.
+-- Raises PT401, PT403, PT404.
 create or replace function ai.estimate_basis(p_kind text, p_model text, p_profile text, p_bytes integer) returns jsonb
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -11,13 +11,10 @@ set enable_seqscan = off
 as $$
 declare
   c_calls  constant integer := 1000;
-  v_tenant uuid := ai.tenant_id();
+  v_tenant uuid := (select r.tenant_id from ai.require('model:read', 'model:write') r);
   v_route  bigint[];
   v_basis  jsonb;
 begin
-  if v_tenant is null then
-    raise exception 'this session is nobody: it has no prices' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-  end if;
   v_route := ai.route_models(v_tenant, p_kind, p_model, p_profile, p_bytes, null, false, null);
   if coalesce(cardinality(v_route), 0) = 0 then
     raise exception 'there is no % % for kind %', case when p_model is null then 'profile' else 'model' end, coalesce(p_model, p_profile), p_kind
@@ -51,7 +48,7 @@ comment on function ai.estimate_basis(text, text, text, integer) is 'Rates and l
 -- prompt later: passages, templates, history.
 --
 -- Fast over many rows, because what it looks up is kept until the statement ends, in a setting that is this session's own
--- and tells it only what it could ask anyway. Raises PT400, PT401, PT404.
+-- and tells it only what it could ask anyway. Raises PT400, PT401, PT403, PT404.
 create or replace function ai.estimate(
   prompt text default null, messages jsonb default null, model text default null, profile text default null, params jsonb default '{}',
   kind text default 'chat', out input_tokens bigint, out output_tokens bigint, out cost numeric, out cost_max numeric, out target text)
@@ -106,7 +103,7 @@ comment on function ai.estimate(text, jsonb, text, text, jsonb, text) is
   'What a generation would cost: select sum((ai.estimate(prompt => body, profile => ''small'')).cost) from a_table.';
 
 -- How far a batch has come. expected_cost: what was spent, and for what has not ended the mean of what has (before anything
--- has: the estimate of the first hundred). rate: ends a second within the last minute. eta: null while nothing ends. Counts
+-- has: the estimate of the first hundred, for who may see prices). rate: ends a second within the last minute. eta: null while nothing ends. Counts
 -- the batch's rows each time: a million take about a second. Raises PT401, PT404.
 create or replace function ai.batch_progress(batch uuid)
 returns table (state text, total bigint, queued bigint, running bigint, succeeded bigint, failed bigint, cancelled bigint, rejected bigint,
@@ -131,7 +128,7 @@ begin
     ), sampled as materialized (
       select avg((ai.estimate(prompt => g.prompt, messages => g.messages, model => g.model, profile => g.profile, params => g.params, kind => g.kind)).cost) as mean
         from (select o.* from ai.generations o where o.tenant_id = v_tenant and o.batch_id = batch and o.status = 'queued' limit 100) g
-       where (select k.mean is null and k.q > 0 from counts k)
+       where (select k.mean is null and k.q > 0 from counts k) and (select ai.may('model:read') or ai.may('model:write'))
          and ai.target_model(v_tenant, g.kind, g.model, g.profile, 1) is not null
     )
     select case when b.cancelled_at is not null then 'cancelled' when k.n > 0 and k.q + k.r = 0 then 'done' when b.paused_at is not null then 'paused'

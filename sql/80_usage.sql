@@ -1,7 +1,7 @@
 -- What was used and what it cost.
 
 -- A report over the calls that began from p_from until before p_to, grouped by provider, model, user, kind, status or
--- day. Runs with the caller's rights: users see their own calls, developers and admins those of the tenant. The sum of
+-- day. Runs with the caller's rights: members see their own calls, who has usage:read (or inference:read) those of the tenant. The sum of
 -- its cost is the sum of ai.llm_calls.cost, to the last digit. Raises PT400 for another grouping.
 create or replace function ai.usage_report(
   p_from timestamptz default date_trunc('month', now()), p_to timestamptz default 'infinity', p_by text default 'model')
@@ -32,5 +32,5 @@ grant execute on function ai.usage_report(timestamptz, timestamptz, text) to ai_
 
 drop policy if exists visible on ai.llm_calls;
 create policy visible on ai.llm_calls for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.sees_tenant())));
+  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read') or ai.may('usage:read'))));
 grant select on ai.llm_calls to ai_user;

@@ -134,7 +134,7 @@ delete from ai.cache_policies;
 insert into ai.cache_policies (tenant_id, profile) values (null, 'shared'), (t.alpha(), 'alpha'), (t.beta(), 'beta');
 create function t.sees(p_role text) returns text language sql as $$ select t.does(p_role, 'select string_agg(profile, '','' order by profile) from ai.cache_policies') $$;
 select is(t.sees(r), a, format('%s sees %s', r, a))
-  from (values ('mtap_ann', 'alpha,shared'), ('mtap_adm', 'alpha,shared'), ('mtap_bob', 'beta,shared'), ('mtap_stray', 'shared'), ('mtap_public', '42501'), ('mtap_worker', '42501')) v (r, a);
+  from (values ('mtap_ann', 'null'), ('mtap_dev', 'alpha,shared'), ('mtap_adm', 'alpha,shared'), ('mtap_bob', 'null'), ('mtap_stray', 'null'), ('mtap_public', '42501'), ('mtap_worker', '42501')) v (r, a);
 select is(t.does(r, s), '42501', format('%s: %s', r, s))
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_bob', 'mtap_stray', 'mtap_worker']) r,
        unnest(array['insert into ai.cache_policies (tenant_id) values (t.alpha())', 'update ai.cache_policies set ttl = ''1 hour''', 'delete from ai.cache_policies']) s;

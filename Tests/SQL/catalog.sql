@@ -29,7 +29,7 @@ select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_c
                     where c.relnamespace = 'ai'::regnamespace and 0 = any (p.polroles) $$, 'no policy is for everybody');
 select set_eq($$ select polrelid::regclass::text || ' ' || polname from pg_policy p join pg_class c on c.oid = p.polrelid
                   where c.relnamespace = 'ai'::regnamespace and pg_get_expr(p.polqual, p.polrelid) = 'true' $$,
-  array['ai.retry_rules visible', 'ai.workers visible', 'ai.breaker_settings visible', 'ai.breakers monitored', 'ai.model_stats visible'], 'the policies that show everything');
+  array['ai.workers visible', 'ai.breakers monitored', 'ai.model_stats visible'], 'the policies that show everything');
 select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_class c on c.oid = p.polrelid
                     where c.relnamespace = 'ai'::regnamespace
                       and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))

@@ -8,7 +8,7 @@ create schema shop;
 grant usage on schema shop to ai_user;
 create table shop.orders (id integer primary key, tenant_id uuid, user_id text, item text);
 alter table shop.orders enable row level security;
-create policy own on shop.orders using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.sees_tenant())));
+create policy own on shop.orders using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
 grant select on shop.orders to ai_user;
 insert into shop.orders values (1, t.alpha(), 'ann', 'ink'), (2, t.alpha(), 'ann', 'wax'), (3, t.alpha(), 'abe', 'gold of abe'), (4, t.beta(), 'bob', 'lead of bob');
 create table shop.secrets (text text);
@@ -100,7 +100,7 @@ select is(t.with(role, 'x', 'with w as (insert into ai.context_sources (tenant_i
   from unnest(array['mtap_ann', 'mtap_dev', 'mtap_adm', 'mtap_stray', 'mtap_worker', 'mtap_monitor']) role;
 select is(t.with('mtap_adm', 'x', 'with w as (update ai.context_sources set query = %L returning 1) select to_jsonb(1) from w'), '42501', 'nor changes one');
 select is(t.with(role, 'x', 'select to_jsonb(count(*)) from ai.context_sources where %L <> '''''), expected, format('%s sees %s', role, expected))
-  from (values ('mtap_ann', '2'), ('mtap_bob', '3'), ('mtap_stray', '2'), ('mtap_worker', '42501'), ('mtap_monitor', '42501')) v (role, expected);
+  from (values ('mtap_ann', '2'), ('mtap_bob', '3'), ('mtap_stray', '0'), ('mtap_worker', '42501'), ('mtap_monitor', '42501')) v (role, expected);
 select throws_ok(sql, '23514', null, sql)
   from (values ($$ insert into ai.context_sources (name, query) values ('Bad Name', 'select 1') $$), ($$ insert into ai.context_sources (name, query) values ('x>', 'select 1') $$),
                ($$ insert into ai.context_sources (name, query) values ('x', '') $$), ($$ insert into ai.context_sources (name, query, max_rows) values ('x', 'select 1', 0) $$),

@@ -86,7 +86,7 @@ select is(t.as_role(role, $$ select from ai.prompt_templates where name in ('mta
   from (values ('mtap_ann', 'ok 0'), ('mtap_dev', 'ok 4'), ('mtap_adm', 'ok 4'), ('mtap_bob', 'ok 0'), ('mtap_stray', 'ok 0'), ('mtap_worker', '42501'),
                ('mtap_monitor', '42501'), ('mtap_public', '42501')) v (role, expected);
 select is(t.as_role(role, format($$ insert into ai.prompt_templates (tenant_id, name, system) values (%L, 'new', 'x') $$, tenant)), expected, format('%s writes for %s: %s', role, tenant, expected))
-  from (values ('mtap_adm', t.alpha(), 'ok 1'), ('mtap_adm', t.beta(), '42501'), ('mtap_adm', null, '42501'), ('mtap_dev', t.alpha(), '42501'),
+  from (values ('mtap_adm', t.alpha(), 'ok 1'), ('mtap_adm', t.beta(), '42501'), ('mtap_adm', null, '42501'), ('mtap_dev', t.alpha(), 'ok 1'), ('mtap_dev', t.beta(), '42501'),
                ('mtap_ann', t.alpha(), '42501'), ('mtap_stray', t.alpha(), '42501'), ('mtap_worker', t.alpha(), '42501')) v (role, tenant, expected);
 select is(t.as_role('mtap_adm', $$ update ai.prompt_templates set enabled = not enabled where name = 'mtap' $$), 'ok 1', 'an admin switches what is the tenant''s, not what is shared');
 select is(t.as_role('mtap_adm', $$ update ai.prompt_templates set system = 'x' where name = 'mtap' $$), '42501', 'and changes no text');

@@ -22,12 +22,13 @@ insert into t.sees values
   ('ai.llm_calls',        1, 1, 1, 0, 'x', 'x', 'x', 'x'),
   ('ai.tenants',          1, 1, 1, 0, 'x', 'x', 'x', 'x'),
   ('ai.members',          1, 5, 5, 0, 'x', 'x', 'x', 'x'),
-  ('ai.retry_rules',      44, 44, 44, 44, 'x', 'x', 'x', 'x'),
+  ('ai.retry_rules',      44, 44, 44, 0, 'x', 'x', 'x', 'x'),
   ('ai.batches',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.guardrails',       0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.limits',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.credits',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.cache_policies',   0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.capture_policies', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.collections',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.documents',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.chunks',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
@@ -35,8 +36,11 @@ insert into t.sees values
   ('ai.vectorizers',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.vectorized_rows',  0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.profile_rules',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
-  ('ai.profiles',         3, 3, 3, 3, 'x', 'x', 'x', 'x'),
-  ('ai.breaker_settings', 13, 13, 13, 13, 'x', 'x', 'x', 'x'),
+  ('ai.profiles',         3, 3, 3, 0, 'x', 'x', 'x', 'x'),
+  ('ai.permissions',      23, 23, 23, 0, 'x', 'x', 'x', 'x'),
+  ('ai.roles',            0, 3, 3, 0, 'x', 'x', 'x', 'x'),
+  ('ai.provider_accounts', 'x', 'x', 0, 'x', 'x', 'x', 'x', 'x'),
+  ('ai.breaker_settings', 13, 13, 13, 0, 'x', 'x', 'x', 'x'),
   ('ai.breakers',         0, 0, 0, 0, 'x', 0, 'x', 'x'),
   ('ai.model_stats',      'x', 'x', 'x', 'x', 'x', 0, 'x', 'x'),
   ('ai.prompt_templates', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
@@ -49,7 +53,8 @@ select format('ai.%I', relname), 'x', 'x', 'x', 'x', 'x', 'x', 'x', 'x'
   from pg_class where relnamespace = 'ai'::regnamespace and relkind in ('r', 'p', 'v', 'm')
    and format('ai.%I', relname) not in (select relation from t.sees)
    and relname not in ('models', 'prices', 'routes', 'providers');
-update t.sees set (ann, dev, adm, stray) = (select c, c, c, c from (select count(*)::text as c from ai.retry_rules) n) where relation = 'ai.retry_rules';
+update t.sees set (ann, dev, adm) = (select c, c, c from (select count(*)::text as c from ai.retry_rules) n) where relation = 'ai.retry_rules';
+update t.sees set (ann, dev, adm) = (select c, c, c from (select count(*)::text as c from ai.permissions) n) where relation = 'ai.permissions';
 
 select is(t.as_role(r.role, format('select from %s', s.relation)), case when r.expected = 'x' then '42501' else 'ok ' || r.expected end,
           format('%s selects from %s: %s', r.role, s.relation, case when r.expected = 'x' then 'refused' else r.expected || ' rows' end))

@@ -362,7 +362,7 @@ select is(t.rows_as('mtap_adm', sql), expected, format('an admin of alpha: %s: %
     ($$select from ai.routes where tenant_id is not null$$, '0'),
     ($$update ai.breakers set state = 'open'$$, '42501'),
     ($$insert into ai.provider_accounts values (1, 1, 'STOLEN_API_KEY')$$, '42501'),
-    ($$select from ai.provider_accounts$$, '42501'),
+    ($$select provider_id from ai.provider_accounts$$, '0'),
     ($$select probe_id from ai.breakers$$, '42501'),
     ($$select from ai.model_stats$$, '42501')) v (sql, expected);
 select is(t.rows_as(r, sql), '42501', format('%s: %s', r, sql))

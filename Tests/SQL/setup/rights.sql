@@ -22,6 +22,7 @@ table batches: user select
 table breaker_settings: user select
 table breakers: user select(id, provider_id, model_id, state, failures, opened_at, probe_at, cooldown_ms, why); monitor select(id, provider_id, model_id, state, failures, opened_at, probe_at, cooldown_ms, why)
 table cache_policies: user select; admin insert(tenant_id, position, kind, profile, model, exact, semantic, threshold, ttl, stale_for, scope, vector_model, enabled) update(position, kind, profile, model, exact, semantic, threshold, ttl, stale_for, scope, vector_model, enabled)
+table capture_policies: user select; admin insert(tenant_id, mode, percent) update(mode, percent)
 table chunk_vectors: user select
 table chunks: user select
 table collections: user select
@@ -36,13 +37,16 @@ table llm_calls: user select
 table members: user select
 table messages: user select
 table model_stats: monitor select
-table models: user select
-table prices: user select
+table models: user select; admin insert(tenant_id, provider_id, name, wire_name, kind, context_tokens, max_output_tokens, dimensions, capabilities, options, enabled) update(wire_name, context_tokens, max_output_tokens, capabilities, options, enabled)
+table permissions: user select
+table prices: user select; admin insert(model_id, valid_from, rates)
 table profile_rules: user select; admin insert(tenant_id, position, kind, min_length, max_length, tier, metadata, profile, enabled) update(position, min_length, max_length, tier, metadata, profile, enabled)
 table profiles: user select; admin insert(tenant_id, name, kind, strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms) update(strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms)
-table prompt_templates: user select; admin insert(tenant_id, name, version, description, system, collection, match_threshold, match_count, search_mode, context_sources, history_messages, token_budget, enabled) update(enabled)
-table providers: user select(id, tenant_id, name, dialect, enabled, created_at)
+table prompt_templates: user select; developer insert(tenant_id, name, version, description, system, collection, match_threshold, match_count, search_mode, context_sources, history_messages, token_budget, enabled) update(enabled)
+table provider_accounts: admin select(provider_id, position, secret, enabled) insert(provider_id, position, secret, enabled) update(enabled)
+table providers: user select(id, tenant_id, name, dialect, enabled, created_at); admin insert(tenant_id, name, dialect, base_url, secret, headers, options, enabled) update(base_url, secret, headers, options, enabled)
 table retry_rules: user select
+table roles: user select
 table routes: user select; admin insert(tenant_id, profile, kind, position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream) update(position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream)
 table tenants: user select
 table vectorized_rows: user select(ref, version, tenant_id, row_key, state, embedding)
@@ -50,9 +54,15 @@ table vectorizers: user select
 table workers: monitor select
 
 -- functions
+function list_secrets(): user definer -- names only; own tenant; secret:read
+function remove_secret(text, uuid): user definer -- own tenant; secret:write
+function destroy_data_keys(uuid): user definer -- own tenant; secret:write
+function open_call(uuid, integer): user definer -- own tenant; call:open; books the opening
+function opened_call(uuid): user definer -- what the same login has opened by open_call(), still sealed
 function acting_role(): user
 function acts_as_owner(): user definer -- tells only of the caller's own roles
 function add_document(text, text, text, text, jsonb): user definer -- own tenant; document:write
+function add_member(text, text): user definer -- own tenant; member:write, no role with more than the caller has
 function add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text): user definer -- the caller owns the table; own tenant
 procedure ask(text, text, text, text, integer, text, text): user
 function batch_progress(uuid): user definer -- only a batch that the caller may see
@@ -60,6 +70,8 @@ function cache_report(timestamp with time zone, timestamp with time zone): user
 function cancel(uuid): user definer -- only a generation that the caller may see
 function cancel_batch(uuid): user definer -- only a batch that the caller may see
 function cancel_rebuild(text): user definer -- own tenant; document:write
+function check_own_headers(jsonb): admin
+function check_own_options(jsonb, text): admin
 function chat(uuid, text, boolean, jsonb, text, text, text, text, text, integer, text, jsonb): user
 function collection_status(text): user
 function collection_to_search(text, vector): user
@@ -71,7 +83,10 @@ function delete_collection(text): user definer -- own tenant; document:write
 function delete_conversation(uuid): user definer -- only a conversation that the caller may see
 function delete_document(uuid): user definer -- own tenant; document:write
 function delete_profile(text, text): admin definer -- own tenant; model:write
+function disable_member(text): user definer -- own tenant; member:write, no member with more than the caller has
+function drop_role(text): user definer -- own tenant; member:write, no role with more than the caller has
 function embed(text, text, text, jsonb, text, jsonb): user
+function enable_member(text): user definer -- own tenant; member:write, no member with more than the caller has
 function estimate(text, jsonb, text, text, jsonb, text): user definer -- own tenant; writes nothing
 function explain_route(uuid): user definer -- only a generation that the caller may see
 function find_cached_response(vector, double precision, integer, text, text, text, text, text, text): user definer -- own tenant, within the scope of the cache policy
@@ -81,7 +96,7 @@ function generate(text, jsonb, text, text, jsonb, boolean, text, timestamp with 
 function hybrid_search(text, vector, integer, double precision, double precision, integer, text, jsonb): user
 function idempotent_generation(text): user definer -- own tenant and user
 function identity(): user worker monitor definer -- tells only who asks
-function invalidate_cache(text, text, text, integer, interval, text, text, text, boolean): user definer -- own tenant, own user without policy:write
+function invalidate_cache(text, text, text, integer, interval, text, text, text, boolean): user definer -- own tenant; policy:write, prompt:write or document:write
 function is_tenant_admin(): user worker monitor
 function limits_status(): user definer -- own tenant, own user without billing:read
 function managed_vectorizer(text): user definer -- the caller owns the table or the schema
@@ -94,25 +109,31 @@ function no_collection(text): user
 function note_all_read(bigint, text[]): user definer -- the caller owns the table or the schema
 function note_changes(): user definer -- a trigger: notes rows of the table it hangs on
 function note_rows(bigint, text[], text[], uuid[]): user definer -- the caller owns the table or the schema
+function own_providers(): user definer -- own tenant; model:write
 function pause_batch(uuid): user definer -- only a batch that the caller may see
 function places_query(bigint): user definer -- only the text of a query, run with the caller's rights
+function private_providers(): admin definer -- one setting
 function read_rows(bigint, boolean): user
 function read_stream(uuid, integer, integer): user definer -- only a generation that the caller may see
 function rebuild_collection(text, text, integer): user definer -- own tenant; document:write
 function recall_check(text, integer, integer): user
 function refresh_vectorizer(text): user
 function remove_vectorizer(bigint): user definer -- the caller owns the table or the schema
+function require(text[]): user
 function resume_batch(uuid): user definer -- only a batch that the caller may see
 function retry_document(uuid): user definer -- own tenant; document:write
 function revectorize(text, text): user
 function rows_query(bigint): user definer -- only the text of a query, run with the caller's rights
 function search_rows(text, vector, double precision, integer): user
 function sees_tenant(): user worker monitor
+function set_member_role(text, text): user definer -- own tenant; member:write, no role and no member with more than the caller has
+function set_role(text, text[]): user definer -- own tenant; member:write, no role with more than the caller has
 function start_building(bigint, text): user definer -- the caller owns the table or the schema
 function start_conversation(text, text, text, text, text, jsonb): user definer -- own tenant and user
 function stop_vectorizing(text): user
 function subscribe(): user definer -- a channel of the caller, or of a generation that the caller may see
 function subscribe(uuid): user definer -- a channel of the caller, or of a generation that the caller may see
+function tenant_for(text[]): user
 function tenant_id(): user worker monitor
 function text_matches(text, text, integer, jsonb): user definer -- own tenant
 function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint): user monitor
@@ -129,6 +150,9 @@ function visible_places(): user
 function whoami(): user worker monitor definer -- tells only who asks
 function worker_cancellations(uuid): worker definer -- a worker's own leases
 function worker_claim(uuid, integer, text): worker definer -- the queue, as a worker
+function worker_secret(uuid, bigint[]): worker definer -- what is sealed, to be opened by who has the master key; keys of a vault
+function worker_data_keys(uuid, uuid[]): worker definer -- sealed with the master key
+function worker_add_data_key(uuid, uuid, uuid, bytea, text): worker definer -- a tenant's first
 function worker_heartbeat(uuid): worker definer -- a worker's own row
 function worker_leases(uuid): worker definer -- a worker's own leases
 function worker_maintain(uuid): worker definer -- keeps the tables in order, as a worker
