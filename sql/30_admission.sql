@@ -154,6 +154,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  c_hint constant text := 'Who asks on behalf of a member names an enabled row of ai.members by user_id, and tenant_id where it is not the own.';
   v_settings record;
   v_me       record;
   v_named    boolean;
@@ -171,6 +172,15 @@ begin
   v_named := new.tenant_id is not null or new.user_id is not null;
   if new.purpose is null then
     select i.tenant_id, i.user_id, i.permissions, i.api_key_id into v_me from ai.identity() i;
+    -- Whose tenant this is comes first: what is raised further down tells of its rows, and row-level security refuses only after this trigger.
+    if v_me.tenant_id is null and (not v_named or not ai.acts_for_all()) then
+      raise exception 'this session is nobody: no generation can be asked for'
+        using errcode = 'PT401', detail = (select w.why from ai.whoami() w),
+              hint = 'insert into ai.role_bindings (role_name, tenant_id, user_id) values (…), or come with an API key or the JWT of a member.';
+    end if;
+    if new.tenant_id <> v_me.tenant_id and not ai.acts_for_all() then
+      raise exception 'no such member in this tenant' using errcode = 'PT403', hint = c_hint;
+    end if;
     if v_me.tenant_id is not null then
       if (v_me.permissions && array['inference:execute', '*']) is not true then
         raise exception 'the permission inference:execute is needed to ask' using errcode = 'PT403', hint = 'select * from ai.whoami();';
@@ -181,16 +191,12 @@ begin
       new.tenant_id := coalesce(new.tenant_id, v_me.tenant_id);
       new.user_id := coalesce(new.user_id, v_me.user_id);
       new.api_key_id := v_me.api_key_id;
-    elsif new.tenant_id is null then
-      raise exception 'this session is nobody: no generation can be asked for'
-        using errcode = 'PT401', detail = (select w.why from ai.whoami() w),
-              hint = 'insert into ai.role_bindings (role_name, tenant_id, user_id) values (…), or come with an API key or the JWT of a member.';
     end if;
   end if;
   if v_named and not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id
                               where m.tenant_id = new.tenant_id and m.user_id = new.user_id and m.enabled and t.enabled) then
     raise exception 'no such member in this tenant'
-      using errcode = 'PT403', hint = 'Who asks on behalf of a member names an enabled row of ai.members by user_id, and tenant_id where it is not the own.';
+      using errcode = 'PT403', hint = c_hint;
   end if;
   if new.purpose is not null then
     return new;  -- made by Martlet itself, for a generation or a document that has passed all this

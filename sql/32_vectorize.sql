@@ -5,19 +5,6 @@
 -- definer, but reads nothing except the rows of the statement that fired it, and makes them text by their types'
 -- output functions: concat(), which no cast of the app's can hook into.
 
--- The role whose rights a definer function must ask for: who logged in, or what it became by SET ROLE.
-create or replace function ai.acting_role() returns name
-language sql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$ select case current_setting('role') when 'none' then session_user else current_setting('role')::name end $$;
-comment on function ai.acting_role() is 'Who logged in, or what that role became by SET ROLE; not the owner of a definer function.';
-
-create or replace function ai.acts_as_owner() returns boolean
-language sql stable security definer
-set search_path = pg_catalog, pg_temp
-as $$ select pg_has_role(ai.acting_role(), n.nspowner, 'usage') from pg_namespace n where n.nspname = 'ai' $$;
-comment on function ai.acts_as_owner() is 'Whether the acting role has the rights of the owner of schema ai.';
-
 -- Names as they are now; null: gone. In the table they were noted for columns are known by number, which survives renaming; in a
 -- restored one, where numbers may differ, by name.
 create or replace function ai.column_names(p_table oid, p_noted_for oid, p_names text[], p_attnums smallint[]) returns text[]
@@ -270,11 +257,11 @@ $$;
 comment on function ai.vectorize(regclass, text[], text, text, text, integer, text, uuid, text) is
   'Keeps the embeddings of columns of a table up to date: select ai.vectorize(''products'', array[''name'', ''description'']).';
 
-revoke execute on function ai.acting_role(), ai.acts_as_owner(), ai.column_names(oid, oid, text[], smallint[]), ai.key_type(oid, text), ai.row_expressions(bigint),
+revoke execute on function ai.column_names(oid, oid, text[], smallint[]), ai.key_type(oid, text), ai.row_expressions(bigint),
   ai.manages(bigint), ai.managed_vectorizer(text), ai.add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text), ai.check_embedding_model(uuid, text),
   ai.vectorize(regclass, text[], text, text, text, integer, text, uuid, text) from public;
 -- Each checks for itself what the caller may: ai.vectorize() and its like run with the caller's rights.
-grant execute on function ai.acts_as_owner(), ai.acting_role(), ai.manages(bigint), ai.managed_vectorizer(text), ai.add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text),
+grant execute on function ai.manages(bigint), ai.managed_vectorizer(text), ai.add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text),
   ai.vectorize(regclass, text[], text, text, text, integer, text, uuid, text) to ai_user;
 
 -- objects

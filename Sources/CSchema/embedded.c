@@ -70,6 +70,10 @@ static const unsigned char migrations_15[] = {
 #embed "../../migrations/20261121140200_members_and_providers.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_16[] = {
+#embed "../../migrations/20261121140400_secrets.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -87,246 +91,262 @@ static const unsigned char sql_3[] = {
 };
 
 static const unsigned char sql_4[] = {
-#embed "../../sql/15_identity.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/14_acting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_5[] = {
-#embed "../../sql/18_stages.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/15_identity.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_6[] = {
-#embed "../../sql/19_members.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/18_stages.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_7[] = {
-#embed "../../sql/19_permissions.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/19_members.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_8[] = {
-#embed "../../sql/19_roles.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/19_permissions.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_9[] = {
-#embed "../../sql/20_catalogue.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/19_roles.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_10[] = {
-#embed "../../sql/20_own_providers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_catalogue.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_11[] = {
-#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_own_providers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_12[] = {
-#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_sealing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_13[] = {
-#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_14[] = {
-#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets_keeping.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_15[] = {
-#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_16[] = {
-#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_17[] = {
-#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_18[] = {
-#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_19[] = {
-#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_20[] = {
-#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_21[] = {
-#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_22[] = {
-#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_23[] = {
-#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_24[] = {
-#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_25[] = {
-#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_26[] = {
-#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_27[] = {
-#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_28[] = {
-#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_29[] = {
-#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_30[] = {
-#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_31[] = {
-#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_32[] = {
-#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_33[] = {
-#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_34[] = {
-#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_35[] = {
-#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_36[] = {
-#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_37[] = {
-#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_38[] = {
-#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_39[] = {
-#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_40[] = {
-#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_41[] = {
-#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_42[] = {
-#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_43[] = {
-#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_44[] = {
-#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_45[] = {
-#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_46[] = {
-#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_47[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_48[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_49[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_50[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_51[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_52[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_53[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_54[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_55[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_56[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_57[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_58[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_59[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_60[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_61[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_62[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_63[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_64[] = {
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_65[] = {
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_66[] = {
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_67[] = {
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_68[] = {
 #embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
 };
 
@@ -347,6 +367,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_13, "20261121130800_batches.sql"),
   FILE_ENTRY(migrations_14, "20261121140000_tenancy.sql"),
   FILE_ENTRY(migrations_15, "20261121140200_members_and_providers.sql"),
+  FILE_ENTRY(migrations_16, "20261121140400_secrets.sql"),
   {0, 0, 0},
 };
 
@@ -355,67 +376,71 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_1, "10_clock.sql"),
   FILE_ENTRY(sql_2, "12_vectors.sql"),
   FILE_ENTRY(sql_3, "13_audit.sql"),
-  FILE_ENTRY(sql_4, "15_identity.sql"),
-  FILE_ENTRY(sql_5, "18_stages.sql"),
-  FILE_ENTRY(sql_6, "19_members.sql"),
-  FILE_ENTRY(sql_7, "19_permissions.sql"),
-  FILE_ENTRY(sql_8, "19_roles.sql"),
-  FILE_ENTRY(sql_9, "20_catalogue.sql"),
-  FILE_ENTRY(sql_10, "20_own_providers.sql"),
-  FILE_ENTRY(sql_11, "22_routing.sql"),
-  FILE_ENTRY(sql_12, "24_detectors.sql"),
-  FILE_ENTRY(sql_13, "24_injection.sql"),
-  FILE_ENTRY(sql_14, "24_patterns.sql"),
-  FILE_ENTRY(sql_15, "24_redaction.sql"),
-  FILE_ENTRY(sql_16, "25_guardrail_rules.sql"),
-  FILE_ENTRY(sql_17, "25_guardrails.sql"),
-  FILE_ENTRY(sql_18, "25_guardrails_output.sql"),
-  FILE_ENTRY(sql_19, "25_moderation.sql"),
-  FILE_ENTRY(sql_20, "26_limits.sql"),
-  FILE_ENTRY(sql_21, "27_caches.sql"),
-  FILE_ENTRY(sql_22, "27_caches_semantic.sql"),
-  FILE_ENTRY(sql_23, "27_caches_using.sql"),
-  FILE_ENTRY(sql_24, "27_caches_writing.sql"),
-  FILE_ENTRY(sql_25, "27_coalescing.sql"),
-  FILE_ENTRY(sql_26, "28_collections.sql"),
-  FILE_ENTRY(sql_27, "28_documents.sql"),
-  FILE_ENTRY(sql_28, "28_limits_status.sql"),
-  FILE_ENTRY(sql_29, "28_parking.sql"),
-  FILE_ENTRY(sql_30, "28_reservations.sql"),
-  FILE_ENTRY(sql_31, "28_settlements.sql"),
-  FILE_ENTRY(sql_32, "28_splitting.sql"),
-  FILE_ENTRY(sql_33, "28_vectors.sql"),
-  FILE_ENTRY(sql_34, "29_match.sql"),
-  FILE_ENTRY(sql_35, "29_search.sql"),
-  FILE_ENTRY(sql_36, "29_search_indexes.sql"),
-  FILE_ENTRY(sql_37, "30_admission.sql"),
-  FILE_ENTRY(sql_38, "31_embedding_jobs.sql"),
-  FILE_ENTRY(sql_39, "32_vectorize.sql"),
-  FILE_ENTRY(sql_40, "32_vectorize_changes.sql"),
-  FILE_ENTRY(sql_41, "32_vectorized_rows.sql"),
-  FILE_ENTRY(sql_42, "32_vectorized_search.sql"),
-  FILE_ENTRY(sql_43, "33_prompts.sql"),
-  FILE_ENTRY(sql_44, "34_context.sql"),
-  FILE_ENTRY(sql_45, "35_enqueue.sql"),
-  FILE_ENTRY(sql_46, "40_workers.sql"),
-  FILE_ENTRY(sql_47, "45_claim.sql"),
-  FILE_ENTRY(sql_48, "46_prepare.sql"),
-  FILE_ENTRY(sql_49, "47_lease.sql"),
-  FILE_ENTRY(sql_50, "48_held_back.sql"),
-  FILE_ENTRY(sql_51, "50_realtime.sql"),
-  FILE_ENTRY(sql_52, "60_failures.sql"),
-  FILE_ENTRY(sql_53, "61_next_step.sql"),
-  FILE_ENTRY(sql_54, "62_breakers.sql"),
-  FILE_ENTRY(sql_55, "63_explain_route.sql"),
-  FILE_ENTRY(sql_56, "65_settle.sql"),
-  FILE_ENTRY(sql_57, "66_afterwards.sql"),
-  FILE_ENTRY(sql_58, "70_cancel.sql"),
-  FILE_ENTRY(sql_59, "75_asking.sql"),
-  FILE_ENTRY(sql_60, "76_conversations.sql"),
-  FILE_ENTRY(sql_61, "78_batches.sql"),
-  FILE_ENTRY(sql_62, "79_progress.sql"),
-  FILE_ENTRY(sql_63, "80_usage.sql"),
-  FILE_ENTRY(sql_64, "85_maintenance.sql"),
+  FILE_ENTRY(sql_4, "14_acting.sql"),
+  FILE_ENTRY(sql_5, "15_identity.sql"),
+  FILE_ENTRY(sql_6, "18_stages.sql"),
+  FILE_ENTRY(sql_7, "19_members.sql"),
+  FILE_ENTRY(sql_8, "19_permissions.sql"),
+  FILE_ENTRY(sql_9, "19_roles.sql"),
+  FILE_ENTRY(sql_10, "20_catalogue.sql"),
+  FILE_ENTRY(sql_11, "20_own_providers.sql"),
+  FILE_ENTRY(sql_12, "21_sealing.sql"),
+  FILE_ENTRY(sql_13, "21_secrets.sql"),
+  FILE_ENTRY(sql_14, "21_secrets_keeping.sql"),
+  FILE_ENTRY(sql_15, "22_routing.sql"),
+  FILE_ENTRY(sql_16, "24_detectors.sql"),
+  FILE_ENTRY(sql_17, "24_injection.sql"),
+  FILE_ENTRY(sql_18, "24_patterns.sql"),
+  FILE_ENTRY(sql_19, "24_redaction.sql"),
+  FILE_ENTRY(sql_20, "25_guardrail_rules.sql"),
+  FILE_ENTRY(sql_21, "25_guardrails.sql"),
+  FILE_ENTRY(sql_22, "25_guardrails_output.sql"),
+  FILE_ENTRY(sql_23, "25_moderation.sql"),
+  FILE_ENTRY(sql_24, "26_limits.sql"),
+  FILE_ENTRY(sql_25, "27_caches.sql"),
+  FILE_ENTRY(sql_26, "27_caches_semantic.sql"),
+  FILE_ENTRY(sql_27, "27_caches_using.sql"),
+  FILE_ENTRY(sql_28, "27_caches_writing.sql"),
+  FILE_ENTRY(sql_29, "27_coalescing.sql"),
+  FILE_ENTRY(sql_30, "28_collections.sql"),
+  FILE_ENTRY(sql_31, "28_documents.sql"),
+  FILE_ENTRY(sql_32, "28_limits_status.sql"),
+  FILE_ENTRY(sql_33, "28_parking.sql"),
+  FILE_ENTRY(sql_34, "28_reservations.sql"),
+  FILE_ENTRY(sql_35, "28_settlements.sql"),
+  FILE_ENTRY(sql_36, "28_splitting.sql"),
+  FILE_ENTRY(sql_37, "28_vectors.sql"),
+  FILE_ENTRY(sql_38, "29_match.sql"),
+  FILE_ENTRY(sql_39, "29_search.sql"),
+  FILE_ENTRY(sql_40, "29_search_indexes.sql"),
+  FILE_ENTRY(sql_41, "30_admission.sql"),
+  FILE_ENTRY(sql_42, "31_embedding_jobs.sql"),
+  FILE_ENTRY(sql_43, "32_vectorize.sql"),
+  FILE_ENTRY(sql_44, "32_vectorize_changes.sql"),
+  FILE_ENTRY(sql_45, "32_vectorized_rows.sql"),
+  FILE_ENTRY(sql_46, "32_vectorized_search.sql"),
+  FILE_ENTRY(sql_47, "33_prompts.sql"),
+  FILE_ENTRY(sql_48, "34_context.sql"),
+  FILE_ENTRY(sql_49, "35_enqueue.sql"),
+  FILE_ENTRY(sql_50, "40_workers.sql"),
+  FILE_ENTRY(sql_51, "45_claim.sql"),
+  FILE_ENTRY(sql_52, "46_prepare.sql"),
+  FILE_ENTRY(sql_53, "47_lease.sql"),
+  FILE_ENTRY(sql_54, "48_held_back.sql"),
+  FILE_ENTRY(sql_55, "50_realtime.sql"),
+  FILE_ENTRY(sql_56, "60_failures.sql"),
+  FILE_ENTRY(sql_57, "61_next_step.sql"),
+  FILE_ENTRY(sql_58, "62_breakers.sql"),
+  FILE_ENTRY(sql_59, "63_explain_route.sql"),
+  FILE_ENTRY(sql_60, "65_settle.sql"),
+  FILE_ENTRY(sql_61, "66_afterwards.sql"),
+  FILE_ENTRY(sql_62, "70_cancel.sql"),
+  FILE_ENTRY(sql_63, "75_asking.sql"),
+  FILE_ENTRY(sql_64, "76_conversations.sql"),
+  FILE_ENTRY(sql_65, "78_batches.sql"),
+  FILE_ENTRY(sql_66, "79_progress.sql"),
+  FILE_ENTRY(sql_67, "80_usage.sql"),
+  FILE_ENTRY(sql_68, "85_maintenance.sql"),
   {0, 0, 0},
 };
 

@@ -77,7 +77,7 @@ select is(t.as_role(role, 'insert into ai.generations (prompt, model) values (''
                ('mtap_monitor', '42501'), ('mtap_public', '42501'), ('mtap_gateway', '42501')) v (role, expected);
 select is(t.as_role('mtap_adm', format('insert into ai.generations (prompt, model, tenant_id, user_id) values (''x'', ''mtap/one'', %L, %L)', tenant, member)), expected,
           format('an admin of alpha asks for %s of %s: %s', member, tenant, expected))
-  from (values (t.alpha(), 'abe', 'ok 1'), (t.alpha(), 'nobody', 'PT403'), (t.beta(), 'bob', '42501'), (gen_random_uuid(), 'abe', 'PT403')) v (tenant, member, expected);
+  from (values (t.alpha(), 'abe', 'ok 1'), (t.alpha(), 'nobody', 'PT403'), (t.beta(), 'bob', 'PT403'), (t.beta(), 'nobody-there', 'PT403'), (gen_random_uuid(), 'abe', 'PT403')) v (tenant, member, expected);
 
 -- 4. What is inserted is stamped with the asker and nothing else.
 set local session authorization mtap_abe;
