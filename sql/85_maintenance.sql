@@ -28,7 +28,7 @@ begin
       v_from := date_trunc(case when v_table.span = interval '1 day' then 'day' else 'month' end, p_now at time zone 'UTC') + v_step * v_table.span;
       v_name := v_table.table_name || to_char(v_from, case when v_table.span = interval '1 day' then '_pYYYYMMDD' else '_pYYYYMM' end);
       continue when to_regclass(format('ai.%I', v_name)) is not null;
-      if v_table.table_name = 'llm_calls' then
+      if v_table.table_name in ('llm_calls', 'sealed_calls') then
         v_key := 'created_at';
         v_bounds := array[(v_from at time zone 'UTC')::text, ((v_from + v_table.span) at time zone 'UTC')::text];
       else
@@ -38,6 +38,7 @@ begin
       execute format('create table ai.%I (like ai.%I including defaults including constraints including storage)%s', v_name, v_table.table_name,
                      case when v_table.table_name = 'generations' then ' with (fillfactor = 50)' end);
       execute format('alter table ai.%I enable row level security', v_name);
+      perform ai.hide_statistics(format('ai.%I', v_name)::regclass);
       execute format('lock table ai.%I in access exclusive mode', v_table.table_name || '_default');
       execute format('with moved as (delete from ai.%1$I where %2$I >= %4$L and %2$I < %5$L returning *) insert into ai.%3$I select * from moved',
                      v_table.table_name || '_default', v_key, v_name, v_bounds[1], v_bounds[2]);
@@ -188,8 +189,8 @@ end
 $$;
 comment on function ai.do_chore(text, text, timestamptz) is 'Runs one chore of maintenance; an error becomes a warning.';
 
--- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "unlisted"}, about once a minute {"partitions_made",
--- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
+-- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "forgetting", "unlisted"}, about once a minute {"partitions_made",
+-- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made", "sessions_forgotten"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
 -- {"skipped": true} where another worker is at it.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
 language plpgsql volatile security definer
@@ -212,6 +213,7 @@ begin
   v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);
   v_done := v_done || ai.do_chore('collections_finished', 'finish_collections', v_now);
   perform ai.sweep_cancelled_batches(), ai.record_unrecorded();
+  v_done := v_done || ai.do_chore('forgetting', 'continue_forgetting', v_now);
 
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin
@@ -224,15 +226,16 @@ begin
         v_done := v_done || jsonb_build_object('partitions_failed', sqlstate);
         raise warning 'partitions cannot be made or dropped: %', sqlerrm;
     end;
+    -- Passing over what others hold: an app that forgets a person may keep its transaction open.
     delete from ai.idempotency_keys k
-     using ai.settings s
-     where k.created_at < v_now - s.idempotency_days * interval '1 day';
+     where k.ctid = any (array(select o.ctid from ai.settings s join ai.idempotency_keys o on o.created_at < v_now - s.idempotency_days * interval '1 day'
+                                for update of o skip locked));
     get diagnostics v_count = row_count;
     v_done := v_done || jsonb_build_object('keys_forgotten', v_count);
     delete from ai.workers w
      where w.ended_at < v_now - interval '1 day' and not exists (select from ai.leases l where l.worker_id = w.id);
     v_done := v_done || ai.do_chore('entries_forgotten', 'forget_expired_entries', v_now) || ai.do_chore('counters_pruned', 'prune_counters', v_now)
-                     || ai.do_chore('indexes_made', 'make_search_indexes', v_now);
+                     || ai.do_chore('indexes_made', 'make_search_indexes', v_now) || ai.do_chore('sessions_forgotten', 'forget_sessions', v_now);
     perform ai.sweep_redactions();
     update ai.maintenance set partitions_at = v_now;
   end if;
