@@ -3,7 +3,7 @@
 -- In policies of rows that always belong to a tenant: `tenant_id = (select ai.tenant_for('policy:write'))` asks once a
 -- statement who the session is, and compares with null, which nothing equals, where the permission is missing.
 create or replace function ai.tenant_for(variadic p_permissions text[]) returns uuid
-language plpgsql stable parallel safe security invoker
+language plpgsql stable parallel restricted security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -20,7 +20,7 @@ comment on function ai.tenant_for(text[]) is 'The tenant of this session if it h
 
 -- Raises PT401 for nobody, PT403 where the session has none of the permissions.
 create or replace function ai.require(variadic p_permissions text[], out tenant_id uuid, out user_id text, out permissions text[])
-language plpgsql stable parallel safe security invoker
+language plpgsql stable parallel restricted security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -46,6 +46,16 @@ revoke execute on function ai.tenant_for(text[]), ai.require(text[]), ai.covers(
 grant execute on function ai.tenant_for(text[]), ai.require(text[]) to ai_user;
 
 -- objects
+
+-- As ai.identity(), which they ask.
+do $$
+begin
+  if current_setting('server_version_num')::integer < 160000 then
+    alter function ai.tenant_for(text[]) parallel unsafe;
+    alter function ai.require(text[]) parallel unsafe;
+  end if;
+end
+$$;
 
 drop policy if exists visible on ai.permissions;
 create policy visible on ai.permissions for select to ai_user using ((select ai.tenant_id()) is not null);
