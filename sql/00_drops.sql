@@ -4,11 +4,14 @@ drop function if exists ai.generate(text, jsonb, text, text, jsonb, boolean, tex
 drop procedure if exists ai.ask(text, text, text, text, integer);
 drop function if exists ai.after_attempt(text, boolean, text, boolean, bigint, integer, integer, uuid, uuid, boolean, timestamptz, timestamptz,
   integer, integer, integer, integer);
--- With two columns more. What asked it is made again: the policies and the functions bound to it.
+-- With columns more. What asked it is made again: the policies and the functions bound to it.
 do $$
 begin
-  if exists (select from pg_catalog.pg_proc p where p.oid = to_regprocedure('ai.identity()') and not p.proargnames @> array['permissions']) then
+  if exists (select from pg_catalog.pg_proc p where p.oid = to_regprocedure('ai.identity()') and not p.proargnames @> array['only_user']) then
     drop function ai.identity() cascade;
+  end if;
+  if exists (select from pg_catalog.pg_proc p where p.oid = to_regprocedure('ai.whoami()') and not p.proargnames @> array['permissions']) then
+    drop function ai.whoami();
   end if;
 end
 $$;
@@ -24,3 +27,6 @@ begin
   end if;
 end
 $$;
+-- Permissions took their place; policies that asked them are made again.
+drop function if exists ai.sees_tenant() cascade;
+drop function if exists ai.is_tenant_admin() cascade;

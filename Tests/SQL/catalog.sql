@@ -33,9 +33,9 @@ select set_eq($$ select polrelid::regclass::text || ' ' || polname from pg_polic
 select is_empty($$ select polrelid::regclass, polname from pg_policy p join pg_class c on c.oid = p.polrelid
                     where c.relnamespace = 'ai'::regnamespace
                       and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))
-                          ~ 'ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|may|identity)\(\)'
+                          ~ 'ai\.(tenant_id|user_id|only_user|may|identity)\(\)'
                       and (coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), ''))
-                          ~ '(?<!SELECT )ai\.(tenant_id|user_id|sees_tenant|is_tenant_admin|may|identity)\(\)' $$,
+                          ~ '(?<!SELECT )ai\.(tenant_id|user_id|only_user|may|identity)\(\)' $$,
   'identity is asked once a statement: (select ai.tenant_id()), never once a row');
 
 -- Constraints
@@ -68,11 +68,11 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit, or
 -- run an app's policies, which may depend on the reader's search_path (they qualify everything).
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'tenant_id', 'user_id', 'sees_tenant', 'is_tenant_admin', 'may', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'signs', 'differing_signs', 'cosine_distance', 'vector_size',
+  array['now', 'audit_hash', 'tenant_id', 'user_id', 'only_user', 'may', 'token_cost', 'token_count', 'channel_name', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'signs', 'differing_signs', 'cosine_distance', 'vector_size',
         'unit_vector', 'fits_halves'],
   'the functions without a search_path of their own');
-select set_eq($$ select proname::text from t.functions where proname in ('sees_tenant', 'is_tenant_admin', 'may', 'uuid_v7') and prosqlbody is not null $$,
-  array['sees_tenant', 'is_tenant_admin', 'may', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
+select set_eq($$ select proname::text from t.functions where proname in ('may', 'uuid_v7') and prosqlbody is not null $$,
+  array['may', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
 select is_empty($$ select signature from t.functions where definition ~* '\mleakproof\M' and definition !~* 'not leakproof' $$, 'nothing is marked leakproof');
 select is_empty($$ select signature from t.functions where prosecdef and definition ~ '\mexecute\s+(''|v_|p_)' $$, 'no definer function executes a string that is not format()');
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');

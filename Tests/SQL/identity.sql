@@ -1,7 +1,7 @@
 -- Who a session is: bindings, JWT claims, and everything that must not count.
 begin;
 \ir setup/world.sql
-select plan(81);
+select no_plan();
 
 -- Runs as a login role with claims and gives "tenant/user/role/source", nobody, or the SQLSTATE.
 create function t.who(p_role text, p_claims text default null, p_set_role text default null) returns text language plpgsql as $$
@@ -59,12 +59,14 @@ update ai.members set role = 'user' where tenant_id = t.alpha() and user_id = 'a
 -- Claims of a registered gateway
 select is(t.web('{"sub": "ann"}'), 'alpha/ann/user/jwt', 'a subject with one membership');
 select is(t.who('mtap_gateway', '{"sub": "ann"}'), '42501', 'a gateway that took no role may call nothing');
-select is(t.web('{"sub": "bob", "role": "service_role", "aud": "x", "exp": 1}'), 'beta/bob/user/jwt', 'other claims do not count');
+select is(t.web('{"sub": "bob", "role": "service_role", "aud": "x", "iat": 1, "permissions": ["*"]}'), 'beta/bob/user/jwt', 'other claims do not count');
 select is(t.web('{"sub": "shared"}'), 'PT401', 'a subject of several tenants must name one');
 select is(t.web(format('{"sub": "shared", "tenant_id": "%s"}', t.alpha())), 'alpha/shared/user/jwt', 'it does, by a claim');
 select is(t.web(format('{"sub": "shared", "app_metadata": {"tenant_id": "%s"}}', t.beta())), 'beta/shared/developer/jwt', 'or by app_metadata');
-select is(t.web(format('{"sub": "shared", "tenant_id": "%s", "app_metadata": {"tenant_id": "%s"}}', t.alpha(), t.beta())), 'beta/shared/developer/jwt',
-          'app_metadata goes before the claim');
+select is(t.web(format('{"sub": "shared", "tenant_id": "%s", "app_metadata": {"tenant_id": "%s"}}', t.alpha(), t.beta())), 'PT401',
+          'two tenants in one token are one too many');
+select is(t.web(format('{"sub": "shared", "tenant_id": "%s", "app_metadata": {"tenant_id": "%s"}}', t.beta(), upper(t.beta()::text))), 'beta/shared/developer/jwt',
+          'the same twice is not');
 select is(t.web(format('{"sub": "shared", "user_metadata": {"tenant_id": "%s"}}', t.beta())), 'PT401', 'user_metadata, which a user may write, is not looked at');
 select is(t.web(format('{"sub": "shared", "tenant_id": "%s", "user_metadata": {"tenant_id": "%s", "role": "admin"}}', t.alpha(), t.beta())), 'alpha/shared/user/jwt',
           'not even beside a claim');
@@ -101,6 +103,61 @@ select is(t.web(claims), 'PT401', format('claims are refused: %s', left(claims, 
   from (values ('rubbish'), ('[]'), ('["ann"]'), ('"ann"'), ('7'), ('null'), ('true'), ('{"sub": "ann"'), ('{"sub": "ann"} {}'), ('{sub: ann}'), ('{''sub'': ''ann''}'),
                ('{"sub": "\u0000"}'), ('{"sub": "\ud83d"}'), (' '), ('{"n": 1e200000}'), (repeat('[', 100000))) v (claims);
 
+-- Time
+select is(t.web(format('{"sub": "ann", %s}', claim)), expected, format('%s: %s', what, expected))
+  from (select extract(epoch from ai.now()) as now) n
+ cross join lateral (values
+    ('an hour to live', format('"exp": %s', now + 3600), 'alpha/ann/user/jwt'), ('ended 29 seconds ago', format('"exp": %s', now - 29), 'alpha/ann/user/jwt'),
+    ('ended 30 seconds ago', format('"exp": %s', now - 30), 'PT401'), ('ended in 1970', '"exp": 1', 'PT401'), ('ended before', '"exp": -1e300', 'PT401'),
+    ('never ends', '"exp": 1e300', 'alpha/ann/user/jwt'), ('no end', '"exp": null', 'alpha/ann/user/jwt'), ('an end in words', '"exp": "never"', 'PT401'),
+    ('a number in quotes', format('"exp": "%s"', now + 3600), 'PT401'), ('a list of ends', '"exp": [9999999999]', 'PT401'), ('an end that is true', '"exp": true', 'PT401'),
+    ('begins in 29 seconds', format('"nbf": %s', now + 29), 'alpha/ann/user/jwt'), ('begins in 31 seconds', format('"nbf": %s', now + 31), 'PT401'),
+    ('begins some day', '"nbf": "soon"', 'PT401')) v (what, claim, expected);
+select is(t.web('{"exp": 1}'), 'PT401', 'a token without a subject ends, too');
+
+-- What a token says must not depend on who reads it
+select is(t.web(claims), expected, format('said twice, %s: %s', what, expected))
+  from (values ('the subject', '{"sub": "bob", "sub": "ann"}', 'PT401'), ('the subject, spelled otherwise', '{"sub": "bob", "s\u0075b": "ann"}', 'PT401'),
+               ('the end', '{"sub": "ann", "exp": 1, "exp": 9999999999}', 'PT401'),
+               ('the tenant', format('{"sub": "shared", "tenant_id": "%s", "tenant_id": "%s"}', t.alpha(), t.beta()), 'PT401'),
+               ('app_metadata', format('{"sub": "shared", "app_metadata": {}, "app_metadata": {"tenant_id": "%s"}}', t.beta()), 'PT401'),
+               ('the tenant within app_metadata', format('{"sub": "shared", "app_metadata": {"tenant_id": "%s", "tenant_id": "%s"}}', t.alpha(), t.beta()), 'PT401'),
+               ('something that does not count', '{"sub": "ann", "x": {"sub": "bob"}, "y": "\"sub\""}', 'alpha/ann/user/jwt')) v (what, claims, expected);
+select is(t.web(format('{"sub": "%s"}', repeat('a', n))), 'PT401', format('a subject of %s characters', n)) from (values (200), (201), (60000)) v (n);
+insert into ai.members (tenant_id, user_id) values (t.beta(), repeat('a', 200));
+select is(t.web(format('{"sub": "%s"}', repeat('a', 200))), 'beta/' || repeat('a', 200) || '/user/jwt', 'a subject may be as long as a user_id');
+select is(t.web(format('{"sub": "ann", "x": "%s"}', repeat('a', n))), expected, format('%s characters beside: %s', n, expected))
+  from (values (65000, 'alpha/ann/user/jwt'), (65536, 'PT401')) v (n, expected);
+select is(t.web(format('{"sub": "ann", "x": %s1%s}', repeat('[', n), repeat(']', n))), expected, format('%s lists in each other: %s', n, expected))
+  from (values (999, 'alpha/ann/user/jwt'), (1000, 'PT401')) v (n, expected);
+
+-- A membership that a tenant gave to somebody's name does not change what that one's token means
+insert into ai.members (tenant_id, user_id, role, added_by_tenant) values (t.beta(), 'ann', 'user', true), (t.beta(), 'guest', 'user', true);
+select is(t.web('{"sub": "ann"}'), 'alpha/ann/user/jwt', 'a name that another tenant added is still who it was');
+select is(t.web('{"sub": "guest"}'), 'PT401', 'and nobody by that alone');
+select is(t.web(format('{"sub": "guest", "tenant_id": "%s"}', t.beta())), 'beta/guest/user/jwt', 'but where the token names the tenant');
+
+-- No claim shows in an error
+create function t.web_error(p_claims text) returns text language plpgsql as $$
+declare
+  v_message text; v_detail text; v_hint text; v_context text;
+begin
+  perform set_config('request.jwt.claims', p_claims, true);
+  execute 'set local session authorization mtap_gateway';
+  execute 'set local role mtap_web';
+  begin
+    perform ai.identity();
+  exception when others then
+    get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint, v_context = pg_exception_context;
+  end;
+  execute 'reset session authorization';
+  return v_message || v_detail || v_hint || v_context;
+end
+$$;
+select ok(t.web_error(claims) !~ 'planted', format('the error tells nothing of %s', left(claims, 60)))
+  from (values ('{"sub": "planted"}'), ('{"sub": "ann", "tenant_id": "planted"}'), ('{"sub": "ann", "exp": "planted"}'), ('planted'), ('{"sub": "planted'),
+               ('{"sub": ["planted"]}'), ('{"sub": "ann", "app_metadata": "planted"}'), ('{"sub": "planted", "sub": "planted"}')) v (claims);
+
 -- A wrong claim is never an anonymous success
 create function t.web_does(p_claims text, p_sql text) returns text language plpgsql as $$
 declare
@@ -132,6 +189,25 @@ select throws_ok($$ insert into ai.authenticators (role_name) values ('mtap_ann'
 select throws_ok(format($$ insert into ai.role_bindings (role_name, tenant_id, user_id) values ('mtap_gateway', %L, 'ann') $$, t.alpha()), 'PT409', null,
                  'a gateway cannot be bound');
 select throws_ok($$ update ai.role_bindings set role_name = 'mtap_gateway' where role_name = 'mtap_ann' $$, 'PT409', null, 'not by an update either');
+
+-- Permissions, by role and by what a tenant made of it
+create function t.rights(p_role text) returns text language plpgsql as $$
+declare
+  v_me record;
+begin
+  execute format('set local session authorization %I', p_role);
+  select * into v_me from ai.identity();
+  execute 'reset session authorization';
+  return concat_ws(' ', v_me.permissions, v_me.only_user);
+end
+$$;
+select is(t.rights('mtap_adm'), '{*}', 'an admin may everything, and sees all');
+select is(t.rights('mtap_dev'), (select permissions::text from ai.roles where name = 'developer' and tenant_id is null), 'a developer what the shared role says, and sees all');
+select is(t.rights('mtap_ann'), (select permissions::text || ' ann' from ai.roles where name = 'user' and tenant_id is null), 'a user likewise, and sees its own');
+select is(t.rights('mtap_stray'), '', 'nobody may nothing');
+insert into ai.roles (tenant_id, name, permissions) values (t.alpha(), 'user', '{inference:read}'), (t.beta(), 'developer', '{*}');
+select is(t.rights('mtap_ann'), '{inference:read}', 'a tenant''s own role goes before the shared one, at once');
+select isnt(t.rights('mtap_dev'), '{*}', 'another tenant''s does not');
 
 -- whoami
 select results_eq($$ select user_id, source, why is not null from ai.whoami() $$, $$ values (null::text, null::text, true) $$, 'whoami says why one is nobody');

@@ -23,6 +23,9 @@ insert into t.sees values
   ('ai.tenants',          1, 1, 1, 0, 'x', 'x', 'x', 'x'),
   ('ai.members',          1, 5, 5, 0, 'x', 'x', 'x', 'x'),
   ('ai.retry_rules',      44, 44, 44, 0, 'x', 'x', 'x', 'x'),
+  ('ai.api_keys',         0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.api_key_uses',     0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.api_key_list',     0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.batches',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.guardrails',       0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.limits',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
@@ -136,7 +139,7 @@ create function mtap_trap.yes(text, text) returns boolean language sql immutable
 create operator mtap_trap.= (leftarg = text, rightarg = text, function = mtap_trap.yes);
 set local search_path = mtap_trap, pg_catalog, public, tap;
 select pg_catalog.count(*) as others from ai.generations where pg_catalog.textne(user_id, 'ann') \gset
-select ai.sees_tenant() as sees, ai.is_tenant_admin() as admin \gset
+select ai.may('inference:read') as sees, ai.may('policy:write') as admin \gset
 set local search_path = public, tap;
 reset session authorization;
 select is(:others::bigint, 0::bigint, 'an operator of one''s own in the search path shows no rows of others');

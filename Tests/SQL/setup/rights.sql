@@ -18,6 +18,10 @@ role admin: developer
 type embedding: public usage
 
 -- tables
+table api_key_uses: user select
+table api_keys: user select(id, tenant_id, user_id, name, prefix, permissions, created_by, created_at, expires_at, revoked_at, replaces)
+table audit_heads: user select
+table audit_log: user select
 table batches: user select
 table breaker_settings: user select
 table breakers: user select(id, provider_id, model_id, state, failures, opened_at, probe_at, cooldown_ms, why); monitor select(id, provider_id, model_id, state, failures, opened_at, probe_at, cooldown_ms, why)
@@ -30,6 +34,7 @@ table context_sources: user select
 table conversations: user select
 table credits: user select
 table documents: user select
+table forgotten: user select(tenant_id, user_id, keep_documents, asked_at, erased, finished_at)
 table generations: user select insert(kind, priority, stream, prompt, messages, model, profile, params, run_after, deadline_ms, idempotency_key, metadata, collection, template, cache, cache_tags, conversation_id, batch_id, replay); admin insert(tenant_id, user_id)
 table guardrails: user select; admin insert(tenant_id, name, scope, detector, action, restore, kinds, options, position, enabled) update(name, scope, detector, action, restore, kinds, options, position, enabled)
 table limits: user select; admin insert(tenant_id, per, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) update(amount, soft, on_limit, enabled)
@@ -52,6 +57,7 @@ table tenants: user select
 table vectorized_rows: user select(ref, version, tenant_id, row_key, state, embedding)
 table vectorizers: user select
 table workers: monitor select
+view api_key_list: user select
 
 -- functions
 function list_secrets(): user definer -- names only; own tenant; secret:read
@@ -65,6 +71,11 @@ function add_document(text, text, text, text, jsonb): user definer -- own tenant
 function add_member(text, text): user definer -- own tenant; member:write, no role with more than the caller has
 function add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text): user definer -- the caller owns the table; own tenant
 procedure ask(text, text, text, text, integer, text, text): user
+function audit_chains(uuid): user
+function audit_hash(bytea, uuid, bigint, timestamp with time zone, text, uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb): user
+function audit_head(uuid): user
+function audit_verify(uuid, bigint, bytea): user
+function audited_tables(): user
 function batch_progress(uuid): user definer -- only a batch that the caller may see
 function cache_report(timestamp with time zone, timestamp with time zone): user
 function cancel(uuid): user definer -- only a generation that the caller may see
@@ -77,6 +88,7 @@ function collection_status(text): user
 function collection_to_search(text, vector): user
 function cosine_distance(halfvec, halfvec): user
 function cosine_distance(vector, vector): user
+function create_api_key(text, text, text[], timestamp with time zone, uuid): user definer -- own tenant; key:write, and no more than the caller has
 function create_batch(text, jsonb, boolean): user definer -- own tenant and user
 function create_collection(text, text, integer, integer, integer, integer, text): user definer -- own tenant; document:write
 function delete_collection(text): user definer -- own tenant; document:write
@@ -91,14 +103,16 @@ function estimate(text, jsonb, text, text, jsonb, text): user definer -- own ten
 function explain_route(uuid): user definer -- only a generation that the caller may see
 function find_cached_response(vector, double precision, integer, text, text, text, text, text, text): user definer -- own tenant, within the scope of the cache policy
 function find_vectorizer(text): user definer -- own tenant, or tables that the caller may read
+function forget_user(text, uuid, boolean): user definer -- own tenant; person:forget; the owner: any tenant
 function fuse_chunks(uuid, bigint, bigint, integer, boolean, vector, bigint[], integer, double precision, double precision, integer, double precision, jsonb): user
 function generate(text, jsonb, text, text, jsonb, boolean, text, timestamp with time zone, integer, text, jsonb, text, text, text, text, text[], uuid, boolean): user
 function hybrid_search(text, vector, integer, double precision, double precision, integer, text, jsonb): user
 function idempotent_generation(text): user definer -- own tenant and user
 function identity(): user worker monitor definer -- tells only who asks
 function invalidate_cache(text, text, text, integer, interval, text, text, text, boolean): user definer -- own tenant; policy:write, prompt:write or document:write
-function is_tenant_admin(): user worker monitor
 function limits_status(): user definer -- own tenant, own user without billing:read
+function login(text, boolean, interval): user definer -- only with an API key
+function logout(text): user definer -- only the session of a token that the caller has
 function managed_vectorizer(text): user definer -- the caller owns the table or the schema
 function manages(bigint): user definer -- a yes or no
 function match_documents(vector, double precision, integer, text, jsonb): user
@@ -109,9 +123,11 @@ function no_collection(text): user
 function note_all_read(bigint, text[]): user definer -- the caller owns the table or the schema
 function note_changes(): user definer -- a trigger: notes rows of the table it hangs on
 function note_rows(bigint, text[], text[], uuid[]): user definer -- the caller owns the table or the schema
+function only_user(): user worker monitor
 function own_providers(): user definer -- own tenant; model:write
 function pause_batch(uuid): user definer -- only a batch that the caller may see
 function places_query(bigint): user definer -- only the text of a query, run with the caller's rights
+function pre_request(): user definer -- only with an API key or token
 function private_providers(): admin definer -- one setting
 function read_rows(bigint, boolean): user
 function read_stream(uuid, integer, integer): user definer -- only a generation that the caller may see
@@ -123,9 +139,10 @@ function require(text[]): user
 function resume_batch(uuid): user definer -- only a batch that the caller may see
 function retry_document(uuid): user definer -- own tenant; document:write
 function revectorize(text, text): user
+function revoke_api_key(uuid): user definer -- own key, or own tenant and key:write
+function rotate_api_key(uuid, interval): user definer -- own tenant; key:write, and no more than the caller has
 function rows_query(bigint): user definer -- only the text of a query, run with the caller's rights
 function search_rows(text, vector, double precision, integer): user
-function sees_tenant(): user worker monitor
 function set_member_role(text, text): user definer -- own tenant; member:write, no role and no member with more than the caller has
 function set_role(text, text[]): user definer -- own tenant; member:write, no role with more than the caller has
 function start_building(bigint, text): user definer -- the caller owns the table or the schema
@@ -139,6 +156,7 @@ function text_matches(text, text, integer, jsonb): user definer -- own tenant
 function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint): user monitor
 function unit_vector(vector): user
 function usage_report(timestamp with time zone, timestamp with time zone, text): user
+function use_session(text): user definer -- only with an API key or token
 function user_id(): user worker monitor
 function uuid_v7(): user
 function vector_schema(): user
