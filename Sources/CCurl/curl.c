@@ -1,4 +1,9 @@
+#define _GNU_SOURCE
 #include "CCurl.h"
+
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
 
 CURLcode martlet_curl_start(void) { return curl_global_init(CURL_GLOBAL_ALL); }
 
@@ -30,6 +35,37 @@ CURLcode martlet_curl_set_data_callback(
 CURLcode martlet_curl_set_prerequest_callback(CURL *easy, martlet_curl_prerequest_callback value) {
   return curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, value);
 }
+
+CURLcode martlet_curl_set_open_callback(CURL *easy, martlet_curl_open_callback value) {
+  return curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, value);
+}
+
+size_t martlet_curl_address(const struct curl_sockaddr *address, uint8_t bytes[16]) {
+  // `addr` is declared as the short generic type; `addrlen` bytes are there.
+  const void *start = &address->addr;
+  if (address->family == AF_INET && address->addrlen >= sizeof(struct sockaddr_in)) {
+    memcpy(bytes, (const char *)start + offsetof(struct sockaddr_in, sin_addr), 4);
+    return 4;
+  }
+  if (address->family == AF_INET6 && address->addrlen >= sizeof(struct sockaddr_in6)) {
+    memcpy(bytes, (const char *)start + offsetof(struct sockaddr_in6, sin6_addr), 16);
+    return 16;
+  }
+  return 0;
+}
+
+curl_socket_t martlet_curl_open(const struct curl_sockaddr *address) {
+  return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+void martlet_curl_wipe_list(struct curl_slist *list) {
+  for (struct curl_slist *item = list; item != NULL; item = item->next) {
+    if (item->data != NULL) martlet_wipe(item->data, strlen(item->data));
+  }
+  curl_slist_free_all(list);
+}
+
+void martlet_wipe(void *bytes, size_t count) { explicit_bzero(bytes, count); }
 
 long martlet_curl_get_long(CURL *easy, CURLINFO info) {
   long value = 0;

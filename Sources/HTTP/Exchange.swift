@@ -14,6 +14,8 @@ final class Exchange {
   var sink: (any TransferSink)?
   /// Called within `receive` when the sink has enough.
   var onEarlyEnd: ((Exchange) -> Void)?
+  /// Told what the sink held and holds; false stops the transfer.
+  var onHeld: ((Int, Int) -> Bool)?
   var drainUntil: UInt64 = 0
   private(set) var isDraining = false
 
@@ -24,9 +26,16 @@ final class Exchange {
   private var headers: [String: String] = [:]
   private var headIsDone = false
   private var headerBytes = 0
+  private var headerFields = 0
+  private var heldBytes = 0
   private var bodyBytes = 0
   private var requestBytes = 0
-  private var limits = (header: 0, body: 0)
+  private var limits = (header: 0, fields: 0, body: 0)
+  private var publicOnly = false
+  private var allowedNetworks: [IPNetwork] = []
+  /// Sockets that were opened, and those that were not, for want of a public address.
+  private var sockets = (opened: 0, forbidden: 0)
+  private var resolvedList: UnsafeMutablePointer<curl_slist>?
   private var attempts = 0
   private var mayHaveSentAll = false
   /// Why a callback stopped the transfer.
@@ -44,7 +53,8 @@ final class Exchange {
 
   deinit {
     curl_easy_cleanup(easy)
-    curl_slist_free_all(headerList)
+    martlet_curl_wipe_list(headerList)
+    curl_slist_free_all(resolvedList)
     bodyCopy.deallocate()
     errorText.deallocate()
   }
@@ -58,7 +68,9 @@ final class Exchange {
     self.id = id
     self.sink = sink
     started = time
-    limits = (request.maxHeaderBytes, request.maxResponseBytes)
+    limits = (request.maxHeaderBytes, request.maxHeaderFields, request.maxResponseBytes)
+    publicOnly = request.publicOnly
+    allowedNetworks = configuration.allowedNetworks
     requestBytes = request.body.count
     patience = request.firstAnswerTimeout
     errorText[0] = 0
@@ -78,7 +90,17 @@ final class Exchange {
     set(CURLOPT_MAXAGE_CONN, configuration.keptConnectionAge)
     set(CURLOPT_SSL_VERIFYPEER, 1)
     set(CURLOPT_SSL_VERIFYHOST, 2)
-    if let file = configuration.certificateAuthorities { set(CURLOPT_CAINFO, file) }
+    set(CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2)
+    if let file = configuration.certificateAuthorities {
+      set(CURLOPT_CAINFO, file)
+      // Debian's libcurl trusts what lies in a folder, too.
+      set(CURLOPT_CAPATH, nil)
+    }
+    // An empty proxy is none, whatever the environment says. Behind a proxy the address that is
+    // connected to would be the proxy's.
+    set(CURLOPT_PROXY, request.publicOnly ? "" : configuration.proxy ?? "")
+    set(CURLOPT_NETRC, Int(CURL_NETRC_IGNORED.rawValue))
+    set(CURLOPT_HTTP09_ALLOWED, 0)
 
     set(CURLOPT_CONNECTTIMEOUT_MS, max(1, request.connectTimeout))
     set(CURLOPT_TIMEOUT_MS, max(0, request.totalTimeout))
@@ -86,7 +108,6 @@ final class Exchange {
       set(CURLOPT_LOW_SPEED_LIMIT, 1)
       set(CURLOPT_LOW_SPEED_TIME, (request.stallTimeout + 999) / 1000)
     }
-    if request.acceptsCompression { set(CURLOPT_ACCEPT_ENCODING, "") }
 
     let context = Unmanaged.passUnretained(self).toOpaque()
     martlet_curl_set_data_callback(easy, CURLOPT_WRITEFUNCTION, bodyArrived)
@@ -95,6 +116,14 @@ final class Exchange {
     set(CURLOPT_HEADERDATA, context)
     martlet_curl_set_prerequest_callback(easy, requestBegins)
     set(CURLOPT_PREREQDATA, context)
+    if publicOnly {
+      martlet_curl_set_open_callback(easy, socketOpens)
+      set(CURLOPT_OPENSOCKETDATA, context)
+    }
+    for entry in configuration.resolved {
+      if let longer = curl_slist_append(resolvedList, entry) { resolvedList = longer }
+    }
+    if resolvedList != nil { martlet_curl_set_list(easy, CURLOPT_RESOLVE, resolvedList) }
 
     setBody(request)
     setHeaders(request.headers)
@@ -149,19 +178,28 @@ final class Exchange {
   /// Forgets the transfer; the handle keeps its memory for the next one.
   func recycle() {
     curl_easy_reset(easy)
-    curl_slist_free_all(headerList)
+    martlet_curl_wipe_list(headerList)
     headerList = nil
+    curl_slist_free_all(resolvedList)
+    resolvedList = nil
+    letGo()
     sink = nil
     onEarlyEnd = nil
+    onHeld = nil
     isDraining = false
     firstByte = nil
     headers.removeAll(keepingCapacity: true)
     headIsDone = false
     headerBytes = 0
+    headerFields = 0
+    publicOnly = false
+    sockets = (0, 0)
     bodyBytes = 0
     attempts = 0
     mayHaveSentAll = false
     fault = nil
+    // What libcurl made of header and body for sending is its own, and freed as it is.
+    martlet_wipe(bodyCopy.baseAddress, min(requestBytes, bodyCopy.count))
     if bodyCopy.count > Self.keptBodyCapacity {
       bodyCopy.deallocate()
       bodyCopy = UnsafeMutableRawBufferPointer(start: nil, count: 0)
@@ -175,7 +213,14 @@ extension Exchange {
   /// A kept connection may turn out to be dead after the request went out on it. libcurl would
   /// then send the request again on a fresh one; a model's answer may be paid for twice by that.
   /// Only where not a byte of it had left may it go again.
-  fileprivate func begin() -> Bool {
+  ///
+  /// `remote` is the address of the connection. A kept one may have been opened by a request that was
+  /// not for public addresses only.
+  fileprivate func begin(_ remote: UnsafePointer<CChar>?) -> Bool {
+    if publicOnly, !isAllowed(IPAddress(remote.map { String(cString: $0) } ?? "")) {
+      fault = Self.forbidden
+      return false
+    }
     attempts += 1
     guard attempts > 1, hasSentAnything else { return true }
     // libcurl has begun to count anew; how much of the request left is no longer known.
@@ -183,6 +228,23 @@ extension Exchange {
     fault = TransferFailure(kind: .reset, message: "the kept connection closed without a response")
     return false
   }
+
+  /// Whether a socket to this address may be opened.
+  fileprivate func mayConnect(to bytes: UnsafeBufferPointer<UInt8>) -> Bool {
+    let isAllowed = isAllowed(IPAddress(bytes: bytes))
+    if isAllowed { sockets.opened += 1 } else { sockets.forbidden += 1 }
+    return isAllowed
+  }
+
+  private func isAllowed(_ address: IPAddress?) -> Bool {
+    guard let address else { return false }
+    return address.isPublic || allowedNetworks.contains { $0.contains(address.destination) }
+  }
+
+  /// Does not say which address it is: who wrote the name must not learn what it means in here.
+  private static let forbidden = TransferFailure(
+    kind: .forbidden,
+    message: "the provider's address does not lead to the public internet")
 
   private var hasSentAnything: Bool { martlet_curl_get_long(easy, CURLINFO_REQUEST_SIZE) > 0 }
 
@@ -202,6 +264,7 @@ extension Exchange {
       let status = martlet_curl_get_long(easy, CURLINFO_RESPONSE_CODE)
       if (100..<200).contains(status) {
         headers.removeAll(keepingCapacity: true)
+        headerFields = 0
       } else {
         headIsDone = true
         sink?.head(status: status, headers: headers)
@@ -212,12 +275,40 @@ extension Exchange {
     guard let colon = line[..<end].firstIndex(of: UInt8(ascii: ":")),
       !line[..<colon].contains(0x20)
     else { return true }
+    headerFields += 1
+    guard headerFields <= limits.fields else {
+      fault = TransferFailure(
+        kind: .tooLarge, message: "the response's head has more than \(limits.fields) fields")
+      return false
+    }
     var start = colon + 1
     while start < end, line[start] == 0x20 || line[start] == 0x09 { start += 1 }
     while end > start, line[end - 1] == 0x20 || line[end - 1] == 0x09 { end -= 1 }
     let name = String(decoding: line[..<colon], as: UTF8.self).lowercased()
-    headers[name] = String(decoding: line[start..<end], as: UTF8.self)
+    let value = String(decoding: line[start..<end], as: UTF8.self)
+    if isCompressed(name, value) {
+      fault = TransferFailure(
+        kind: .invalidResponse, message: "the response is compressed, which was not asked for")
+      return false
+    }
+    headers[name] = value
     return true
+  }
+
+  /// A few kilobytes can be made to decompress into anything. libcurl would undo a transfer encoding
+  /// without being asked.
+  private func isCompressed(_ name: String, _ value: String) -> Bool {
+    guard name == "content-encoding" || name == "transfer-encoding" else { return false }
+    return value.lowercased().split(separator: ",").contains { part in
+      let coding = part.filter { $0 != " " && $0 != "\t" }
+      return coding != "identity" && !(coding == "chunked" && name == "transfer-encoding")
+    }
+  }
+
+  /// The sink holds nothing any more.
+  func letGo() {
+    if heldBytes > 0 { _ = onHeld?(heldBytes, 0) }
+    heldBytes = 0
   }
 
   /// Takes a piece of the body. False stops the transfer.
@@ -230,11 +321,21 @@ extension Exchange {
       return false
     }
     if firstByte == nil { firstByte = monotonicNanoseconds() }
-    guard sink?.body(bytes) == .enough else { return true }
+    guard sink?.body(bytes) == .enough else { return holdsItsShare() }
     isDraining = true
     limits.body = bodyBytes
     onEarlyEnd?(self)
     return true
+  }
+
+  private func holdsItsShare() -> Bool {
+    let before = heldBytes
+    heldBytes = sink?.heldBytes ?? 0
+    if onHeld?(before, heldBytes) != false { return true }
+    fault = TransferFailure(
+      kind: .tooLarge, message: "all answers under way together exceed the worker's memory for them"
+    )
+    return false
   }
 }
 
@@ -258,41 +359,16 @@ extension Exchange {
   func failure(of result: CURLcode) -> TransferFailure? {
     if let fault { return fault }
     guard result != CURLE_OK else { return nil }
+    // Where other addresses of the name are public, what became of those is the reason.
+    if sockets.forbidden > 0, sockets.opened == 0, result == CURLE_COULDNT_CONNECT,
+      !hasSentAnything
+    {
+      return Self.forbidden
+    }
     let message =
       errorText[0] != 0 ? String(cString: errorText) : String(cString: curl_easy_strerror(result))
     return TransferFailure(
       kind: TransferFailure.Kind(result, hasSentAnything: hasSentAnything), message: message)
-  }
-}
-
-extension TransferFailure.Kind {
-  fileprivate init(_ result: CURLcode, hasSentAnything: Bool) {
-    switch result {
-    case CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT,
-      CURLE_PROXY:
-      // After a kept connection died under the request, libcurl may fail to make a new one.
-      self = hasSentAnything ? .reset : .connect
-    case CURLE_OPERATION_TIMEDOUT:
-      self = .timeout
-    case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM,
-      CURLE_SSL_CIPHER, CURLE_SSL_CACERT_BADFILE, CURLE_SSL_CRL_BADFILE, CURLE_SSL_ISSUER_ERROR,
-      CURLE_SSL_ENGINE_INITFAILED, CURLE_USE_SSL_FAILED, CURLE_SSL_PINNEDPUBKEYNOTMATCH,
-      CURLE_SSL_INVALIDCERTSTATUS, CURLE_SSL_CLIENTCERT:
-      self = hasSentAnything ? .reset : .tls
-    case CURLE_PARTIAL_FILE:
-      self = .truncated
-    case CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND,
-      CURLE_SSL_SHUTDOWN_FAILED:
-      self = .reset
-    case CURLE_FILESIZE_EXCEEDED:
-      self = .tooLarge
-    case CURLE_URL_MALFORMAT, CURLE_BAD_FUNCTION_ARGUMENT:
-      self = .invalidRequest
-    case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING:
-      self = .invalidResponse
-    default:
-      self = .other
-    }
   }
 }
 
@@ -320,8 +396,19 @@ private func headerArrived(
 }
 
 private func requestBegins(
-  context: UnsafeMutableRawPointer?, _: UnsafeMutablePointer<CChar>?,
+  context: UnsafeMutableRawPointer?, remote: UnsafeMutablePointer<CChar>?,
   _: UnsafeMutablePointer<CChar>?, _: Int32, _: Int32
 ) -> Int32 {
-  exchange(context)?.begin() == true ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+  exchange(context)?.begin(remote) == true ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+}
+
+private func socketOpens(
+  context: UnsafeMutableRawPointer?, _: curlsocktype, address: UnsafeMutablePointer<curl_sockaddr>?
+) -> curl_socket_t {
+  guard let address, let exchange = exchange(context) else { return CURL_SOCKET_BAD }
+  let isAllowed = withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 16) { bytes in
+    let count = martlet_curl_address(address, bytes.baseAddress)
+    return exchange.mayConnect(to: UnsafeBufferPointer(rebasing: bytes[..<count]))
+  }
+  return isAllowed ? martlet_curl_open(address) : CURL_SOCKET_BAD
 }

@@ -18,13 +18,17 @@ package struct HTTPRequest: Sendable {
   package var firstAnswerTimeout = 0
   /// The whole transfer, in milliseconds; 0: no limit.
   package var totalTimeout = 600_000
-  /// Largest body in bytes, counted after decompression.
+  /// Largest body in bytes.
   package var maxResponseBytes = 64 << 20
-  /// Largest head in bytes: status line and headers, 1xx heads included.
+  /// Largest head in bytes: status line and headers, 1xx heads and trailers included.
   package var maxHeaderBytes = 256 << 10
-  /// Offers every content encoding that libcurl can undo. For bodies that are read whole: servers
-  /// that compress a stream flush it late.
-  package var acceptsCompression = false
+  /// Most fields of one head.
+  package var maxHeaderFields = 512
+  /// Connects to addresses of the public internet only, without a proxy; for addresses that a tenant
+  /// wrote. What counts is the address that is connected to, whatever name or spelling leads there,
+  /// at the time of the connection and again when a kept connection is used. Where it is not public
+  /// the failure is `forbidden`, and nothing was sent.
+  package var publicOnly = false
 
   package init(
     method: String = "POST", url: String, headers: [(name: String, value: String)] = [],

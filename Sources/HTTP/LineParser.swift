@@ -11,6 +11,9 @@ package struct LineParser: Sendable {
     self.limit = limit
   }
 
+  /// Bytes of what is not complete yet.
+  package var heldBytes: Int { partial.count }
+
   /// Takes the next bytes and gives each line they complete. `onLine` returns false to stop; the
   /// rest of the bytes is dropped then. After an error the parser must not be used again.
   package mutating func feed(

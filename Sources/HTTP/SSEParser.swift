@@ -31,6 +31,9 @@ package struct SSEParser: Sendable {
     self.limit = limit
   }
 
+  /// Bytes of what is not complete yet.
+  package var heldBytes: Int { partial.count + data.count }
+
   /// Takes the next bytes and gives each event they complete: its name (nil where it has none) and
   /// its data. `onEvent` returns false to stop; the rest of the bytes is dropped then.
   /// After an error the parser must not be used again.

@@ -20,6 +20,7 @@ final class TransferLoop {
   private var timer: UInt64?
   private var commands: [Inbox.Command] = []
   private var deadlines = Deadlines()
+  private var memory: AnswerMemory
 
   private static let keptExchanges = 512
   private static let batch = 256
@@ -36,6 +37,7 @@ final class TransferLoop {
     self.multi = multi
     self.inbox = inbox
     self.configuration = configuration
+    memory = AnswerMemory(limit: configuration.answerMemory)
     martlet_curl_multi_set_long(multi, CURLMOPT_MAXCONNECTS, configuration.keptConnections)
     let ready =
       martlet_curl_multi_set_callbacks(
@@ -110,6 +112,7 @@ final class TransferLoop {
       return
     }
     exchange.onEarlyEnd = { [unowned self] exchange in self.drain(exchange) }
+    exchange.onHeld = { [unowned self] old, new in self.memory.change(from: old, to: new) }
     active[id] = exchange
     if exchange.patience > 0 {
       deadlines.add(id, at: time &+ UInt64(exchange.patience) &* 1_000_000)
@@ -157,6 +160,7 @@ final class TransferLoop {
     draining.append(exchange)
     let sink = exchange.sink
     exchange.sink = nil
+    exchange.letGo()
     sink?.finished(exchange.outcome(nil))
   }
 

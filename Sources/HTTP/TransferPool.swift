@@ -6,7 +6,8 @@ import Synchronization
 ///
 /// A request is never sent twice: where a kept connection dies after any part of the request left,
 /// the transfer fails (`reset`) and the caller decides. Redirects are not followed. Certificates
-/// are verified.
+/// are verified, from TLS 1.2 on. Nothing is decompressed, no cookie kept, no `.netrc` read, and no
+/// proxy taken from the environment.
 package final class TransferPool: Sendable {
   package struct Configuration: Sendable {
     /// Name of the thread; the system shows 15 bytes of it.
@@ -15,8 +16,17 @@ package final class TransferPool: Sendable {
     package var keptConnections = 512
     /// Seconds after which an idle connection is not used again.
     package var keptConnectionAge = 90
-    /// File with certificates of trusted authorities (PEM); nil: the system's.
+    /// File with certificates of trusted authorities (PEM), in place of the system's; nil: those.
     package var certificateAuthorities: String?
+    /// Networks that count as public for requests that are for public addresses only.
+    package var allowedNetworks: [IPNetwork] = []
+    /// URL of a proxy for all requests but those for public addresses only; nil: none.
+    package var proxy: String?
+    /// Bytes that the sinks of all transfers may hold together. Beyond that a transfer whose sink
+    /// holds more than an equal share fails (`tooLarge`).
+    package var answerMemory = 1 << 30
+    /// Entries `host:port:address[,address]` that answer for the resolver; for tests.
+    package var resolved: [String] = []
 
     package init() {}
   }
@@ -31,6 +41,9 @@ package final class TransferPool: Sendable {
 
   package init(_ configuration: Configuration = Configuration()) throws(StartError) {
     guard Self.curlIsReady else { throw StartError(description: "libcurl could not be started") }
+    if let file = configuration.certificateAuthorities, access(file, R_OK) != 0 {
+      throw StartError(description: "the file of certificate authorities cannot be read: \(file)")
+    }
     guard let inbox = Inbox() else {
       throw StartError(description: "no event descriptor: errno \(errno)")
     }

@@ -8,11 +8,18 @@ package protocol TransferSink: AnyObject, Sendable {
   /// A piece of the body, valid during the call only.
   func body(_ bytes: UnsafeRawBufferPointer) -> BodyVerdict
 
+  /// Bytes of the answer that the sink keeps; counted against the pool's `answerMemory`.
+  var heldBytes: Int { get }
+
   /// Asked once, when the request's `firstAnswerTimeout` is over: whether what was waited for has come.
   /// Where it has not, the transfer is aborted and its failure is `late`.
   var hasBegun: Bool { get }
 
   func finished(_ outcome: TransferOutcome)
+}
+
+extension TransferSink {
+  package var heldBytes: Int { 0 }
 }
 
 /// What a sink says to a piece of the body.
@@ -39,7 +46,7 @@ package struct TransferOutcome: Sendable {
   package var firstByte: Double?
   /// From `start` to the end, in milliseconds.
   package var total: Double
-  /// Bytes of the body, after decompression.
+  /// Bytes of the body.
   package var bytesReceived: Int
   /// Bytes of the request's body that left, as far as known.
   package var bytesSent: Int
@@ -73,7 +80,7 @@ package struct TransferFailure: Sendable, Error, CustomStringConvertible {
     case reset
     /// The response began and ended too early.
     case truncated
-    /// The head or body exceeded its limit.
+    /// The head or body exceeded its limit, or all answers together theirs.
     case tooLarge
     /// The TLS handshake failed. No byte of the request left.
     case tls
@@ -81,7 +88,9 @@ package struct TransferFailure: Sendable, Error, CustomStringConvertible {
     case cancelled
     /// The request cannot be sent as it is.
     case invalidRequest
-    /// What came is not HTTP, or its encoding cannot be undone.
+    /// The request is for public addresses only, and its address is not. No byte of it left.
+    case forbidden
+    /// What came is not HTTP, or is compressed, which was not asked for.
     case invalidResponse
     case other
   }

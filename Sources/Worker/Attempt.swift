@@ -20,6 +20,8 @@ final class Attempt: TransferSink, @unchecked Sendable {
   private var whole: [UInt8] = []
   private var status: Int?
   private var firstText: Double?
+  /// What the reader keeps of a stream, roughly.
+  private var readBytes = 0
   /// A unit of the stream was too long.
   private var overflow: StreamLimitError?
 
@@ -44,17 +46,17 @@ final class Attempt: TransferSink, @unchecked Sendable {
       switch framing {
       case .events:
         try events.feed(bytes) { name, data in
-          text += reader.receive(event: name, data: data)
+          text += read(name, data)
           return !reader.isComplete
         }
       case .lines:
         try lines.feed(bytes) { line in
-          text += reader.receive(event: nil, data: line)
+          text += read(nil, line)
           return !reader.isComplete
         }
       case .whole:
         whole.append(contentsOf: bytes)
-        return .more
+        return isTold ? .enough : .more
       }
     } catch {
       overflow = error
@@ -62,6 +64,20 @@ final class Attempt: TransferSink, @unchecked Sendable {
     show(text)
     return overflow != nil || reader.isComplete ? .enough : .more
   }
+
+  /// Most of a unit without text is framing; what it holds beside (reasoning, arguments) is estimated.
+  private func read(_ name: String?, _ data: [UInt8]) -> String {
+    let text = reader.receive(event: name, data: data)
+    readBytes += text.isEmpty ? data.count / 8 : text.utf8.count
+    return text
+  }
+
+  /// Of an error the reader takes no more; the rest of a page is of no use.
+  private var isTold: Bool {
+    !(200...299).contains(status ?? 200) && whole.count >= 65_536
+  }
+
+  var heldBytes: Int { whole.count + events.heldBytes + lines.heldBytes + readBytes }
 
   /// An answer that does not stream has begun with its head, and so has an error. Before that the text
   /// counts, and what comes where there is none yet: reasoning, calls of tools.
@@ -119,9 +135,10 @@ final class Attempt: TransferSink, @unchecked Sendable {
       // Without a reason of ours the pool was stopped: the worker ends.
       return aborted(desk.ending(of: fence) ?? .released, outcome)
     }
-    if outcome.failure?.kind == .invalidRequest {
+    if let failure = outcome.failure, [.invalidRequest, .forbidden].contains(failure.kind) {
       var settlement = Settlement(fence: fence, outcome: .failed)
-      settlement.failure = Failure(.unsendable, message: outcome.failure?.message ?? "")
+      settlement.failure = Failure(.unsendable, message: failure.message)
+      if failure.kind == .forbidden { settlement.failure?.code = "private_address" }
       return settlement
     }
     switch reader.finish(end(outcome)) {
@@ -155,7 +172,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
       case .truncated: .truncated
       case .tooLarge: .tooLarge
       case .invalidResponse: .malformed
-      case .reset, .other, .cancelled, .invalidRequest: .reset
+      case .reset, .other, .cancelled, .invalidRequest, .forbidden: .reset
       }
     return .broken(signal, failure.message)
   }

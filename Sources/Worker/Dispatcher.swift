@@ -114,7 +114,6 @@ struct Dispatcher {
       times?.stall
       ?? (call.stream ? Self.stallMilliseconds.stream : Self.stallMilliseconds.whole)
     request.firstAnswerTimeout = times?.firstToken ?? 0
-    request.acceptsCompression = !call.stream
     let attempt = Attempt(
       fence: fence, streams: call.stream, reader: dialect.reader(for: call), desk: desk,
       report: report(fence, host(of: written.url), call))

@@ -259,28 +259,6 @@ private func run(
     #expect(recorder.bodyCount == 100_000)
   }
 
-  @Test("the limit counts decompressed bytes")
-  func bomb() async throws {
-    let server = TestServer { connection in
-      guard let request = connection.request() else { return }
-      #expect(request.head.lowercased().contains("accept-encoding:"))
-      let gzip = zeros
-      connection.send("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n")
-      connection.send("Content-Length: \(gzip.count)\r\n\r\n")
-      connection.send(gzip)
-    }
-    defer { server.stop() }
-    var request = post(server.url)
-    request.acceptsCompression = true
-    let (whole, recorder) = try await run(request)
-    #expect(whole.failure == nil)
-    #expect(recorder.bodyCount == 100_000)
-    request.maxResponseBytes = 50_000
-    let (outcome, limited) = try await run(request)
-    #expect(outcome.failure?.kind == .tooLarge)
-    #expect(limited.bodyCount <= 50_000)
-  }
-
   @Test("a head beyond its limit stops the transfer")
   func headLimit() async throws {
     let server = TestServer { connection in
@@ -385,6 +363,7 @@ private func run(
     defer { mute.stop() }
     request = post("https://127.0.0.1:\(mute.port)/")
     request.firstAnswerTimeout = 100
+    request.connectTimeout = 60_000
     let (unsent, _) = try await run(request)
     #expect(unsent.failure?.kind == .late)
     #expect(!unsent.requestSent)
@@ -483,38 +462,3 @@ private func run(
     #expect(outcome.failure?.kind == .invalidRequest)
   }
 }
-
-/// 100,000 zero bytes, gzipped.
-private let zeros: [UInt8] = {
-  // Deflate with the fixed code: a literal 0, then matches of length 258 at distance 1.
-  var bits: [UInt8] = []
-  func put(_ value: Int, _ count: Int) { for i in 0..<count { bits.append(UInt8(value >> i & 1)) } }
-  func code(_ value: Int, _ count: Int) {
-    for i in (0..<count).reversed() { bits.append(UInt8(value >> i & 1)) }
-  }
-  put(1, 1)
-  put(1, 2)
-  code(0b0011_0000, 8)
-  var left = 99_999
-  while left >= 258 {
-    code(0b1100_0101, 8)
-    code(0, 5)
-    left -= 258
-  }
-  for _ in 0..<left { code(0b0011_0000, 8) }
-  code(0, 7)
-  while bits.count % 8 != 0 { bits.append(0) }
-  var deflate: [UInt8] = []
-  for start in stride(from: 0, to: bits.count, by: 8) {
-    deflate.append((0..<8).reduce(0) { $0 | bits[start + $1] << UInt8($1) })
-  }
-  var crc: UInt32 = 0xffff_ffff
-  for _ in 0..<100_000 {
-    for _ in 0..<8 { crc = crc >> 1 ^ (crc & 1 == 1 ? 0xedb8_8320 : 0) }
-  }
-  crc = ~crc
-  func little(_ value: UInt32) -> [UInt8] {
-    (0..<4).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }
-  }
-  return [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff] + deflate + little(crc) + little(100_000)
-}()

@@ -17,6 +17,8 @@ CURLcode martlet_curl_start(void);
 typedef size_t (*martlet_curl_data_callback)(char *bytes, size_t size, size_t count, void *context);
 typedef int (*martlet_curl_prerequest_callback)(
     void *context, char *remote, char *local, int remote_port, int local_port);
+typedef curl_socket_t (*martlet_curl_open_callback)(
+    void *context, curlsocktype purpose, struct curl_sockaddr *address);
 typedef int (*martlet_curl_socket_callback)(
     CURL *easy, curl_socket_t socket, int what, void *context, void *socket_context);
 typedef int (*martlet_curl_timer_callback)(CURLM *multi, long timeout_ms, void *context);
@@ -30,6 +32,17 @@ CURLcode martlet_curl_set_list(CURL *easy, CURLoption option, struct curl_slist 
 CURLcode martlet_curl_set_data_callback(
     CURL *easy, CURLoption option, martlet_curl_data_callback value);
 CURLcode martlet_curl_set_prerequest_callback(CURL *easy, martlet_curl_prerequest_callback value);
+CURLcode martlet_curl_set_open_callback(CURL *easy, martlet_curl_open_callback value);
+
+// Copies the IP address out of a socket address and gives its length: 4, 16, or 0 for other families.
+size_t martlet_curl_address(const struct curl_sockaddr *address, uint8_t bytes[16]);
+// The socket that libcurl would open itself. -1 and errno on failure.
+curl_socket_t martlet_curl_open(const struct curl_sockaddr *address);
+
+// Overwrites the texts of a list with zeros, and frees it.
+void martlet_curl_wipe_list(struct curl_slist *list);
+// Overwrites memory in a way that no compiler leaves out.
+void martlet_wipe(void *bytes, size_t count);
 
 // Zero (or null) where libcurl has no answer.
 long martlet_curl_get_long(CURL *easy, CURLINFO info);
