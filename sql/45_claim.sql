@@ -15,7 +15,8 @@
 -- and empty all day say, and in the order in which it is written; planning anew for each batch would cost more than running it.
 create or replace function ai.worker_claim(p_worker uuid, p_limit integer, p_cursor text)
 returns table (generation_id uuid, attempt integer, kind text, dialect text, base_url text, secret text, headers jsonb, options jsonb,
-               model text, stream boolean, request jsonb, timeout_ms integer, cursor text, wait_ms integer, retries integer)
+               model text, stream boolean, request jsonb, timeout_ms integer, cursor text, wait_ms integer, retries integer,
+               secret_ref bigint, tenant_only boolean, public_only boolean, seal jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -147,7 +148,7 @@ begin
     end if;
     return query
       select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
-             l.timeout_ms, null::text, null::integer, null::integer
+             l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
         from ai.lease_generations(p_worker, v_now, coalesce(v_ids, '{}'), v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
     get diagnostics v_leased = row_count;
     perform ai.announce_start(v_ids);

@@ -7,7 +7,7 @@
 create or replace function ai.lease_generations(
   p_worker uuid, p_now timestamptz, p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_leaders uuid[])
 returns table (generation_id uuid, attempt smallint, kind text, dialect text, base_url text, secret text, headers jsonb, options jsonb,
-               model text, stream boolean, request jsonb, timeout_ms integer)
+               model text, stream boolean, request jsonb, timeout_ms integer, secret_ref bigint, tenant_only boolean, public_only boolean, seal jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -20,6 +20,9 @@ as $$
 declare
   v_go      record;
   v_refused uuid[];
+  v_sealed  boolean;
+  v_capture boolean;
+  v_private boolean;
 begin
   -- Which model. Most of a batch asks for the same few: each is looked up once.
   with picked as materialized (
@@ -87,6 +90,11 @@ begin
     perform ai.follow(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.leaders, v_go.counters, v_go.amounts, p_now);
   end if;
 
+  -- Whether secrets are to be looked for, and calls to be kept: mostly neither.
+  v_sealed := exists (select from ai.secrets) or ai.has_vault();
+  v_capture := exists (select from ai.capture_policies p where p.mode <> 'off');
+  select s.private_providers into v_private from ai.settings s;
+
   return query
     with ready as materialized (
       select u.generation_id, u.tenant_id, u.lane_id, u.target, u.path::bigint[] as path, u.counters::bigint[] as counters, u.amounts::numeric[] as amounts, u.output_bound,
@@ -94,7 +102,7 @@ begin
              greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
              r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes,
-             m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, v.id as provider_id, v.name as provider, v.dialect, v.base_url, v.headers,
+             m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, v.id as provider_id, v.tenant_id as provider_tenant, v.name as provider, v.dialect, v.base_url, v.headers,
              v.options as provider_options
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.outputs, v_go.counters, v_go.amounts)
              u (generation_id, tenant_id, lane_id, attempts, target, path, model_id, leader_id, output_bound, counters, amounts)
@@ -110,6 +118,17 @@ begin
        cross join lateral ai.time_budget(d.tenant_id, d.kind, d.profile) b
     ), accounts as materialized (
       select d.provider_id, ai.provider_secret(d.provider_id) as secret from (select distinct r.provider_id from ready r) d
+    ), keys as materialized (
+      -- In a CASE, because a function in FROM is called first and filtered then.
+      select d.tenant_id, d.provider_id,
+             case when a.secret is not null
+                  then ai.secret_ref(case when d.provider_tenant is null or d.provider_tenant = d.tenant_id then d.tenant_id end, a.secret, d.provider_tenant is not null) end as found
+        from (select distinct r.tenant_id, r.provider_id, r.provider_tenant from ready r where v_sealed) d
+        join accounts a on a.provider_id = d.provider_id
+    ), captures as materialized (
+      select d.tenant_id, p.mode, p.percent, (select k.id from ai.data_keys k where k.tenant_id = d.tenant_id and k.is_current) as key_id
+        from (select distinct r.tenant_id from ready r where v_capture) d
+       cross join lateral ai.capture_policy(d.tenant_id) p
     ), final as materialized (
       -- A budget is worth keeping only where another target is left.
       select r.*, case when cardinality(r.path) > r.target then w.first_token_ms end as first_token_ms, a.secret, w.degrade,
@@ -118,16 +137,21 @@ begin
                                        then r.waiting_since + w.total_ms * interval '1 ms' end,
                    -- A batch has weeks; one call of it has not.
                    case when r.batch_id is not null then p_now + r.usual_ms * interval '1 ms' end) as stop_at,
-             case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held
+             case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held,
+             k.found[1] as secret_ref, r.provider_tenant is null and k.found[2] = 1 as own_key, c.key_id,
+             case c.mode when 'all' then 'content' when 'metadata' then 'metadata'
+                         when 'sampled' then case when ai.is_sampled(r.generation_id, c.percent) then 'content' end end as capture
         from ready r
         join rules w on w.tenant_id = r.tenant_id and w.kind = r.kind and w.profile is not distinct from r.profile
         join accounts a on a.provider_id = r.provider_id
+        left join keys k on k.tenant_id = r.tenant_id and k.provider_id = r.provider_id
+        left join captures c on c.tenant_id = r.tenant_id
         join ai.generations g on g.tenant_id = r.tenant_id and g.id = r.generation_id
     ), leased as (
       insert into ai.leases (generation_id, attempt, worker_id, tenant_id, user_id, lane_id, target, model_id, stream, input_bytes,
-                             waiting_since, deadline_at, claimed_at, counters, amounts, held, route, replay, secret)
+                             waiting_since, deadline_at, claimed_at, counters, amounts, held, route, replay, secret, capture, own_key)
       select f.generation_id, f.attempt, p_worker, f.tenant_id, f.user_id, f.lane_id, f.target, f.model_id, f.stream, f.input_bytes,
-             f.waiting_since, f.deadline_at, p_now, f.counters, f.amounts, f.held, f.path, f.replay, f.secret
+             f.waiting_since, f.deadline_at, p_now, f.counters, f.amounts, f.held, f.path, f.replay, f.secret, f.capture, coalesce(f.own_key, false)
         from final f
     ), started as (
       update ai.generations g
@@ -147,7 +171,9 @@ begin
                   -- A reservation holds only if the answer cannot be longer than what was reserved.
                   'params', case when f.counters is null or f.params ?| array['max_tokens', 'max_completion_tokens'] then f.params
                                  else f.params || jsonb_build_object('max_tokens', f.output_bound) end) end,
-           greatest(1, (extract(epoch from f.stop_at - p_now) * 1000)::integer)
+           greatest(1, (extract(epoch from f.stop_at - p_now) * 1000)::integer),
+           f.secret_ref, f.provider_tenant is not null, f.provider_tenant is not null and not v_private,
+           case when f.capture is not null then jsonb_build_object('mode', f.capture, 'tenant', f.tenant_id, 'key', f.key_id) end
       from final f;
 end
 $$;

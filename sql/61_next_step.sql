@@ -173,8 +173,9 @@ as $$
     select from ai.models m
       join ai.provider_accounts a on a.provider_id = m.provider_id
       left join ai.leases l on l.generation_id = p_id
+      -- A tenant's own key is not marked as empty, so it would be taken again.
      cross join lateral ai.provider_secrets(m.provider_id, p_now) s
-     where m.id = p_model and not s.exhausted
+     where m.id = p_model and not s.exhausted and l.own_key is not true
        and s.secret <> coalesce(l.secret, (select u.secret from ai.provider_secrets(m.provider_id, coalesce(l.claimed_at, p_now)) u limit 1)))
 $$;
 comment on function ai.has_other_account(bigint, uuid, timestamptz) is 'Whether the provider has another account with money than the one the running attempt used.';

@@ -34,7 +34,7 @@ begin
       from jsonb_to_recordset(p_results) r (
         id uuid, attempt integer, outcome text, tail text, output text, message jsonb, embedding jsonb, embeddings jsonb, finish_reason text, usage jsonb,
         model text, service_tier text, request_id text, signal text, http_status integer, error_type text, error_code text,
-        error_message text, retry_after_ms bigint, should_retry boolean, sent boolean, ttft_ms numeric, latency_ms numeric)
+        error_message text, retry_after_ms bigint, should_retry boolean, sent boolean, ttft_ms numeric, latency_ms numeric, sealed jsonb)
 
   ), leases as materialized (
     select l.*
@@ -61,6 +61,10 @@ begin
            -- Handed back before anything was sent: no attempt at a provider, so nothing for the books.
            r.outcome = 'released' and r.signal is null and not coalesce(r.sent, false) as unsent, coalesce(r.sent, true) as sent,
            exists (select from ai.cancellations c where c.generation_id = l.generation_id) as cancel_requested,
+           -- A call that could not be written was never made.
+           case when l.capture is not null and not (r.sealed is null and o.signal is not distinct from 'unsendable') then
+             case when exists (select from ai.data_keys k where k.id = (r.sealed ->> 'key')::uuid and k.tenant_id = l.tenant_id and k.destroyed_at is null)
+                  then l.capture else 'lost' end end as captured,
            coalesce((select e.seq from ai.stream_events e where e.generation_id = l.generation_id order by e.seq desc limit 1), 0) as last_seq
       from leases l
       join results r on r.id = l.generation_id and r.attempt = l.attempt
@@ -122,13 +126,13 @@ begin
   ), books as (
     insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, http_status,
       error_class, error_code, input_tokens, cached_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-      estimated, price_id, cost, ttft_ms, latency_ms, service_tier, request_id)
+      estimated, price_id, cost, ttft_ms, latency_ms, service_tier, request_id, capture)
     select d.tenant_id, d.generation_id, d.attempt, d.claimed_at, d.user_id, d.provider, d.model, d.model_used, d.kind,
            case when d.outcome = 'released' or d.signal = 'abandoned' then 'abandoned' else d.outcome end,
            case when d.http_status between 100 and 999 then d.http_status end,
            case when d.outcome <> 'succeeded' then d.error ->> 'class' end, coalesce(d.error_code, d.error_type), d.input_tokens, d.cached_tokens,
            d.cache_write_tokens, d.cache_write_1h_tokens, d.output_tokens, d.reasoning_tokens, d.estimated, d.price_id, d.cost,
-           d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id
+           d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id, d.captured
       from decided d where not d.unsent
 
   ), events as (
@@ -201,9 +205,14 @@ begin
          (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'counters', to_jsonb(d.counters), 'amounts', to_jsonb(d.amounts), 'claimed_at', d.claimed_at,
                                               'tokens', d.input_tokens + d.output_tokens, 'cost', d.cost, 'sent', not d.unsent, 'ended', d.status is not null))
             from decided d where d.counters is not null) as reserved,
-         (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'model_id', d.model_id, 'outcome', d.outcome, 'class', d.class, 'signal', d.signal, 'secret', d.secret,
+         -- What a provider says of a tenant's own key is no news of the provider.
+         (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'model_id', d.model_id,
+                                              'outcome', case when d.own_key and d.class in ('credentials', 'money_out', 'rate', 'ramp') then 'own key' else d.outcome end,
+                                              'class', case when not d.own_key or d.class <> 'money_out' then d.class end, 'signal', d.signal, 'secret', d.secret,
                                               'ttft_ms', d.ttft_ms, 'latency_ms', d.latency_ms))
             from decided d where not d.unsent) as seen,
+         (select jsonb_agg(jsonb_build_object('id', d.generation_id, 'attempt', d.attempt, 'tenant_id', d.tenant_id, 'claimed_at', d.claimed_at, 'capture', d.captured))
+            from decided d where d.captured <> 'lost' and not d.unsent) as kept,
          (select count(pg_notify(n.channel, n.payload))
             from (select c.channel, c.payload
                     from (select n.*, ai.event_payload(n.generation_id, n.seq, n.type, n.data || n.state) as payload from news n) n
@@ -214,6 +223,9 @@ begin
                    order by n.generation_id, n.seq) n) as notified
     into v_done;
 
+  if v_done.kept is not null then
+    perform ai.keep_sealed(v_done.kept, p_results);
+  end if;
   if v_done.lanes is not null then
     perform ai.list_lanes(v_done.lanes);
     perform ai.wake_workers();

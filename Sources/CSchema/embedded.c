@@ -75,6 +75,18 @@ static const unsigned char migrations_16[] = {
 };
 
 static const unsigned char migrations_17[] = {
+#embed "../../migrations/20261121140300_audit.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char migrations_18[] = {
+#embed "../../migrations/20261121140400_secrets.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char migrations_19[] = {
+#embed "../../migrations/20261121140500_forgetting.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char migrations_20[] = {
 #embed "../../migrations/20261121140600_user_indexes.sql" suffix(, 0) if_empty(0)
 };
 
@@ -99,263 +111,295 @@ static const unsigned char sql_4[] = {
 };
 
 static const unsigned char sql_5[] = {
-#embed "../../sql/15_claims.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/14_audit_verify.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_6[] = {
-#embed "../../sql/15_identity.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/15_claims.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_7[] = {
-#embed "../../sql/16_api_keys.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/15_identity.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_8[] = {
-#embed "../../sql/17_sessions.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/16_api_keys.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_9[] = {
-#embed "../../sql/18_stages.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/17_bindings.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_10[] = {
-#embed "../../sql/19_members.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/17_sessions.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_11[] = {
-#embed "../../sql/19_permissions.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/18_stages.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_12[] = {
-#embed "../../sql/19_roles.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/19_members.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_13[] = {
-#embed "../../sql/20_catalogue.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/19_permissions.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_14[] = {
-#embed "../../sql/20_own_providers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/19_roles.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_15[] = {
-#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_catalogue.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_16[] = {
-#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_own_providers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_17[] = {
-#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_sealing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_18[] = {
-#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_19[] = {
-#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets_keeping.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_20[] = {
-#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_21[] = {
-#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_22[] = {
-#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_23[] = {
-#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_24[] = {
-#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_25[] = {
-#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_26[] = {
-#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_27[] = {
-#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_28[] = {
-#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_29[] = {
-#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_30[] = {
-#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_31[] = {
-#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_32[] = {
-#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_33[] = {
-#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_34[] = {
-#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_35[] = {
-#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_36[] = {
-#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_37[] = {
-#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_38[] = {
-#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_39[] = {
-#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_40[] = {
-#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_41[] = {
-#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_42[] = {
-#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_43[] = {
-#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_44[] = {
-#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_45[] = {
-#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_46[] = {
-#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_47[] = {
-#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_48[] = {
-#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_49[] = {
-#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_50[] = {
-#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_51[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_52[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_53[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_54[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_55[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_56[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_57[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_58[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_59[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_60[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_61[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_62[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_63[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_64[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_65[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_66[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_67[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_68[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_69[] = {
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_70[] = {
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_71[] = {
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_72[] = {
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_73[] = {
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_74[] = {
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_75[] = {
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_76[] = {
 #embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_77[] = {
+#embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
 static const martlet_sql_file migrations_list[] = {
@@ -376,7 +420,10 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_14, "20261121140000_tenancy.sql"),
   FILE_ENTRY(migrations_15, "20261121140100_identity.sql"),
   FILE_ENTRY(migrations_16, "20261121140200_members_and_providers.sql"),
-  FILE_ENTRY(migrations_17, "20261121140600_user_indexes.sql"),
+  FILE_ENTRY(migrations_17, "20261121140300_audit.sql"),
+  FILE_ENTRY(migrations_18, "20261121140400_secrets.sql"),
+  FILE_ENTRY(migrations_19, "20261121140500_forgetting.sql"),
+  FILE_ENTRY(migrations_20, "20261121140600_user_indexes.sql"),
   {0, 0, 0},
 };
 
@@ -386,71 +433,79 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_2, "12_vectors.sql"),
   FILE_ENTRY(sql_3, "13_audit.sql"),
   FILE_ENTRY(sql_4, "14_acting.sql"),
-  FILE_ENTRY(sql_5, "15_claims.sql"),
-  FILE_ENTRY(sql_6, "15_identity.sql"),
-  FILE_ENTRY(sql_7, "16_api_keys.sql"),
-  FILE_ENTRY(sql_8, "17_sessions.sql"),
-  FILE_ENTRY(sql_9, "18_stages.sql"),
-  FILE_ENTRY(sql_10, "19_members.sql"),
-  FILE_ENTRY(sql_11, "19_permissions.sql"),
-  FILE_ENTRY(sql_12, "19_roles.sql"),
-  FILE_ENTRY(sql_13, "20_catalogue.sql"),
-  FILE_ENTRY(sql_14, "20_own_providers.sql"),
-  FILE_ENTRY(sql_15, "22_routing.sql"),
-  FILE_ENTRY(sql_16, "24_detectors.sql"),
-  FILE_ENTRY(sql_17, "24_injection.sql"),
-  FILE_ENTRY(sql_18, "24_patterns.sql"),
-  FILE_ENTRY(sql_19, "24_redaction.sql"),
-  FILE_ENTRY(sql_20, "25_guardrail_rules.sql"),
-  FILE_ENTRY(sql_21, "25_guardrails.sql"),
-  FILE_ENTRY(sql_22, "25_guardrails_output.sql"),
-  FILE_ENTRY(sql_23, "25_moderation.sql"),
-  FILE_ENTRY(sql_24, "26_limits.sql"),
-  FILE_ENTRY(sql_25, "27_caches.sql"),
-  FILE_ENTRY(sql_26, "27_caches_semantic.sql"),
-  FILE_ENTRY(sql_27, "27_caches_using.sql"),
-  FILE_ENTRY(sql_28, "27_caches_writing.sql"),
-  FILE_ENTRY(sql_29, "27_coalescing.sql"),
-  FILE_ENTRY(sql_30, "28_collections.sql"),
-  FILE_ENTRY(sql_31, "28_documents.sql"),
-  FILE_ENTRY(sql_32, "28_limits_status.sql"),
-  FILE_ENTRY(sql_33, "28_parking.sql"),
-  FILE_ENTRY(sql_34, "28_reservations.sql"),
-  FILE_ENTRY(sql_35, "28_settlements.sql"),
-  FILE_ENTRY(sql_36, "28_splitting.sql"),
-  FILE_ENTRY(sql_37, "28_vectors.sql"),
-  FILE_ENTRY(sql_38, "29_match.sql"),
-  FILE_ENTRY(sql_39, "29_search.sql"),
-  FILE_ENTRY(sql_40, "29_search_indexes.sql"),
-  FILE_ENTRY(sql_41, "30_admission.sql"),
-  FILE_ENTRY(sql_42, "31_embedding_jobs.sql"),
-  FILE_ENTRY(sql_43, "32_vectorize.sql"),
-  FILE_ENTRY(sql_44, "32_vectorize_changes.sql"),
-  FILE_ENTRY(sql_45, "32_vectorized_rows.sql"),
-  FILE_ENTRY(sql_46, "32_vectorized_search.sql"),
-  FILE_ENTRY(sql_47, "33_prompts.sql"),
-  FILE_ENTRY(sql_48, "34_context.sql"),
-  FILE_ENTRY(sql_49, "35_enqueue.sql"),
-  FILE_ENTRY(sql_50, "40_workers.sql"),
-  FILE_ENTRY(sql_51, "45_claim.sql"),
-  FILE_ENTRY(sql_52, "46_prepare.sql"),
-  FILE_ENTRY(sql_53, "47_lease.sql"),
-  FILE_ENTRY(sql_54, "48_held_back.sql"),
-  FILE_ENTRY(sql_55, "50_realtime.sql"),
-  FILE_ENTRY(sql_56, "60_failures.sql"),
-  FILE_ENTRY(sql_57, "61_next_step.sql"),
-  FILE_ENTRY(sql_58, "62_breakers.sql"),
-  FILE_ENTRY(sql_59, "63_explain_route.sql"),
-  FILE_ENTRY(sql_60, "65_settle.sql"),
-  FILE_ENTRY(sql_61, "66_afterwards.sql"),
-  FILE_ENTRY(sql_62, "70_cancel.sql"),
-  FILE_ENTRY(sql_63, "75_asking.sql"),
-  FILE_ENTRY(sql_64, "76_conversations.sql"),
-  FILE_ENTRY(sql_65, "78_batches.sql"),
-  FILE_ENTRY(sql_66, "79_progress.sql"),
-  FILE_ENTRY(sql_67, "80_usage.sql"),
-  FILE_ENTRY(sql_68, "84_statistics.sql"),
-  FILE_ENTRY(sql_69, "85_maintenance.sql"),
+  FILE_ENTRY(sql_5, "14_audit_verify.sql"),
+  FILE_ENTRY(sql_6, "15_claims.sql"),
+  FILE_ENTRY(sql_7, "15_identity.sql"),
+  FILE_ENTRY(sql_8, "16_api_keys.sql"),
+  FILE_ENTRY(sql_9, "17_bindings.sql"),
+  FILE_ENTRY(sql_10, "17_sessions.sql"),
+  FILE_ENTRY(sql_11, "18_stages.sql"),
+  FILE_ENTRY(sql_12, "19_members.sql"),
+  FILE_ENTRY(sql_13, "19_permissions.sql"),
+  FILE_ENTRY(sql_14, "19_roles.sql"),
+  FILE_ENTRY(sql_15, "20_catalogue.sql"),
+  FILE_ENTRY(sql_16, "20_own_providers.sql"),
+  FILE_ENTRY(sql_17, "21_sealing.sql"),
+  FILE_ENTRY(sql_18, "21_secrets.sql"),
+  FILE_ENTRY(sql_19, "21_secrets_keeping.sql"),
+  FILE_ENTRY(sql_20, "22_routing.sql"),
+  FILE_ENTRY(sql_21, "24_detectors.sql"),
+  FILE_ENTRY(sql_22, "24_injection.sql"),
+  FILE_ENTRY(sql_23, "24_patterns.sql"),
+  FILE_ENTRY(sql_24, "24_redaction.sql"),
+  FILE_ENTRY(sql_25, "25_guardrail_rules.sql"),
+  FILE_ENTRY(sql_26, "25_guardrails.sql"),
+  FILE_ENTRY(sql_27, "25_guardrails_output.sql"),
+  FILE_ENTRY(sql_28, "25_moderation.sql"),
+  FILE_ENTRY(sql_29, "26_limits.sql"),
+  FILE_ENTRY(sql_30, "27_caches.sql"),
+  FILE_ENTRY(sql_31, "27_caches_semantic.sql"),
+  FILE_ENTRY(sql_32, "27_caches_using.sql"),
+  FILE_ENTRY(sql_33, "27_caches_writing.sql"),
+  FILE_ENTRY(sql_34, "27_coalescing.sql"),
+  FILE_ENTRY(sql_35, "28_collections.sql"),
+  FILE_ENTRY(sql_36, "28_documents.sql"),
+  FILE_ENTRY(sql_37, "28_limits_status.sql"),
+  FILE_ENTRY(sql_38, "28_parking.sql"),
+  FILE_ENTRY(sql_39, "28_reservations.sql"),
+  FILE_ENTRY(sql_40, "28_settlements.sql"),
+  FILE_ENTRY(sql_41, "28_splitting.sql"),
+  FILE_ENTRY(sql_42, "28_vectors.sql"),
+  FILE_ENTRY(sql_43, "29_match.sql"),
+  FILE_ENTRY(sql_44, "29_search.sql"),
+  FILE_ENTRY(sql_45, "29_search_indexes.sql"),
+  FILE_ENTRY(sql_46, "30_admission.sql"),
+  FILE_ENTRY(sql_47, "31_embedding_jobs.sql"),
+  FILE_ENTRY(sql_48, "32_vectorize.sql"),
+  FILE_ENTRY(sql_49, "32_vectorize_changes.sql"),
+  FILE_ENTRY(sql_50, "32_vectorized_rows.sql"),
+  FILE_ENTRY(sql_51, "32_vectorized_search.sql"),
+  FILE_ENTRY(sql_52, "33_prompts.sql"),
+  FILE_ENTRY(sql_53, "34_context.sql"),
+  FILE_ENTRY(sql_54, "35_enqueue.sql"),
+  FILE_ENTRY(sql_55, "40_workers.sql"),
+  FILE_ENTRY(sql_56, "45_claim.sql"),
+  FILE_ENTRY(sql_57, "46_prepare.sql"),
+  FILE_ENTRY(sql_58, "47_lease.sql"),
+  FILE_ENTRY(sql_59, "48_held_back.sql"),
+  FILE_ENTRY(sql_60, "50_realtime.sql"),
+  FILE_ENTRY(sql_61, "60_failures.sql"),
+  FILE_ENTRY(sql_62, "61_next_step.sql"),
+  FILE_ENTRY(sql_63, "62_breakers.sql"),
+  FILE_ENTRY(sql_64, "63_explain_route.sql"),
+  FILE_ENTRY(sql_65, "65_settle.sql"),
+  FILE_ENTRY(sql_66, "66_afterwards.sql"),
+  FILE_ENTRY(sql_67, "70_cancel.sql"),
+  FILE_ENTRY(sql_68, "75_asking.sql"),
+  FILE_ENTRY(sql_69, "76_conversations.sql"),
+  FILE_ENTRY(sql_70, "78_batches.sql"),
+  FILE_ENTRY(sql_71, "79_progress.sql"),
+  FILE_ENTRY(sql_72, "80_usage.sql"),
+  FILE_ENTRY(sql_73, "83_erasing.sql"),
+  FILE_ENTRY(sql_74, "83_forgetting.sql"),
+  FILE_ENTRY(sql_75, "84_statistics.sql"),
+  FILE_ENTRY(sql_76, "85_maintenance.sql"),
+  FILE_ENTRY(sql_77, "87_audited.sql"),
   {0, 0, 0},
 };
 

@@ -115,16 +115,17 @@ create function t.parts(p_table text) returns text[] language sql stable as $$
 $$;
 select ai.make_partitions(now()) \g /dev/null
 select is(ai.make_partitions(now()), 0, 'what is there is not made again');
-select is(ai.make_partitions('2031-05-15 12:00+00'), 9, 'three of each table: this one and two ahead');
+select is(ai.make_partitions('2031-05-15 12:00+00'), 12, 'three of each table: this one and two ahead');
 select ok(t.parts('generations') @> array['ai.generations_p203105', 'ai.generations_p203106', 'ai.generations_p203107'], 'months of generations');
 select ok(t.parts('llm_calls') @> array['ai.llm_calls_p203105', 'ai.llm_calls_p203106', 'ai.llm_calls_p203107'], 'months of calls');
 select ok(t.parts('stream_events') @> array['ai.stream_events_p20310515', 'ai.stream_events_p20310516', 'ai.stream_events_p20310517'], 'days of events');
-select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass) and not c.relrowsecurity $$,
+select ok(t.parts('sealed_calls') @> array['ai.sealed_calls_p20310515', 'ai.sealed_calls_p20310516', 'ai.sealed_calls_p20310517'], 'days of sealed calls');
+select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass, 'ai.sealed_calls'::regclass) and not c.relrowsecurity $$,
                 'each has row-level security');
 select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent = 'ai.generations'::regclass and not 'fillfactor=50' = any (coalesce(c.reloptions, '{}')) $$,
                 'each of generations has room for HOT updates');
 select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where not exists (select from pg_index x where x.indrelid = c.oid and x.indisprimary)
-                    and inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass) $$, 'each has its primary key');
+                    and inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass, 'ai.sealed_calls'::regclass) $$, 'each has its primary key');
 create function t.row_of(p_at timestamptz) returns text language plpgsql as $$
 declare
   v_id uuid := (left(ai.uuid_floor(p_at)::text, 24) || right(gen_random_uuid()::text, 12))::uuid;
@@ -141,7 +142,7 @@ select is(t.row_of(at::timestamptz), places, format('what is of %s lies in %s', 
                ('2031-05-16 00:00:00+00', 'ai.generations_p203105 ai.llm_calls_p203105 ai.stream_events_p20310516'), ('2031-05-15 23:59:59.999+00', 'ai.generations_p203105 ai.llm_calls_p203105 ai.stream_events_p20310515'),
                ('2045-01-01 00:00:00+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default'), ('1999-01-01 00:00:00+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default'),
                ('2045-02-01 00:00:00+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default'), ('2044-12-31 23:59:59.999+00', 'ai.generations_default ai.llm_calls_default ai.stream_events_default')) v (at, places);
-select is(ai.make_partitions('2045-01-01 00:00+00'), 9, 'partitions over rows of the default one');
+select is(ai.make_partitions('2045-01-01 00:00+00'), 12, 'partitions over rows of the default one');
 select results_eq($$ select tableoid::regclass::text from ai.generations where prompt ~ '^of (2045|2044|1999)' order by id $$,
   array['ai.generations_default', 'ai.generations_default', 'ai.generations_p204501', 'ai.generations_p204502'], 'take what is theirs, and nothing else');
 select results_eq($$ select tableoid::regclass::text from ai.llm_calls where created_at < '2000-01-01' or created_at >= '2044-01-01' order by created_at $$,
@@ -149,7 +150,7 @@ select results_eq($$ select tableoid::regclass::text from ai.llm_calls where cre
 select is((select count(*) from ai.generations where prompt ~ '^of '), 8::bigint, 'no row was lost');
 set local timezone = 'Pacific/Auckland';
 select is(ai.make_partitions('2045-01-01 00:00+00'), 0, 'in any time zone the same partitions');
-select is(ai.make_partitions('2051-01-01 00:00+00'), 9, 'also when they are made there');
+select is(ai.make_partitions('2051-01-01 00:00+00'), 12, 'also when they are made there');
 set local timezone = 'UTC';
 select is(t.row_of('2051-01-01 00:00+00'), 'ai.generations_p205101 ai.llm_calls_p205101 ai.stream_events_p20510101', 'with the bounds of UTC');
 update ai.partitioning set span = '1 day' where table_name = 'llm_calls';
@@ -159,7 +160,8 @@ update ai.partitioning set span = '1 month' where table_name = 'llm_calls';
 select throws_ok($$ update ai.partitioning set span = '1 week' $$, '23514', null, 'no other spans');
 
 -- Retention
-select count(*) as old from unnest(t.parts('stream_events')) p where p ~ '_p[0-9]+$' and p < 'ai.stream_events_p20310515' \gset
+select count(*) as old from unnest(t.parts('stream_events') || t.parts('sealed_calls')) p
+ where p ~ '_p[0-9]+$' and (p ~ 'stream' and p < 'ai.stream_events_p20310515' or p ~ 'sealed' and p < 'ai.sealed_calls_p20310422') \gset
 select is(ai.drop_old_partitions('2031-05-22 23:59:59+00'), :old, 'what ended more than its keep ago is dropped, nothing of what is kept for ever');
 select ok('ai.stream_events_p20310515' = any (t.parts('stream_events')), 'a partition is kept until its end is its keep ago');
 select is(ai.drop_old_partitions('2031-05-23 00:00:00+00'), 1, 'a second later it is dropped');
