@@ -14,6 +14,7 @@ let package = Package(
   products: [.executable(name: "martlet", targets: ["martlet"])],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
@@ -27,13 +28,17 @@ let package = Package(
     .target(name: "HTTP", dependencies: ["CCurl"], swiftSettings: strict),
     .target(name: "Providers", swiftSettings: strict),
     .target(
+      name: "Sealing",
+      dependencies: [.product(name: "Crypto", package: "swift-crypto")],
+      swiftSettings: strict),
+    .target(
       name: "Migrate",
       dependencies: ["CSchema", "Postgres"],
       swiftSettings: strict),
     .target(
       name: "Worker",
       dependencies: [
-        "Postgres", "HTTP", "Providers",
+        "Postgres", "HTTP", "Providers", "Sealing",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],
@@ -49,7 +54,7 @@ let package = Package(
     .executableTarget(
       name: "martlet",
       dependencies: [
-        "Worker", "Migrate", "Postgres", "ProviderSimulator",
+        "Worker", "Migrate", "Postgres", "ProviderSimulator", "Sealing",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -60,12 +65,14 @@ let package = Package(
     .testTarget(name: "PostgresTests", dependencies: ["Postgres"], swiftSettings: strict),
     .testTarget(name: "HTTPTests", dependencies: ["HTTP"], swiftSettings: strict),
     .testTarget(name: "ProvidersTests", dependencies: ["Providers"], swiftSettings: strict),
+    .testTarget(name: "SealingTests", dependencies: ["Sealing"], swiftSettings: strict),
     .testTarget(
       name: "MigrateTests", dependencies: ["Migrate", "Postgres"], swiftSettings: strict),
     .testTarget(
       name: "WorkerTests",
       dependencies: [
-        "Worker", "HTTP", "Providers", .product(name: "Logging", package: "swift-log"),
+        "Worker", "HTTP", "Providers", "Sealing",
+        .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: strict),
     .testTarget(

@@ -24,15 +24,18 @@ final class Attempt: TransferSink, @unchecked Sendable {
   private var readBytes = 0
   /// A unit of the stream was too long.
   private var overflow: StreamLimitError?
+  private var capture: Capture?
 
   init(
-    fence: Fence, streams: Bool, reader: any ResponseReader, desk: Desk, report: Report
+    fence: Fence, streams: Bool, reader: any ResponseReader, desk: Desk, report: Report,
+    capture: Capture? = nil
   ) {
     self.fence = fence
     self.streams = streams
     self.reader = reader
     self.desk = desk
     self.report = report
+    self.capture = capture
   }
 
   func head(status: Int, headers: [String: String]) {
@@ -41,6 +44,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
   }
 
   func body(_ bytes: UnsafeRawBufferPointer) -> BodyVerdict {
+    capture?.received(bytes)
     var text = ""
     do throws(StreamLimitError) {
       switch framing {
@@ -77,7 +81,9 @@ final class Attempt: TransferSink, @unchecked Sendable {
     !(200...299).contains(status ?? 200) && whole.count >= 65_536
   }
 
-  var heldBytes: Int { whole.count + events.heldBytes + lines.heldBytes + readBytes }
+  var heldBytes: Int {
+    whole.count + events.heldBytes + lines.heldBytes + readBytes + (capture?.heldBytes ?? 0)
+  }
 
   /// An answer that does not stream has begun with its head, and so has an error. Before that the text
   /// counts, and what comes where there is none yet: reasoning, calls of tools.
@@ -94,6 +100,10 @@ final class Attempt: TransferSink, @unchecked Sendable {
     settlement.sent = outcome.requestSent
     settlement.firstText = firstText
     settlement.latency = outcome.total
+    if settlement.failure?.signal != .unsendable {
+      settlement.sealed = capture?.seal(status: status)
+    }
+    capture = nil
     // An answer that came whole shows its first text when it ends.
     if firstText == nil, let reply = settlement.reply, !reply.output.isEmpty {
       settlement.firstText = outcome.total

@@ -13,6 +13,7 @@ struct Claimer {
   /// Until cancelled, stopped, or, with `once`, done.
   func run() async {
     let link = Link(setup, desk: desk, purpose: "claim")
+    let keyring = Keyring(masters: setup.masters, logger: setup.logger)
     var cursor: String?
     var reconcileAt = ContinuousClock.now + desk.identity.maintenance
     while !Task.isCancelled {
@@ -32,7 +33,15 @@ struct Claimer {
           }
           let rows = try await link.query(
             Self.sql, [worker, String(limit), reason == nil ? cursor : nil])
-          let started = dispatcher.start(rows)
+          let keys: OpenedKeys
+          do throws(PostgresError) {
+            keys = try await keyring.open(rows, worker, link)
+          } catch {
+            // What was claimed is handed back.
+            reconcileAt = .now
+            throw error
+          }
+          let started = dispatcher.start(rows, keys)
           cursor = started.cursor
           desk.claimed(started.count, header: started.header)
         } catch {

@@ -3,13 +3,14 @@ import HTTP
 import Logging
 import Postgres
 import Providers
+import Sealing
 
 /// Turns the rows of a claim into transfers.
 struct Dispatcher {
   /// The columns of a claim, in this order.
   static let columns = """
     generation_id, attempt, kind, dialect, base_url, secret, headers, options, model, stream, \
-    request, timeout_ms, cursor, wait_ms, retries
+    request, timeout_ms, cursor, wait_ms, retries, secret_ref, tenant_only, public_only, seal
     """
 
   private let desk: Desk
@@ -36,11 +37,11 @@ struct Dispatcher {
 
   /// Starts every call of a claim; gives how many there were, and the header.
   func start(
-    _ rows: QueryResult
+    _ rows: QueryResult, _ keys: OpenedKeys
   ) -> (count: Int, header: ClaimMachine.Header, cursor: String?) {
     var header = ClaimMachine.Header()
     var cursor: String?
-    var memory = Memory()
+    var memory = Memory(keys: keys)
     var fences: [(row: Int, fence: Fence)] = []
     for row in 0..<rows.count {
       let attempt = rows.int(row, 1) ?? 0
@@ -74,6 +75,7 @@ struct Dispatcher {
 
   /// What calls of one claim have in common, looked up once.
   private struct Memory {
+    let keys: OpenedKeys
     var headers: (json: [UInt8], value: [String: String])?
     var secrets: [String: Result<String, Failure>] = [:]
   }
@@ -89,16 +91,21 @@ struct Dispatcher {
     let timeout = max(1, rows.int(row, 11) ?? 600_000)
     let call = Call(
       kind: kind, dialect: dialectName, baseURL: rows[row, 4] ?? "",
-      secret: try secret(named: rows[row, 5], &memory),
+      secret: try secret(rows, row, &memory),
       headers: try headers(rows.bytes(row, 6), &memory),
       model: rows[row, 8] ?? "",
       stream: rows.bool(row, 9) ?? false,
       request: rows.bytes(row, 10) ?? [],
       options: options)
 
+    let order = rows.bytes(row, 18).flatMap { memory.keys.capture[$0] }
+
     if dialectName == LocalAnswers.name {
       desk.begin(fence, streams: call.stream)
-      local.add(LocalCall(fence: fence, call: call, report: report(fence, "local", call)))
+      let capture = order.map { Capture($0, fence: fence, request: call.request, secret: nil) }
+      local.add(
+        LocalCall(
+          fence: fence, call: call, report: report(fence, "local", call), capture: capture))
       return
     }
     guard let dialect = Dialects.named(dialectName) else {
@@ -114,9 +121,13 @@ struct Dispatcher {
       times?.stall
       ?? (call.stream ? Self.stallMilliseconds.stream : Self.stallMilliseconds.whole)
     request.firstAnswerTimeout = times?.firstToken ?? 0
+    request.publicOnly = rows.bool(row, 17) ?? true
     let attempt = Attempt(
       fence: fence, streams: call.stream, reader: dialect.reader(for: call), desk: desk,
-      report: report(fence, host(of: written.url), call))
+      report: report(fence, host(of: written.url), call),
+      capture: order.map {
+        Capture($0, fence: fence, request: written.body, secret: call.secret)
+      })
     desk.begin(fence, streams: call.stream)
     let transfer = pool.start(request, sink: attempt)
     if desk.started(fence, transfer) { pool.cancel(transfer) }
@@ -126,10 +137,22 @@ struct Dispatcher {
     Report(logger: logger, fence: fence, provider: provider, model: call.model)
   }
 
+  /// Which key: what SQL found in the database; else, for a provider that all tenants share, what this
+  /// process has. A tenant says where its own provider is, so nothing of the operator's ever goes there.
   private func secret(
-    named name: String?, _ memory: inout Memory
+    _ rows: QueryResult, _ row: Int, _ memory: inout Memory
   ) throws(Failure) -> String? {
-    guard let name else { return nil }
+    guard let name = rows[row, 5] else { return nil }
+    if let ref = rows.int(row, 15), let found = memory.keys.secrets[ref] {
+      return try found.get().text
+    }
+    if rows.int(row, 15) != nil || rows.bool(row, 16) != false {
+      var failure = Failure(
+        .unsendable,
+        message: "the tenant has no secret \(name) of its own, or it was removed just now")
+      failure.code = "no_secret"
+      throw failure
+    }
     if let known = memory.secrets[name] { return try known.get() }
     let value = Result { () throws(Failure) in try secrets.value(of: name) }
     memory.secrets[name] = value

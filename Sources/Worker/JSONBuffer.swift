@@ -1,3 +1,5 @@
+import Sealing
+
 /// Writes UTF-8 JSON that `jsonb` accepts: NUL becomes U+FFFD, numbers are finite.
 struct JSONBuffer {
   private(set) var bytes: [UInt8] = []
@@ -66,6 +68,15 @@ struct JSONBuffer {
     guard let json else { return }
     key(name)
     bytes.append(contentsOf: json)
+    needsComma = true
+  }
+
+  mutating func member(_ name: StaticString, base64 value: [UInt8]?) {
+    guard let value else { return }
+    key(name)
+    bytes.append(UInt8(ascii: "\""))
+    bytes.append(contentsOf: Base64.encode(value))
+    bytes.append(UInt8(ascii: "\""))
     needsComma = true
   }
 

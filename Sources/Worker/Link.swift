@@ -66,5 +66,6 @@ struct Setup: Sendable {
   var conninfo: String
   var name: String
   var version: String
+  var masters: MasterKeyring
   var logger: Logger
 }

@@ -5,6 +5,7 @@ struct LocalCall: Sendable {
   var fence: Fence
   var call: Call
   var report: Report
+  var capture: Capture?
 }
 
 /// Answers the calls of the built-in provider, one after the other, beside the loops that must not
@@ -46,6 +47,11 @@ struct LocalQueue: Sendable {
     }
     settlement.latency = (ContinuousClock.now - start) / .milliseconds(1)
     if settlement.reply?.output.isEmpty == false { settlement.firstText = settlement.latency }
+    if var capture = local.capture, settlement.failure?.signal != .unsendable {
+      // There is no wire between: what it was asked, and its message.
+      (settlement.reply?.message ?? []).withUnsafeBytes { capture.received($0) }
+      settlement.sealed = capture.seal(status: nil)
+    }
     local.report.finished(settlement)
     desk.finished(settlement)
   }

@@ -36,7 +36,8 @@ package struct Secrets: Sendable {
         + "file in MARTLET_SECRETS_DIR")
   }
 
-  static func isName(_ name: String) -> Bool {
+  /// Whether a secret may be called so.
+  package static func isName(_ name: String) -> Bool {
     guard let first = name.utf8.first, (0x41...0x5a).contains(first) else { return false }
     let isPlain = name.utf8.allSatisfy {
       (0x41...0x5a).contains($0) || (0x30...0x39).contains($0) || $0 == 0x5f

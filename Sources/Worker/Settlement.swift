@@ -23,6 +23,8 @@ struct Settlement: Sendable {
   /// From the start of the transfer, in milliseconds.
   var firstText: Double?
   var latency = 0.0
+  /// What is kept of the call.
+  var sealed: SealedCall?
 
   init(fence: Fence, outcome: Outcome) {
     self.fence = fence
@@ -33,7 +35,7 @@ struct Settlement: Sendable {
   var size: Int {
     let numbers = (reply?.embeddings ?? []).reduce(reply?.embedding?.count ?? 0) { $0 + $1.count }
     let texts = tail.utf8.count + (reply?.output.utf8.count ?? 0)
-    return 512 + texts + (reply?.message?.count ?? 0) + numbers * 12
+    return 512 + texts + (reply?.message?.count ?? 0) + numbers * 12 + (sealed?.size ?? 0)
   }
 
   /// The report in place of one that the database cannot take.

@@ -15,6 +15,17 @@ extension Settlement {
     json.member("sent", sent)
     json.member("ttft_ms", milliseconds: firstText)
     json.member("latency_ms", milliseconds: latency)
+    if let sealed { write(sealed, to: &json) }
+    json.endObject()
+  }
+
+  private func write(_ sealed: SealedCall, to json: inout JSONBuffer) {
+    json.key("sealed")
+    json.beginObject()
+    json.member("key", sealed.key)
+    json.member("facts", base64: sealed.facts)
+    json.member("request", base64: sealed.request)
+    json.member("response", base64: sealed.response)
     json.endObject()
   }
 

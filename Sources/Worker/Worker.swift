@@ -22,10 +22,13 @@ package final class Worker: Service {
     /// How long calls under way may go on after a stop.
     package var grace = Duration.seconds(25)
     package var secrets: Secrets
+    /// For what lies sealed in the database.
+    package var masters: MasterKeyring
     package var logger: Logger
 
-    package init(secrets: Secrets, logger: Logger) {
+    package init(secrets: Secrets, masters: MasterKeyring, logger: Logger) {
       self.secrets = secrets
+      self.masters = masters
       self.logger = logger
     }
   }
@@ -63,7 +66,7 @@ package final class Worker: Service {
     var logger = configuration.logger
     let setup = Setup(
       conninfo: configuration.conninfo, name: configuration.name, version: configuration.version,
-      logger: logger)
+      masters: configuration.masters, logger: logger)
     guard let identity = try await register(setup) else { return Tally() }
     logger[metadataKey: "worker"] = "\(identity.worker)"
     let desk = Desk(

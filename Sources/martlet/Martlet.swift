@@ -20,6 +20,8 @@ struct Martlet: AsyncParsableCommand {
       WorkCommand.self,
       AskCommand.self,
       BatchCommand.self,
+      SecretsCommand.self,
+      CallsCommand.self,
       DoctorCommand.self,
       SimulateCommand.self,
       SchemaCommand.self,

@@ -25,7 +25,8 @@ struct WorkCommand: AsyncParsableCommand {
       Every option can be given by the environment instead: DATABASE_URL, MARTLET_CONCURRENCY, \
       MARTLET_ONCE, MARTLET_NAME, MARTLET_GRACE, MARTLET_LOG_LEVEL, MARTLET_LOG_FORMAT. Secrets of \
       providers are taken from files of their names in MARTLET_SECRETS_DIR, else from environment \
-      variables of their names.
+      variables of their names; what lies sealed in the database is opened with the master keys of \
+      MARTLET_MASTER_KEY_FILE, or MARTLET_MASTER_KEY.
 
       Exit codes: 0 done, 1 an error, 2 a wrong call, 130 or 143 ended by a second signal.
       """)
@@ -104,9 +105,16 @@ struct WorkCommand: AsyncParsableCommand {
       LineLogHandler(settings.format, level: settings.level)
     }
     logger.logLevel = settings.level
+    let masters: MasterKeyring
+    do {
+      masters = try MasterKeyring(logger: logger) { environment[$0] }
+    } catch {
+      writeError("martlet: \(error)")
+      throw ExitCode(1)
+    }
     var configuration = Worker.Configuration(
       secrets: Secrets(directory: environment["MARTLET_SECRETS_DIR"]) { environment[$0] },
-      logger: logger)
+      masters: masters, logger: logger)
     configuration.conninfo = databaseURL ?? environment["DATABASE_URL"] ?? ""
     configuration.name = name ?? environment["MARTLET_NAME"] ?? Self.defaultName
     configuration.version = Version.current

@@ -1,0 +1,112 @@
+import Providers
+import Sealing
+
+/// What is kept of a call, sealed.
+struct SealedCall: Sendable, Equatable {
+  /// Id of the data key.
+  let key: String
+  let facts: [UInt8]
+  let request: [UInt8]?
+  let response: [UInt8]?
+
+  /// Bytes of it in a report.
+  var size: Int { (facts.count + (request?.count ?? 0) + (response?.count ?? 0)) * 4 / 3 }
+}
+
+/// Gathers what is to be kept of one call, and seals it at the end. Headers are never part of it, and
+/// where a body quotes the provider's key the quotation is taken out.
+struct Capture: Sendable {
+  /// Of each body as much is kept; of the rest the size and the hash.
+  static let largestBody = 1 << 20
+
+  private let order: CaptureOrder
+  private let fence: Fence
+  private let secret: [UInt8]
+  private let request: [UInt8]
+  private var response: [UInt8] = []
+  private var responseBytes = 0
+  private var digest = Digest()
+
+  /// - Parameters:
+  ///   - request: the body, as it is sent.
+  ///   - secret: the provider's key.
+  init(_ order: CaptureOrder, fence: Fence, request: [UInt8], secret: String?) {
+    self.order = order
+    self.fence = fence
+    self.request = request
+    self.secret = Array((secret ?? "").utf8)
+  }
+
+  /// Memory that it holds for the response.
+  var heldBytes: Int { response.count }
+
+  /// Takes a piece of the response's body.
+  mutating func received(_ bytes: UnsafeRawBufferPointer) {
+    responseBytes += bytes.count
+    digest.update(bytes)
+    guard order.withContent else { return }
+    // A little more than is kept, so that a key on the border is found.
+    let room = Self.largestBody + secret.count - response.count
+    if room > 0 { response.append(contentsOf: bytes.prefix(room)) }
+  }
+
+  /// nil: it could not be sealed.
+  func seal(status: Int?) -> SealedCall? {
+    let facts = Array(factsJSON(status).utf8)
+    func sealed(_ plain: [UInt8], _ part: SealedContext.Part) throws(SealingError) -> [UInt8] {
+      try Sealing.seal(
+        plain, with: order.key.bytes,
+        for: .call(
+          tenant: order.tenant, generation: fence.description, attempt: fence.attempt, part: part))
+    }
+    do throws(SealingError) {
+      return SealedCall(
+        key: order.key.id, facts: try sealed(facts, .facts),
+        request: order.withContent ? try sealed(kept(request), .request) : nil,
+        response: order.withContent ? try sealed(kept(response), .response) : nil)
+    } catch {
+      return nil
+    }
+  }
+
+  private func factsJSON(_ status: Int?) -> String {
+    var whole = Digest()
+    request.withUnsafeBytes { whole.update($0) }
+    var json = JSONBuffer(reserving: 512)
+    json.beginObject()
+    json.member("http_status", status)
+    json.member("request_bytes", request.count)
+    json.member("request_sha256", whole.hex)
+    json.member("response_bytes", responseBytes)
+    json.member("response_sha256", digest.hex)
+    if order.withContent {
+      json.member("request_truncated", request.count > Self.largestBody)
+      json.member("response_truncated", responseBytes > Self.largestBody)
+    }
+    json.endObject()
+    return json.text
+  }
+
+  private func kept(_ body: [UInt8]) -> [UInt8] {
+    // Short ones would be found everywhere.
+    guard secret.count >= 8, let first = secret.first else {
+      return Array(body.prefix(Self.largestBody))
+    }
+    var kept: [UInt8] = []
+    var start = 0
+    var index = 0
+    while let found = body[index...].firstIndex(of: first) {
+      guard body[found...].starts(with: secret) else {
+        index = found + 1
+        continue
+      }
+      kept.append(contentsOf: body[start..<found])
+      kept.append(contentsOf: Array("[key]".utf8))
+      index = found + secret.count
+      start = index
+    }
+    if start == 0 { return Array(body.prefix(Self.largestBody)) }
+    kept.append(contentsOf: body[start...])
+    return Array(kept.prefix(Self.largestBody))
+  }
+}
