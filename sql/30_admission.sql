@@ -361,7 +361,7 @@ create or replace trigger admit before insert on ai.generations
 
 drop policy if exists visible on ai.generations;
 create policy visible on ai.generations for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
+  using (tenant_id = (select ai.tenant_id()) and user_id = coalesce((select ai.only_user()), user_id));
 drop policy if exists own on ai.generations;
 create policy own on ai.generations for insert to ai_user
   with check (tenant_id = (select ai.tenant_id()));

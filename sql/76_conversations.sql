@@ -224,8 +224,8 @@ create or replace trigger converse after insert on ai.generations
 
 drop policy if exists visible on ai.conversations;
 create policy visible on ai.conversations for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
+  using (tenant_id = (select ai.tenant_id()) and user_id = coalesce((select ai.only_user()), user_id));
 drop policy if exists visible on ai.messages;
 create policy visible on ai.messages for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
+  using (tenant_id = (select ai.tenant_id()) and user_id = coalesce((select ai.only_user()), user_id));
 grant select on ai.conversations, ai.messages to ai_user;

@@ -302,5 +302,5 @@ create or replace trigger batch_deadline before insert on ai.generations
 
 drop policy if exists visible on ai.batches;
 create policy visible on ai.batches for select to ai_user
-  using (tenant_id = (select ai.tenant_id()) and (user_id = (select ai.user_id()) or (select ai.may('inference:read'))));
+  using (tenant_id = (select ai.tenant_id()) and user_id = coalesce((select ai.only_user()), user_id));
 grant select on ai.batches to ai_user;

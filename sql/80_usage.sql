@@ -25,8 +25,23 @@ begin
 end
 $$;
 comment on function ai.usage_report(timestamptz, timestamptz, text) is 'Calls, tokens and cost by provider, model, user, kind, status or day (UTC).';
-revoke execute on function ai.usage_report(timestamptz, timestamptz, text) from public;
+
+-- For monitors, who see no call: sums of each tenant that called something.
+create or replace function ai.tenant_totals(p_from timestamptz default date_trunc('day', now()), p_to timestamptz default 'infinity')
+returns table (tenant_id uuid, tenant text, calls bigint, succeeded bigint, input_tokens bigint, cached_tokens bigint, output_tokens bigint, cost numeric, unpriced bigint)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.id, t.name, count(*), count(*) filter (where c.status = 'succeeded'), sum(c.input_tokens), sum(c.cached_tokens), sum(c.output_tokens),
+         coalesce(sum(c.cost), 0), count(*) filter (where c.cost is null)
+    from ai.llm_calls c join ai.tenants t on t.id = c.tenant_id
+   where c.created_at >= p_from and c.created_at < p_to
+   group by t.id order by t.name
+$$;
+comment on function ai.tenant_totals(timestamptz, timestamptz) is 'Calls, tokens and cost of each tenant, for monitors.';
+revoke execute on function ai.usage_report(timestamptz, timestamptz, text), ai.tenant_totals(timestamptz, timestamptz) from public;
 grant execute on function ai.usage_report(timestamptz, timestamptz, text) to ai_user;
+grant execute on function ai.tenant_totals(timestamptz, timestamptz) to ai_monitor;
 
 -- objects
 

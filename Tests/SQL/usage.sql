@@ -37,6 +37,11 @@ set local session authorization mtap_stray;
 select is_empty($$ select * from ai.usage_report('-infinity') $$, 'nobody sees nothing');
 set local session authorization mtap_monitor;
 select throws_ok($$ select * from ai.usage_report() $$, '42501', null, 'a monitor may not ask');
+select results_eq($$ select tenant, calls, succeeded, input_tokens, cost, unpriced from ai.tenant_totals('2026-01-01', '2027-01-01') $$, $$ values
+  ('mtap alpha', 5::bigint, 2::bigint, 150::bigint, 0.1230000000000000004, 1::bigint), ('mtap beta', 1, 1, 9999, 9999, 0) $$, 'but what each tenant used in all');
+select results_eq($$ select tenant, calls from ai.tenant_totals('2026-02-02', '2026-02-03') $$, $$ values ('mtap alpha', 2::bigint) $$, 'at a time');
+set local session authorization mtap_adm;
+select throws_ok($$ select * from ai.tenant_totals() $$, '42501', null, 'no tenant sees that');
 reset session authorization;
 
 -- Rows of any time have a place

@@ -151,6 +151,7 @@ function stop_vectorizing(text): user
 function subscribe(): user definer -- a channel of the caller, or of a generation that the caller may see
 function subscribe(uuid): user definer -- a channel of the caller, or of a generation that the caller may see
 function tenant_for(text[]): user
+function tenant_totals(timestamp with time zone, timestamp with time zone): monitor definer -- sums of each tenant: no member, no content
 function tenant_id(): user worker monitor
 function text_matches(text, text, integer, jsonb): user definer -- own tenant
 function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint): user monitor
