@@ -68,7 +68,6 @@ set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_known bigint[];
   v_done  record;
   v_freed bigint[];
 begin

@@ -121,7 +121,6 @@ declare
   v_is    record;
   v_who   record;
   v_own   boolean := ai.acts_as_owner();
-  v_owner boolean;
   v_keys  text[];
   v_bad   text;
   v_id    bigint;
