@@ -140,6 +140,8 @@ create or replace function ai.keep_limit() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_forgotten boolean := false;
 begin
   if tg_op = 'DELETE' then
     if old.metric in ('cost', 'credit')
@@ -149,11 +151,19 @@ begin
     end if;
     return old;
   end if;
+  if new.user_id = 'forgotten' and not new.enabled
+     and exists (select from ai.forgotten f where f.tenant_id = old.tenant_id and f.user_id = old.user_id and f.finished_at is null) then
+    new.user_id := old.user_id;  -- for the comparison: the name of a person who is being forgotten is taken off (ai.erase_names())
+    v_forgotten := true;
+  end if;
   if (new.id, new.tenant_id, new.per, new.user_id, new.kind, new.profile, new.model, new.metric, new.period, new.operator)
      is distinct from (old.id, old.tenant_id, old.per, old.user_id, old.kind, old.profile, old.model, old.metric, old.period, old.operator) then
     raise exception 'of a limit only amount, soft, on_limit and enabled change'
       using errcode = 'PT409', detail = 'Its counters would go on with what was counted for something else.',
             hint = 'Insert another one and set enabled = false here.';
+  end if;
+  if v_forgotten then
+    new.user_id := 'forgotten';
   end if;
   return new;
 end

@@ -36,6 +36,7 @@ insert into t.sees values
   ('ai.documents',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.chunks',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.chunk_vectors',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.forgotten',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.vectorizers',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.vectorized_rows',  0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.profile_rules',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
