@@ -125,7 +125,7 @@ create or replace trigger own_capture_policy before insert on ai.capture_policie
 
 drop policy if exists visible on ai.capture_policies;
 create policy visible on ai.capture_policies for select to ai_user
-  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('policy:read')));
+  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('policy:read') or ai.may('policy:write')));
 drop policy if exists own on ai.capture_policies;
 create policy own on ai.capture_policies for insert to ai_admin
   with check (tenant_id = (select ai.tenant_id()) and (select ai.may('policy:write')));
