@@ -40,6 +40,8 @@ begin
         using errcode = 'PT409', detail = 'Answers were made with it.', hint = 'Insert a new row: it becomes the next version. Only enabled may be changed.';
     end if;
     return new;
+  elsif new.tenant_id is distinct from ai.tenant_id() and not ai.acts_for_all() then
+    return new;  -- row-level security refuses it: nothing is said about what another tenant has
   end if;
   select max(t.version) into v_last
     from ai.prompt_templates t where t.name = new.name and (t.tenant_id is null or t.tenant_id = new.tenant_id);
