@@ -160,6 +160,9 @@ begin
   if not ai.manages(p_vectorizer) then
     raise exception 'only the owner of the table may do this' using errcode = 'PT403';
   end if;
+  if not ai.acts_as_owner() then
+    perform ai.require('inference:execute');
+  end if;
   for v_noted in
     with noted as (
       insert into ai.vectorized_rows (version, tenant_id, row_key, state, content, noted_at)

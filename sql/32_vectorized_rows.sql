@@ -46,6 +46,9 @@ declare
   v_again record;
   v_count bigint := 0;
 begin
+  if not ai.acts_as_owner() then
+    perform ai.require('inference:execute');
+  end if;
   for v_again in
     with again as (
       update ai.vectorized_rows r set state = 'pending', error = null
@@ -102,6 +105,9 @@ declare
 begin
   if not ai.manages(p_vectorizer) then
     raise exception 'only the owner of the table may do this' using errcode = 'PT403';
+  end if;
+  if not ai.acts_as_owner() then
+    perform ai.require('inference:execute');
   end if;
   perform ai.check_embedding_model((select z.tenant_id from ai.vectorizers z where z.id = p_vectorizer), p_model);
   update ai.vectorizer_versions v set status = 'retired', retired_at = ai.now() where v.vectorizer_id = p_vectorizer and v.status = 'building';

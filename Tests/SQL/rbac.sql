@@ -257,6 +257,18 @@ select is_empty($$
      and c.relname not in ('api_keys', 'api_key_uses', 'audit_heads')  -- by api_key_list; by audit_head()
 $$, 'every table that app roles read is in the matrix');
 select is_empty($$
+  select distinct p.proname from pg_proc p
+   where p.pronamespace = 'ai'::regnamespace and has_function_privilege('ai_admin', p.oid, 'execute') and not exists (select from t.acts s where s.sql ~ ('ai\.' || p.proname || '\('))
+     and p.proname not in (
+       -- who one is, and how one comes to be it
+       'identity', 'only_user', 'may', 'tenant_id', 'tenant_for', 'require', 'login', 'logout', 'use_session', 'pre_request', 'acting_role', 'acts_as_owner',
+       -- reckoning, and parts of what is in the matrix, which run with the caller's rights or tell only of the caller
+       'ask', 'uuid_v7', 'token_cost', 'cosine_distance', 'unit_vector', 'vector_size', 'vector_schema', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks', 'collection_to_search', 'no_collection',
+       'idempotent_generation', 'check_own_headers', 'check_own_options', 'private_providers', 'audit_hash', 'audit_chains', 'audited_tables', 'opened_call', 'rotate_api_key',
+       -- for the owner of a vectorized table: the last tests of this file, and Tests/SQL/vectorize_tables.sql
+       'add_vectorizer', 'find_vectorizer', 'managed_vectorizer', 'manages', 'note_all_read', 'note_changes', 'note_rows', 'places_query', 'read_rows', 'refresh_vectorizer', 'remove_vectorizer',
+       'revectorize', 'rows_query', 'search_rows', 'start_building', 'stop_vectorizing', 'vectorize_progress', 'vectorize_retry', 'visible_places') $$, 'every function that app roles call is in the matrix, or is known to need no permission');
+select is_empty($$
   select p.name from ai.permissions p where not exists (select from t.acts a where p.name = any (a.permissions))
      and p.name <> 'inference:delegate' $$, 'every permission is in the matrix, but the one below');
 select is(t.try('mtap_p_inference_delegate', a.sql), 'PT403', 'who may only ask for others asks for nobody') from t.acts a where a.act = 'ask for another';
@@ -271,6 +283,30 @@ select is(t.try(r, a.sql), case when may then a.ok else a.otherwise end, format(
                ('mtap_dev', 'drop cached answers', true), ('mtap_dev', 'see guardrails', true), ('mtap_dev', 'see members', true), ('mtap_dev', 'add a member', false),
                ('mtap_adm', 'ask for another', true), ('mtap_adm', 'add a provider', true), ('mtap_adm', 'set a limit', true), ('mtap_adm', 'add a member', true)) v (r, act, may)
   join t.acts a using (act);
+
+-- The owner of a vectorized table, as its permissions change
+create function t.with_only(p_permission text, p_sql text) returns text language plpgsql as $$
+begin
+  update ai.roles set permissions = array[p_permission] where tenant_id = t.alpha() and name = 'p-inference_execute';
+  return t.try('mtap_p_inference_execute', 'set local search_path = mtap_p_inference_execute, public; ' || p_sql);
+end
+$$;
+set local session authorization mtap_p_inference_execute;
+set local search_path = mtap_p_inference_execute, public;
+select ai.vectorize('notes', '{body}', 'mtap/tiny') \g /dev/null
+reset session authorization;
+set local search_path = public, tap;
+update ai.vectorized_rows set state = 'failed';
+select is(t.with_only(p, s), case when p = any (needs) then ok else otherwise end, format('with %s: %s', p, s))
+  from (values ('select ai.vectorize_retry(''notes'')', '{inference:execute}'::text[], 'ok 1', 'PT403'), ('select ai.revectorize(''notes'', ''mtap/embed'')', '{inference:execute}', 'ok 1', 'PT403'),
+               ('insert into notes values (2, ''y'')', '{inference:execute,document:read,usage:read}', 'ok 1', ''),
+               ('alter table notes disable trigger user; insert into notes values (2, ''y''); select ai.refresh_vectorizer(''notes'')', '{inference:execute}', 'ok 1', 'PT403'),
+               ('select from ai.vectorize_progress()', '{inference:execute,document:read,usage:read}', 'ok 1', ''), ('select ai.stop_vectorizing(''notes'')', '{inference:execute,document:read,usage:read}', 'ok 1', '')) v (s, needs, ok, otherwise)
+ cross join unnest(array['inference:execute', 'document:read', 'usage:read']) p;
+update ai.vectorized_rows set state = 'embedded', embedding = '[1,1,1]', content = null;
+update ai.vectorizer_versions set dimensions = 3;
+select is(t.with_only(p, 'select from ai.search_rows(''notes'', ''[1,1,1]'')'), e, format('searching one''s table with %s: %s', p, e))
+  from (values ('document:read', 'ok 1'), ('usage:read', 'ok 0')) v (p, e);
 
 select * from finish();
 rollback;
