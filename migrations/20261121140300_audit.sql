@@ -47,7 +47,7 @@ create table ai.audit_heads (
   chain     uuid   not null generated always as (coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'::uuid)) stored
                    constraint audit_heads_pkey primary key
 ) with (fillfactor = 50);
-comment on table ai.audit_heads is 'The last entry of each chain. The row is the lock of who adds to the chain, held while a transaction commits.';
+comment on table ai.audit_heads is 'The last entry of each chain. The row is the lock of who adds to the chain.';
 
 -- What a transaction has done is put into the chains when it commits, in one go and in the order of chains: so that nobody waits for
 -- somebody's open transaction, and two transactions never for each other.
@@ -66,10 +66,13 @@ create table ai.audit_pending (
   object         text        not null,
   key            jsonb,
   before         jsonb,
-  after          jsonb
+  after          jsonb,
+  chain          uuid        not null generated always as (coalesce(tenant_id, '00000000-0000-0000-0000-000000000000'::uuid)) stored
 );
 create index audit_pending_xact on ai.audit_pending (xact);
-comment on table ai.audit_pending is 'Entries of transactions that have not committed yet. Nobody ever sees a row of another here.';
+create index audit_pending_chain on ai.audit_pending (chain);
+comment on table ai.audit_pending is
+  'Entries of transactions that have not committed yet; and, rarely, of some whose chain was held by another for too long: who adds to it next takes them along.';
 comment on column ai.audit_pending.is_first is 'The first of its transaction: that one makes the commit put all of them into their chains.';
 
 alter table ai.audit_log     enable row level security;

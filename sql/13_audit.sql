@@ -5,8 +5,9 @@
 -- with the identity of that moment. It is kept in ai.audit_pending; at commit all entries of the transaction get their
 -- numbers and hashes. So the heads of chains are the last things that a transaction locks, in their order, and
 -- it holds them for its commit only: changes of one tenant's policy follow each other there, no deadlock can come of it, and an
--- open transaction blocks nobody. (Who says `set constraints all immediate` gives that up for itself.) Nothing hot may write
--- an audited table: whatever workers do for each generation is state.
+-- open transaction blocks nobody. Who says `set constraints all immediate` holds them for longer, and nobody else suffers: what cannot
+-- have its chain within a second stays in ai.audit_pending for the next who adds to the chain, at the latest ai.worker_maintain().
+-- Nothing hot may write an audited table: whatever workers do for each generation is state.
 
 -- The hash of an entry: SHA-256 of the hash before (32 bytes) and of a JSON array, in UTF-8, of these fields as strings in this order,
 -- without spaces; null stays null. Times are in UTC with six digits, JSON is as PostgreSQL prints jsonb. No two entries are
@@ -34,48 +35,60 @@ begin
   select x.id, not exists (select from ai.audit_pending p where p.xact = x.id), p_tenant, ai.now(), session_user,
          i.tenant_id, i.user_id, i.source, i.api_key_id, p_action, p_object, p_key, p_before, p_after
     from (select pg_current_xact_id() as id offset 0) x
-    left join ai.identity() i on p_tenant is null or p_tenant = i.tenant_id;
+    left join ai.actor() i on p_tenant is null or p_tenant = i.tenant_id;
 end
 $$;
 comment on function ai.audit(uuid, text, text, jsonb, jsonb, jsonb) is
   'Adds an entry to the audit log: of a tenant, or (null) of the operator. For acts that change no row; changed rows are noted by themselves.';
 
--- Constraint trigger, at commit: puts what the transaction did into the chains. Locks the heads of these chains, in their order.
--- Raises 40001 under REPEATABLE READ and SERIALIZABLE where somebody else has added to the chain since the snapshot, and
--- 55P03 where somebody holds the head for five seconds: nobody can keep a chain to oneself for ever.
-create or replace function ai.append_audit() returns trigger
+-- Puts what is pending into the chains: what this transaction did, or (p_all) whatever can be seen, and with it what others had to
+-- leave. Gives how many entries. Locks the heads of these chains, in their order; what another holds is waited for a second
+-- (p_all: not at all) and then left, and so is what somebody added to since the snapshot of REPEATABLE READ.
+create or replace function ai.append_pending(p_all boolean) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set lock_timeout = '5s'
+set lock_timeout = '1s'
+set ai.appending = 'on'
 as $$
 declare
-  c_zero  constant uuid := '00000000-0000-0000-0000-000000000000';
-  v_xact  xid8 := pg_current_xact_id();
-  v_row   record;
-  v_chain uuid;
-  v_seq   bigint;
-  v_prev  bytea;
-  v_hash  bytea;
+  v_chains uuid[];
+  v_row    record;
+  v_chain  uuid;
+  v_seq    bigint;
+  v_prev   bytea;
+  v_hash   bytea;
+  v_count  integer := 0;
 begin
-  insert into ai.audit_heads (tenant_id, seq, hash)
-  select n.tenant_id, 0, decode(repeat('00', 32), 'hex')
-    from (select distinct p.tenant_id, coalesce(p.tenant_id, c_zero) as chain from ai.audit_pending p where p.xact = v_xact) n
-   where not exists (select from ai.audit_heads h where h.chain = n.chain)
-   order by n.chain
-  on conflict do nothing;
-  perform from ai.audit_heads h
-    where h.chain in (select coalesce(p.tenant_id, c_zero) from ai.audit_pending p where p.xact = v_xact)
-    order by h.chain for update;
+  v_chains := array(select distinct p.chain from ai.audit_pending p where p_all or p.xact = pg_current_xact_id() order by p.chain);
+  if v_chains = '{}' then
+    return 0;
+  end if;
+  begin
+    insert into ai.audit_heads (tenant_id, seq, hash)
+    select nullif(n.chain, '00000000-0000-0000-0000-000000000000'), 0, decode(repeat('00', 32), 'hex')
+      from unnest(v_chains) n (chain)
+     where not exists (select from ai.audit_heads h where h.chain = n.chain)
+     order by n.chain
+    on conflict do nothing;
+    if not p_all then
+      perform from ai.audit_heads h where h.chain = any (v_chains) order by h.chain for update;
+    end if;
+  exception when lock_not_available or serialization_failure then
+    null;
+  end;
+  begin
+    v_chains := array(select h.chain from ai.audit_heads h where h.chain = any (v_chains) order by h.chain for update skip locked);
+  exception when serialization_failure then
+    return 0;
+  end;
 
   for v_row in
-    with gone as (delete from ai.audit_pending p where p.xact = v_xact returning p.*)
-    select g.*, coalesce(g.tenant_id, c_zero) as chain from gone g order by chain, g.id
+    with gone as (delete from ai.audit_pending p where p.chain = any (v_chains) returning p.*)
+    select * from gone g order by g.chain, g.id
   loop
     if v_row.chain is distinct from v_chain then
-      if v_chain is not null then
-        update ai.audit_heads h set seq = v_seq, hash = v_hash where h.chain = v_chain;
-      end if;
+      update ai.audit_heads h set seq = v_seq, hash = v_hash where h.chain = v_chain;
       v_chain := v_row.chain;
       select h.seq, h.hash into v_seq, v_hash from ai.audit_heads h where h.chain = v_chain;
     end if;
@@ -86,24 +99,46 @@ begin
     insert into ai.audit_log (tenant_id, seq, at, login, user_tenant_id, user_id, source, api_key_id, action, object, key, before, after, prev_hash, hash)
     values (v_row.tenant_id, v_seq, v_row.at, v_row.login, v_row.user_tenant_id, v_row.user_id, v_row.source, v_row.api_key_id,
             v_row.action, v_row.object, v_row.key, v_row.before, v_row.after, v_prev, v_hash);
+    v_count := v_count + 1;
   end loop;
-  if v_chain is not null then
-    update ai.audit_heads h set seq = v_seq, hash = v_hash where h.chain = v_chain;
-  end if;
+  update ai.audit_heads h set seq = v_seq, hash = v_hash where h.chain = v_chain;
+  return v_count;
+end
+$$;
+comment on function ai.append_pending(boolean) is 'Puts pending entries of the audit log into their chains; gives how many.';
+
+-- Constraint trigger, at commit, once a transaction.
+create or replace function ai.append_audit() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform ai.append_pending(false);
   return null;
 end
 $$;
 comment on function ai.append_audit() is 'Trigger: puts the entries of a transaction into their chains as it commits.';
 
--- Trigger BEFORE INSERT, UPDATE, DELETE, TRUNCATE: what is named in its arguments is done by ai.append_audit() only, the rest by
--- nobody. Raises PT403. Who owns the table can drop the trigger: what only a head that is kept elsewhere tells.
+-- Called by ai.worker_maintain(): what had to be left, and no change came that took it along.
+create or replace function ai.append_left(p_now timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case when exists (select from ai.audit_pending) then ai.append_pending(true) else 0 end;
+end
+$$;
+comment on function ai.append_left(timestamptz) is 'Puts entries of the audit log that had to be left into their chains; gives how many.';
+
+-- Trigger BEFORE INSERT, UPDATE, DELETE, TRUNCATE: what is named in its arguments is done by ai.append_pending(), which says so by
+-- a setting, the rest by nobody. Raises PT403. It keeps an owner from accidents; who owns the table can drop the trigger, and what
+-- was done then is for ai.audit_verify() to find, with a head that is kept elsewhere.
 create or replace function ai.keep_audit() returns trigger
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- ai.append_audit() is a trigger itself, so what it writes comes here one deeper than what is written directly.
-  if tg_op = any (tg_argv) and pg_trigger_depth() > 1 then
+  if tg_op = any (tg_argv) and current_setting('ai.appending', true) = 'on' then
     if tg_op = 'DELETE' then
       return old;
     end if;
@@ -112,7 +147,7 @@ begin
   raise exception 'the audit log is only added to, by its own function' using errcode = 'PT403', detail = format('%s on ai.%I is refused.', tg_op, tg_table_name);
 end
 $$;
-comment on function ai.keep_audit() is 'Trigger: refuses whatever is not done by ai.append_audit().';
+comment on function ai.keep_audit() is 'Trigger: refuses what is not done by ai.append_pending().';
 
 -- What a log must not hold, taken out of JSON: values whose names say that they are keys, and user, password and query of addresses.
 create or replace function ai.audit_masked(p_value jsonb) returns jsonb
@@ -223,6 +258,6 @@ $$;
 comment on function ai.refuse_truncate() is 'Trigger: refuses to truncate an audited table.';
 
 revoke execute on function ai.audit_hash(bytea, uuid, bigint, timestamptz, text, uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb),
-  ai.audit(uuid, text, text, jsonb, jsonb, jsonb), ai.append_audit(), ai.keep_audit(), ai.audit_masked(jsonb), ai.audit_row(jsonb, text[], boolean),
+  ai.audit(uuid, text, text, jsonb, jsonb, jsonb), ai.append_pending(boolean), ai.append_audit(), ai.append_left(timestamptz), ai.keep_audit(), ai.audit_masked(jsonb), ai.audit_row(jsonb, text[], boolean),
   ai.audit_change(), ai.audit_tenant(text, jsonb), ai.refuse_truncate() from public;
 grant execute on function ai.audit_hash(bytea, uuid, bigint, timestamptz, text, uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb) to ai_user;

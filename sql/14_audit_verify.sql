@@ -93,7 +93,7 @@ begin
         where e.last_seq is null and not exists (select from ai.audit_heads h where h.chain = e.chain)) w (seq, problem, detail);
 
   return query
-    select h.tenant_id, coalesce(e.seq, 0) + 1, case when coalesce(e.seq, 0) < h.seq then 'cut' else 'ahead' end,
+    select h.tenant_id, case when e.seq = h.seq then h.seq else least(coalesce(e.seq, 0), h.seq) + 1 end, case when coalesce(e.seq, 0) < h.seq then 'cut' else 'ahead' end,
            format('the head says that the last entry is %s, and it is %s', h.seq, case when e.seq = h.seq then 'another' else coalesce(e.seq::text, 'none') end)
       from ai.audit_heads h
       left join lateral (select l.seq, l.hash from ai.audit_log l where l.chain = h.chain order by l.chain desc, l.seq desc limit 1) e on true
