@@ -185,7 +185,7 @@ begin
     'created_at', now()));
   perform t.plant('messages', m, who || jsonb_build_object('conversation_id', v_talk, 'seq', 1, 'role', 'user', 'generation_id', v_id));
   insert into ai.unrecorded_answers (tenant_id, conversation_id, generation_id) values (p_tenant, v_talk, v_id);
-  perform t.plant('documents', m, who || jsonb_build_object('id', v_document, 'collection_id', v_library, 'status', 'ready', 'chunks', 1, 'revision', 1, 'live_revision', 1));
+  perform t.plant('documents', m, who || jsonb_build_object('id', v_document, 'uri', m || md5(p_user), 'collection_id', v_library, 'status', 'ready', 'chunks', 1, 'revision', 1, 'live_revision', 1));
   insert into ai.chunks (tenant_id, collection_id, document_id, revision, position, tokens, live, heading, content, tsv)
   values (p_tenant, v_library, v_document, 1, 1, 1, true, m, m, to_tsvector('simple', m)) returning id into v_chunk;
   insert into ai.chunk_vectors (tenant_id, collection_id, version, chunk_id, document_id, embedding)
@@ -228,7 +228,7 @@ create function t.books() returns table (what text, key text, figures text) lang
   union all select 'generations', tenant_id::text, row(count(*), sum(cost), sum(saved), sum(input_tokens), sum(output_tokens))::text from ai.generations group by 2
   union all select 'of each', c.tenant_id || ' ' || c.generation_id, row(c.attempt, c.created_at, c.provider, c.model, c.model_used, c.kind, c.status, c.cost, c.input_tokens, c.output_tokens)::text from ai.llm_calls c
   union all select b, u.key, u::text from unnest(array['model', 'provider', 'kind', 'status', 'day']) b cross join lateral ai.usage_report('-infinity', 'infinity', b) u
-  union all select 'all users', '', row(sum(calls), sum(cost), count(*))::text from ai.usage_report('-infinity', 'infinity', 'user')
+  union all select 'all users', '', row(sum(calls), sum(cost))::text from ai.usage_report('-infinity', 'infinity', 'user')
   union all select 'ledger', e.counter_id::text, e::text from ai.counter_entries e
   union all select 'counters', c.id::text, row(c.limit_id, c.tenant_id)::text from ai.counters c
   union all select 'credits', c.id::text, c::text from ai.credits c
@@ -267,11 +267,161 @@ select is(t.as_role('mtap_officer', $$ insert into t.said select * from ai.forge
 select results_eq('select * from t.said', $$ values ('memberships', 1::bigint, null::bigint), ('keys and bindings', 2, null), ('generations', 0, 3), ('calls', 1, null), ('sealed calls', 0, null),
   ('conversations', 1, null), ('documents', 1, null), ('batches', 1, null), ('cached answers', 0, null) $$, 'what it could do at once; what is cached is left to a worker');
 select t.worker() as w \gset
-select is(ai.worker_maintain(:'w') -> 'forgetting', '1', 'the next maintenance does the rest');
+select is(ai.continue_forgetting(ai.now()), 1, 'the chore of a worker does the rest');
 select is_empty('select * from t.traces()', 'nothing of the person is anywhere');
-select is(ai.worker_maintain(:'w') -> 'forgetting', '1', 'in this database there was none but this');
+select is(ai.continue_forgetting(ai.now()), 1, 'in this database there was none but this');
 select results_eq($$ select finished_at is not null, pseudonym, stage from ai.forgotten $$, $$ values (true, null::text, 6::smallint) $$,
   'so all is done, and nothing tells any more whom the pseudonym stands for');
-select is(ai.worker_maintain(:'w') -> 'forgetting', '0', 'nothing more is to be done');
+select is(ai.continue_forgetting(ai.now()), 0, 'nothing more is to be done');
+select is(t.as_role('mtap_officer', $$ insert into t.said select * from ai.forget_user('p-person') $$), 'ok 9', 'asked again,');
+select results_eq($$ select what, erased, remaining from t.said offset 9 $$, $$ values ('memberships', 1::bigint, 0::bigint), ('keys and bindings', 2, 0), ('generations', 3, 0), ('calls', 4, 0),
+  ('sealed calls', 3, 0), ('conversations', 1, 0), ('documents', 1, 0), ('batches', 1, 0), ('cached answers', 4, 0) $$, 'it says what was done, and that nothing remains');
+
+-- Books, and others
+select is_empty('(select * from t.books() except all select * from t.books_before) union all (select * from t.books_before except all select * from t.books())',
+  'the books are what they were, to the last digit: by tenant, call, model, provider, kind, status, day; ledger and counters');
+select is((select count(distinct user_id) from ai.llm_calls where tenant_id = t.alpha() and user_id like 'forgotten-%'), 1::bigint, 'one pseudonym stands for the person');
+select is((select sum(cost) from ai.llm_calls where tenant_id = t.alpha() and user_id like 'forgotten-%'), 0.600001, 'and has spent what the person had spent');
+select is_empty($$ select relation, line from t.before where (line like '%OTHERS%' or line like '%p-other%' or line like '%' || t.beta() || '%') and relation not in ('audit_pending', 'api_keys')
+                   except select * from t.rows() $$, 'what is other people''s, here and in the other tenant, is byte for byte what it was');
+select results_eq($$ select user_id, created_by from ai.api_keys where tenant_id = t.alpha() $$, $$ values ('p-other', null::text) $$,
+  'but that the key that the person made for another says no more who made it');
+select is_empty($$ (select relation, line from t.before except select * from t.rows())
+                   except select b.relation, b.line from t.before b
+                    where b.line like '%PERSONAL%' or b.line like '%' || encode('PERSONAL', 'hex') || '%' or b.line like '%0.15625,0.71875%' or b.line like '%p-person%'
+                       or b.line like '%personal%' or b.relation in ('collections', 'cache_questions', 'unrecorded_answers', 'maintenance', 'workers', 'api_keys', 'audit_pending') $$,
+  'no row has changed but the person''s');
+select is((select count(*) from ai.cache_questions where tenant_id = t.alpha()), 3::bigint, 'of cached questions, the other''s are left');
+select is((select count(*) from ai.unrecorded_answers where tenant_id = t.alpha()), 1::bigint, 'likewise of answers under way');
+select results_eq($$ select tenant_id, chunks from ai.collections order by 1 $$, $$ values (t.alpha(), 1::bigint), (t.beta(), 1) $$, 'the collection has one chunk less');
+select results_eq($$ select user_id, enabled from ai.limits where tenant_id = t.alpha() and metric = 'tokens' order by 1 $$, $$ values ('forgotten', false), ('p-other', true) $$,
+  'the limit that named the person is switched off, and names nobody');
+set constraints all immediate;
+select is_empty($$ select from ai.audit_log where (key::text || coalesce(before::text, '') || coalesce(after::text, '')) ~ 'forgotten-[0-9a-f]' $$, 'the audit log does not say whom the pseudonym stands for');
+select set_eq($$ select object, action from ai.audit_log where key ->> 'user_id' = 'p-person' and tenant_id = t.alpha() and user_id = 'officer' $$,
+  $$ values ('person', 'forget'), ('members', 'delete') $$, 'but who had the person forgotten');
+set constraints all deferred;
+select throws_ok($$ update ai.limits set user_id = 'forgotten', enabled = false where user_id = 'p-other' $$, 'PT409', null, 'other limits keep their names');
+
+-- What may be read about it
+select is(t.as_role('mtap_officer', $$ select user_id, asked_at, erased, finished_at from ai.forgotten $$), 'ok 1', 'who may forget sees who was forgotten');
+select is(t.as_role('mtap_adm', $$ select user_id from ai.forgotten $$), 'ok 1', 'so does an admin');
+select is(t.as_role('mtap_ann', $$ select user_id from ai.forgotten $$), 'ok 0', 'a user does not');
+select is(t.as_role('mtap_bob', $$ select user_id from ai.forgotten $$), 'ok 0', 'nor does another tenant');
+select is(t.as_role('mtap_adm', $$ select pseudonym from ai.forgotten $$), '42501', 'nobody reads the pseudonym');
+
+-- Gone is gone
+select is(t.as_role('mtap_person', $$ insert into ai.generations (prompt, model) values ('Am I?', 'mtap/one') $$), 'PT401', 'who was forgotten is nobody');
+select throws_ok($$ select t.ask(p_user => 'p-person') $$, 'PT403', null, 'and nobody asks in that name');
+
+-- Added anew while the old content is still being erased: somebody else, whose content stays
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-twice');
+select t.ask('PERSONAL old', p_user => 'p-twice') as old \gset
+select count(*) from t.claim(:'w') \g /dev/null
+select count(*) from t.claim(:'w') \g /dev/null
+select is((select remaining from ai.forget_user('p-twice', t.alpha()) where what = 'generations'), 1::bigint, 'one runs');
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-twice');
+select t.ask('new', p_user => 'p-twice') as new \gset
+select count(*) from t.claim(:'w') \g /dev/null
+select count(*) from t.claim(:'w') \g /dev/null
+select t.settle(:'w', :'old', 1, 'succeeded', '{"output": "PERSONAL answer", "message": {"role": "assistant", "content": "PERSONAL answer"}}') \g /dev/null
+select t.settle(:'w', :'new', 1, 'succeeded', '{"output": "new answer"}') \g /dev/null
+insert into ai.conversations (tenant_id, user_id, title) values (t.alpha(), 'p-twice', 'new');
+insert into ai.documents (tenant_id, collection_id, content, hash, user_id, updated_at) select t.alpha(), id, 'new', 'x', 'p-twice', clock_timestamp() from ai.collections where tenant_id = t.alpha();
+select is(ai.worker_maintain(:'w') -> 'forgetting', '1', 'maintenance runs the chore');
+select ai.worker_maintain(:'w'), ai.worker_maintain(:'w') \g /dev/null
+select results_eq(format('select user_id ~ %L, status, prompt, output from ai.generations where id in (%L, %L) order by id', '^forgotten-', :'old', :'new'),
+  $$ values (true, 'succeeded', null::text, null::text), (false, 'succeeded', 'new', 'new answer') $$, 'the answer that came late is erased, the new person''s is not');
+select results_eq($$ select (select count(*) from ai.conversations where user_id = 'p-twice'), (select count(*) from ai.documents where user_id = 'p-twice') $$, $$ values (1::bigint, 1::bigint) $$,
+  'nor is what else is new');
+select ok((select finished_at is not null from ai.forgotten where user_id = 'p-twice'), 'all is done');
+select t.ask('newer', p_user => 'p-twice') as newer \gset
+select is(t.status(:'newer'), 'queued', 'the new person may ask');
+select is((select erased from ai.forget_user('p-twice', t.alpha()) where what = 'memberships'), 1::bigint, 'and may be forgotten, too');
+select ai.worker_maintain(:'w'), ai.worker_maintain(:'w'), ai.worker_maintain(:'w') \g /dev/null
+select is_empty($$ select r.relation from t.rows() r where r.line like '%p-twice%' and r.relation not in ('forgotten', 'audit_log', 'audit_pending') $$, 'wholly');
+
+-- Documents that stay
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-keeper');
+select t.live(t.alpha(), 'p-keeper') \g /dev/null
+select count(*) from ai.forget_user('p-keeper', t.alpha(), p_keep_documents => true) \g /dev/null
+select ai.worker_maintain(:'w'), ai.worker_maintain(:'w') \g /dev/null
+select is((select count(*) from ai.documents where user_id like 'forgotten-%' and tenant_id = t.alpha()), 1::bigint, 'documents stay where that is wished, without a name');
+select is_empty($$ select r.relation from t.rows() r where r.line like '%p-keeper%' and r.relation not in ('forgotten', 'audit_log', 'audit_pending') $$, 'and nothing else does');
+
+-- In every state at once: queued, delayed, in a paused batch, waiting for a vector and for whom the same is asked, running
+delete from ai.limits where metric <> 'cost';
+insert into ai.limits (tenant_id, per, metric, amount) values (t.alpha(), 'member', 'concurrency', 10);
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-busy');
+insert into ai.batches (tenant_id, user_id, name, paused_at) values (t.alpha(), 'p-busy', 'PERSONAL batch', now()) returning id as batch \gset
+insert into ai.lanes (tenant_id, priority, batch_id) values (t.alpha(), 'normal', :'batch');
+insert into ai.generations (tenant_id, user_id, prompt, model, batch_id, cache) values (t.alpha(), 'p-busy', 'PERSONAL in a batch', 'mtap/one', :'batch', 'off') returning id as batched \gset
+select ai.park_batch(:'batch') \g /dev/null
+select t.ask('PERSONAL later', p_user => 'p-busy', p_run_after => ai.now() + interval '300 days') as later \gset
+insert into ai.cache_policies (tenant_id, exact, semantic, scope, vector_model) values (t.alpha(), true, true, 'tenant', 'mtap/embed');
+insert into ai.generations (tenant_id, user_id, prompt, model, cache) values (t.alpha(), 'p-busy', 'PERSONAL shared question', 'mtap/one', 'exact') returning id as leader \gset
+insert into ai.generations (tenant_id, user_id, prompt, model, cache) values (t.alpha(), 'p-other', 'PERSONAL shared question', 'mtap/one', 'exact') returning id as follower \gset
+insert into ai.generations (tenant_id, user_id, prompt, model, cache) values (t.alpha(), 'p-busy', 'PERSONAL shared question', 'mtap/one', 'exact') returning id as own_follower \gset
+create function t.claim_all() returns bigint language sql as $$ select sum(n) from (select (select count(*) from t.claim((select id from ai.workers limit 1), 64) where i > 0) as n from generate_series(1, 6) i) o $$;
+select t.claim_all() \g /dev/null
+-- The vectors of the questions come; then the leader is sent, and the others wait for it.
+select t.settle(:'w', l.generation_id, 1, 'succeeded', '{"embedding": [0.6, 0.8]}') from ai.leases l join ai.generations g on g.id = l.generation_id and g.purpose = 'query' \g /dev/null
+select t.claim_all() \g /dev/null
+insert into ai.generations (tenant_id, user_id, prompt, model, cache) values (t.alpha(), 'p-busy', 'PERSONAL new question', 'mtap/one', 'semantic') returning id as waits \gset
+select results_eq(format($$ select t.place(%L), t.place(%L), t.place(%L), t.place(%L), (select count(*) from ai.waiting w where w.generation_id in (%L, %L)), (select count(*) from ai.waiting w where w.generation_id = %L) $$,
+                         :'batched', :'later', :'leader', :'follower', :'follower', :'own_follower', :'waits'),
+  $$ values ('queue', 'delayed', 'lease', null::text, 2::bigint, 1::bigint) $$, 'they are where they should be');
+select l.metric, c.id as counter from ai.counters c join ai.limits l on l.id = c.limit_id where c.subject = 'p-busy' and l.metric = 'concurrency' \gset
+select is((select balance from ai.counter_entries where counter_id = :counter order by seq desc limit 1) > 0, true, 'something is reserved');
+select ok((select remaining >= 3 from ai.forget_user('p-busy', t.alpha()) where what = 'generations'), 'an app leaves to a worker what a worker might wait for');
+select results_eq(format($$ select t.status(%L), t.status(%L), t.status(%L) $$, :'batched', :'later', :'leader'), $$ values ('cancelled', 'cancelled', 'running') $$, 'what is queued or delayed ends at once');
+select ai.continue_forgetting(ai.now()), ai.continue_forgetting(ai.now()) \g /dev/null
+select results_eq(format($$ select t.status(%L), t.status(%L), t.status(%L), t.status(%L) $$, :'waits', :'own_follower', :'follower', :'leader'),
+  $$ values ('cancelled', 'cancelled', 'queued', 'running') $$, 'what waits, too; another member''s question stays');
+select results_eq(format('select generation_id from ai.worker_cancellations(%L)', :'w'), format('select %L::uuid', :'leader'), 'the worker is told to abort what runs');
+select ok((select finished_at is null from ai.forgotten where user_id = 'p-busy'), 'as long as it runs, it is not done');
+select t.settle(:'w', :'leader', 1, 'succeeded', '{"output": "PERSONAL answer", "finish_reason": "stop", "usage": {"input": 10, "output": 2}}') \g /dev/null
+select is((select count(*) from ai.cache_entries where output = 'PERSONAL answer'), 1::bigint, 'it answers all the same, and the answer is kept');
+select ai.worker_maintain(:'w'), ai.worker_maintain(:'w') \g /dev/null
+select is_empty($$ select from ai.cache_entries where output = 'PERSONAL answer' $$, 'but not for long');
+select set_eq($$ select distinct r.relation from t.rows() r where (r.line like '%PERSONAL%' or r.line like '%p-busy%') and r.relation not in ('forgotten', 'audit_log', 'audit_pending') and r.line not like '%p-other%' $$,
+  array[]::text[], 'nothing of it is left');
+select results_eq(format('select output, cached from ai.generations where id = %L', :'follower'), $$ values ('PERSONAL answer', true) $$, 'who had asked the same has got the answer, and keeps it');
+select ok((select finished_at is not null from ai.forgotten where user_id = 'p-busy'), 'all is done');
+select is((select e.balance from ai.counter_entries e where e.counter_id = :counter order by e.seq desc limit 1), 0::numeric, 'what was reserved is given back');
+select ok((select subject ~ '^forgotten-' from ai.counters where id = :counter), 'on a counter without a name');
+
+-- Many people at once share the walk; more rows than are looked at in one step
+insert into ai.members (tenant_id, user_id) select t.beta(), 'p-many-' || i from generate_series(1, 20) i;
+insert into ai.generations (tenant_id, id, user_id, status, prompt, cost, created_at, finished_at)
+select t.beta(), ('01000000-0000-7000-8000-' || lpad(to_hex(i), 12, '0'))::uuid, case when i % 4 = 0 then 'p-many-' || 1 + i / 4 % 20 else 'bob' end, 'succeeded', 'PERSONAL', 0.01, now(), now()
+  from generate_series(1, 9000) i;
+insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, kind, status, cost)
+select g.tenant_id, g.id, n, now(), g.user_id, 'mtap-first', 'mtap/one', 'chat', 'succeeded', 0.01 from ai.generations g cross join generate_series(1, 2) n where g.tenant_id = t.beta() and g.id < '01000000-0000-7000-8001-000000000000';
+delete from ai.generations where tenant_id = t.beta() and id < '01000000-0000-7000-8000-000000000100';
+create table t.sums as select sum(cost) as calls from ai.llm_calls where tenant_id = t.beta();
+select count(*) from generate_series(1, 20) i cross join lateral ai.forget_user('p-many-' || i, t.beta()) \g /dev/null
+select set_eq($$ select stage from ai.forgotten where tenant_id = t.beta() $$, array[4::smallint], 'each call went through all that an app may');
+select is_empty($$ select from ai.generations where user_id like 'p-many-%' union all select from ai.llm_calls where user_id like 'p-many-%' $$, 'of so few nothing is left to a worker');
+select is((select sum((erased ->> 'calls')::bigint) from ai.forgotten where tenant_id = t.beta()), 4500::numeric, 'their calls are counted once, also those of generations that are gone');
+select is((select sum((erased ->> 'generations')::bigint) from ai.forgotten where tenant_id = t.beta()), (select 2250 - count(*)::numeric from generate_series(1, 255) i where i % 4 = 0), 'and their generations');
+-- As if somebody had brought them back, and they had come differently far
+insert into ai.generations (tenant_id, id, user_id, status, prompt, cost, created_at, finished_at)
+select t.beta(), ('02000000-0000-7000-8000-' || lpad(to_hex(i), 12, '0'))::uuid, 'p-many-' || 1 + i % 20, 'succeeded', 'PERSONAL', 0.01, now(), now() from generate_series(1, 9000) i;
+update ai.forgotten set stage = 0, place = '02000000-0000-7000-8000-000000000000' where tenant_id = t.beta();
+update ai.forgotten set place = '02000000-0000-7000-8000-000000000400' where user_id = 'p-many-7';
+select ai.forget_step(t.beta(), array(select user_id from ai.forgotten where tenant_id = t.beta() and user_id <> 'p-many-7'), 0::smallint, '02000000-0000-7000-8000-000000000000',
+  '02000000-0000-7000-8000-000000000100', false) \g /dev/null
+select results_eq($$ select place::text collate "default", count(*) from ai.forgotten where tenant_id = t.beta() group by 1 order by 1 $$,
+  $$ values ('02000000-0000-7000-8000-000000000100', 19::bigint), ('02000000-0000-7000-8000-000000000400', 1) $$, 'a step ends where others are');
+do $$ begin for i in 1 .. 100 loop perform ai.continue_forgetting(ai.now()); exit when not exists (select from ai.forgotten where finished_at is null); end loop; end $$;
+select is_empty($$ select from ai.forgotten where finished_at is null $$, 'all of them are done');
+select is_empty($$ select from ai.generations where user_id like 'p-many-%' $$, 'and nothing is left of any');
+select is((select count(*) from ai.generations where user_id = 'bob' and prompt = 'PERSONAL'), (select count(*) from generate_series(256, 9000) i where i % 4 <> 0), 'nor anything of bob''s lost');
+select is((select sum(cost) from ai.llm_calls where tenant_id = t.beta()), (select calls from t.sums), 'the books of the tenant are what they were');
+select t.pass('31 days') \g /dev/null
+select ai.continue_forgetting(ai.now()) \g /dev/null
+select is_empty('select from ai.forgotten', 'after a month nothing tells that they were forgotten but the audit log');
+
 select * from finish();
 rollback;
