@@ -232,6 +232,30 @@ end
 $$;
 comment on function ai.forget_sessions(timestamptz) is 'Deletes expired sessions; gives how many.';
 
+-- Who did something, for the audit log: as ai.identity(), but where that raises PT401, because the very statement ended what
+-- the session stands on (its key, its member, its tenant), who it was. Nothing may be allowed by this.
+create or replace function ai.actor(out tenant_id uuid, out user_id text, out source text, out api_key_id uuid)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_secret text := split_part(coalesce(current_setting('ai.session', true), ''), ':', 1);
+begin
+  select i.tenant_id, i.user_id, i.source, i.api_key_id into tenant_id, user_id, source, api_key_id from ai.identity() i;
+exception when sqlstate 'PT401' then
+  if v_secret <> '' then
+    select k.tenant_id, k.user_id, 'session', k.id into tenant_id, user_id, source, api_key_id
+      from ai.api_keys k
+     where k.hash = sha256(convert_to(v_secret, 'UTF8'))
+        or k.id = (select s.api_key_id from ai.sessions s where s.token_hash = sha256(convert_to(v_secret, 'UTF8')));
+  else
+    select m.tenant_id, m.user_id, 'jwt' into tenant_id, user_id, source
+      from ai.claimed_member(current_setting('request.jwt.claims', true)) m;
+  end if;
+end
+$$;
+comment on function ai.actor() is 'Who acts, also where what that stands on has just been ended; for the audit log alone.';
+
 -- Raises PT401 for a wrong token or claim, as everything does that asks who the session is.
 create or replace function ai.whoami()
 returns table (tenant_id uuid, tenant text, user_id text, role text, source text, session_role name, why text,
@@ -270,7 +294,7 @@ comment on function ai.whoami() is 'What this session is, and why.';
 
 revoke execute on function ai.transaction_stamp(), ai.this_backend(), ai.refuse_session(), ai.secret_key(text, text), ai.session_key(text), ai.note_key_use(uuid),
   ai.authenticate(text, text), ai.login(text, boolean, interval), ai.use_session(text), ai.logout(text), ai.pre_request(), ai.forget_sessions(timestamptz),
-  ai.whoami() from public;
+  ai.actor(), ai.whoami() from public;
 grant execute on function ai.login(text, boolean, interval), ai.use_session(text), ai.logout(text), ai.pre_request() to ai_user;
 grant execute on function ai.whoami() to ai_user, ai_monitor, ai_worker;
 
