@@ -153,6 +153,7 @@ comment on function ai.keep_audit() is 'Trigger: refuses what is not done by ai.
 create or replace function ai.audit_masked(p_value jsonb) returns jsonb
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   case jsonb_typeof(p_value)

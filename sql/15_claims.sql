@@ -80,6 +80,7 @@ comment on function ai.claimed_tenant(jsonb) is 'Id of the tenant that a token n
 create or replace function ai.claimed_member(p_claims text, out tenant_id uuid, out user_id text)
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 as $$
 declare

@@ -37,6 +37,7 @@ create or replace function ai.secret_key(
   p_secret text, p_backend text, out api_key_id uuid, out tenant_id uuid, out user_id text, out permissions text[], out expires_at timestamptz)
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 as $$
 declare
@@ -124,6 +125,7 @@ comment on function ai.authenticate(text, text) is 'The live API key behind a to
 create or replace function ai.login(p_api_key text, p_for_connection boolean default false, p_life interval default '1 hour') returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_key   record;
@@ -157,6 +159,7 @@ comment on function ai.login(text, boolean, interval) is 'Begins a session with 
 create or replace function ai.use_session(p_token text) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_key record;
@@ -262,6 +265,7 @@ returns table (tenant_id uuid, tenant text, user_id text, role text, source text
                permissions text[], api_key text, session_expires_at timestamptz)
 language plpgsql stable parallel restricted security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 #variable_conflict use_column
 declare

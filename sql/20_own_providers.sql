@@ -51,6 +51,7 @@ comment on function ai.check_own_headers(jsonb) is 'Raises PT400 for headers tha
 create or replace function ai.check_own_options(p_options jsonb, p_what text) returns void
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if p_options is null or jsonb_typeof(p_options) <> 'object' or octet_length(p_options::text) > 8192 then
@@ -70,6 +71,7 @@ comment on function ai.check_own_options(jsonb, text) is 'Raises PT400 for optio
 create or replace function ai.own_provider() returns trigger
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if not row_security_active('ai.providers') then

@@ -23,6 +23,7 @@ comment on function ai.most_found() is 'How many candidates a detector looks at 
 create or replace function ai.detector_pattern(p_detector text) returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select case p_detector
     when 'email' then
@@ -162,6 +163,7 @@ comment on function ai.is_ipv6(text) is 'Whether a text is an IPv6 address that 
 create or replace function ai.confirmed(p_detector text, p_candidate text) returns text
 language plpgsql immutable strict parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_text   text := left(p_candidate, 1000) collate "C";
@@ -265,6 +267,7 @@ comment on function ai.find_all(text, text) is 'What a detector of personal data
 create or replace function ai.is_blank(p_text text) returns boolean
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select p_text is null or p_text collate "C" !~ '[^\x01-\x20\x7f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0]'
 $$;

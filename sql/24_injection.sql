@@ -11,6 +11,7 @@
 create or replace function ai.phrases(p_phrases text[]) returns text
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   c_lists constant text[] := array[
@@ -65,6 +66,7 @@ comment on function ai.phrases(text[]) is 'A regular expression from phrases in 
 create or replace function ai.disguised(p_words text) returns text
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   c_like constant text[] := array['a4@àáâãäåāăąαаɑΑА', 'b8ßвЬВΒ', 'c(çćčϲсСⅽ', 'dđďԁⅾ', 'e3€èéêëēėęěеєЕΕ', 'fƒ', 'g9ğɡԍ', 'hһнНΗ', 'i1!|lìíîïīıιіІΙӏⅰ', 'jјЈ', 'kκкКΚ',
@@ -95,6 +97,7 @@ comment on function ai.disguised(text) is 'A regular expression for words whose 
 create or replace function ai.injection_pattern(p_part text) returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select case p_part when 'plain' then '(?<![a-z0-9])(?:' || ai.phrases(array[
     -- what was said before shall not hold
@@ -220,6 +223,7 @@ comment on function ai.injection_pattern(text) is 'Regular expression of prompt 
 create or replace function ai.injection_anchors(p_part text) returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select case p_part when 'plain' then
     'instruct|direct|prompt|command|guideline|guardrail|rule|constrain|restrict|protocol|polic|programm|training|context|above|before|previously|earlier|until|so[^a-z]+far|system'

@@ -34,6 +34,7 @@ comment on function ai.both_cases(text) is 'These characters, and ASCII letters 
 create or replace function ai.parsed_pattern(p_pattern text, p_ignore_case boolean, out tokens text[], out compiled text)
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   c_most   constant integer := 60;
@@ -307,6 +308,7 @@ comment on function ai.pattern_expression(text, boolean) is 'The regular express
 create or replace function ai.terms_expression(p_terms text[]) returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select '(?i)(?:' || string_agg(
            case when t.term collate "C" ~ '^[a-zA-Z0-9_\u00c0-\u024f\u0370-\u052f]' then '(?<![a-z0-9_\u00c0-\u024f\u0370-\u052f])' else '' end

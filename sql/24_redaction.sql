@@ -7,6 +7,7 @@
 create or replace function ai.placeholder_pattern() returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$ select '\[(?:EMAIL|PHONE|CARD|IBAN|IP|SSN|SECRET|TERM|PATTERN)_[0-9]{1,9}\]' $$;
 comment on function ai.placeholder_pattern() is 'Regular expression of placeholders.';
 

@@ -5,6 +5,7 @@
 create or replace function ai.check_guardrail() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_allowed text[] := case new.detector when 'length' then '{max_characters}' when 'terms' then '{terms}' when 'pattern' then '{pattern,ignore_case}'

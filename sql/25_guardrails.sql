@@ -199,6 +199,7 @@ create or replace function ai.guard_input(
   p_tenant uuid, p_id uuid, p_user text, p_kind text, p_prompt text, p_messages jsonb, out prompt text, out messages jsonb, out rejected jsonb, out stages jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 #variable_conflict use_variable
 declare

@@ -19,6 +19,7 @@ comment on function ai.moderators(uuid, text) is 'The rules whose model judges i
 create or replace function ai.moderation_messages(p_guardrail bigint, p_prompt text, p_messages jsonb) returns jsonb
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   c_instructions constant text :=

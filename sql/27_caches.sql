@@ -56,6 +56,7 @@ create or replace function ai.cache_terms(
   out member text, out vector_model text, out collection_version bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_policy record;

@@ -60,6 +60,7 @@ comment on function ai.question_model(uuid, text, text) is 'Name of the model th
 create or replace function ai.cache_space(p_base bytea, p_prompt text, p_messages jsonb, p_answering text, p_dimensions integer) returns uuid
 language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_around jsonb;

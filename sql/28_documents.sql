@@ -19,6 +19,7 @@ create or replace function ai.put_document(p_tenant uuid, p_user text, p_collect
 returns uuid
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set client_min_messages = warning
 as $$
 declare

@@ -13,6 +13,7 @@ create or replace function ai.document_blocks(p_content text)
 returns table (at integer, section boolean, path text)
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_line    record;
@@ -94,6 +95,7 @@ comment on function ai.document_blocks(text) is 'Where a document may be cut: at
 create or replace function ai.good_end(p_text text, p_least integer) returns integer
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select e.bytes
     from (values (1, octet_length(substring(p_text from '^.*[.!?…]["''”’»)\]]*\s+|^.*[。！？]'))),
@@ -128,6 +130,7 @@ create or replace function ai.split_document(p_content text, p_target integer de
 returns table (n integer, heading text, content text, tokens integer, from_byte integer, to_byte integer)
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_bytes    bytea := convert_to(p_content, 'UTF8');

@@ -12,6 +12,7 @@ create or replace function ai.chunk_texts(p_tenant uuid, p_refs bigint[])
 returns table (ref bigint, content text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$

@@ -148,6 +148,7 @@ create or replace function ai.rank_chunks(p_tenant uuid, p_collection bigint, p_
 returns table (chunk_id bigint, rank real)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 set client_min_messages = warning

@@ -75,6 +75,7 @@ comment on function ai.check_params(jsonb) is 'Raises PT400 for parameters that 
 create or replace function ai.question_text(p_prompt text, p_messages jsonb) returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select left(coalesce(p_prompt, (
     select case jsonb_typeof(m.value -> 'content')

@@ -40,6 +40,7 @@ comment on function ai.key_type(oid, text) is 'Type of a column, and whether a p
 create or replace function ai.row_expressions(p_vectorizer bigint, out row_key text, out content text, out tenant text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_is    record;

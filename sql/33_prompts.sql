@@ -66,6 +66,7 @@ comment on function ai.prompt_tokens(text) is 'Estimate of tokens: bytes of UTF-
 create or replace function ai.fence_key(p_texts text[], p_length integer default 12) returns text
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_all text := lower(array_to_string(p_texts, E'\n'));
@@ -131,6 +132,7 @@ comment on function ai.history_before(uuid, uuid, uuid, integer) is 'What was sa
 create or replace function ai.assemble_prompt(p_tenant uuid, p_id uuid, p_vector vector, p_context_tokens integer, out messages jsonb, out sources jsonb, out stages jsonb, out degraded text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 #variable_conflict use_column
 declare

@@ -15,6 +15,7 @@
 create or replace function ai.gather_context() returns trigger
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_source record;

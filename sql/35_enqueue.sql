@@ -174,6 +174,7 @@ comment on function ai.check_target(uuid, text, text, text) is 'Raises PT404 unl
 create or replace function ai.enqueue_mixed(p_tenants uuid[], p_ids uuid[], p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 as $$
 declare

@@ -22,6 +22,7 @@ comment on function ai.stream_channel(uuid, uuid) is 'Channel of a generation''s
 create or replace function ai.member_channel(p_tenant uuid, p_user text) returns name
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select ai.channel_name(k.key, p_tenant, convert_to(p_user, 'UTF8') || '\x00')::name from ai.realtime_key k
 $$;

@@ -12,6 +12,7 @@ create or replace function ai.conclude_attempts(p_worker uuid, p_results jsonb)
 returns table (generation_id uuid, attempt integer, result text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

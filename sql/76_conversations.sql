@@ -115,6 +115,7 @@ comment on function ai.append_message(uuid, uuid, text, text, text, uuid) is 'Ap
 create or replace function ai.append_question() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_text text := new.prompt;

@@ -27,7 +27,7 @@ begin
     -- Only this table: a partition has its own turn.
     execute format('alter table only ai.%I alter column %I set statistics 0', v_column.relname, v_column.attname);
     if to_regprocedure('pg_catalog.pg_clear_attribute_stats(text, text, text, boolean)') is not null then
-      execute 'select pg_clear_attribute_stats($1, $2, $3, i) from unnest(array[true, false]) i' using 'ai'::text, v_column.relname::text, v_column.attname::text;
+      execute format('select pg_clear_attribute_stats(''ai'', %L, %L, i) from unnest(array[true, false]) i', v_column.relname, v_column.attname);
     elsif (select rolsuper from pg_roles where rolname = current_user) then
       delete from pg_statistic s where s.starelid = v_column.oid and s.staattnum = v_column.attnum;
     end if;

@@ -155,15 +155,20 @@ declare
   v_lane  bigint;
   v_count integer := 0;
 begin
+  -- An app that stops a batch holds rows of this list while its transaction is open: they are left to the next tick.
   delete from ai.active_lanes a
-   where a.ctid = any (array(select d.ctid from (select ctid, row_number() over (partition by lane_id order by ctid) as n from ai.active_lanes) d
-                              where d.n > 1 limit 100000));
+   where a.ctid = any (array(select o.ctid from ai.active_lanes o
+                              where o.ctid = any (array(select d.ctid from (select ctid, row_number() over (partition by lane_id order by ctid) as n from ai.active_lanes) d
+                                                         where d.n > 1 limit 100000))
+                                for update skip locked));
   for v_lane in
     select distinct a.lane_id from ai.active_lanes a where not exists (select from ai.queue q where q.lane_id = a.lane_id) order by 1
   loop
     continue when not pg_try_advisory_xact_lock(1634300002, v_lane::integer);
     -- A statement of its own, with a snapshot younger than the lock.
-    delete from ai.active_lanes a where a.lane_id = v_lane and not exists (select from ai.queue q where q.lane_id = v_lane);
+    delete from ai.active_lanes a
+     where a.ctid = any (array(select o.ctid from ai.active_lanes o where o.lane_id = v_lane for update skip locked))
+       and not exists (select from ai.queue q where q.lane_id = v_lane);
     v_count := v_count + 1;
   end loop;
   return v_count;

@@ -90,6 +90,10 @@ static const unsigned char migrations_20[] = {
 #embed "../../migrations/20261121140600_user_indexes.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_21[] = {
+#embed "../../migrations/20261121140700_state_without_keys.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -399,6 +403,10 @@ static const unsigned char sql_76[] = {
 };
 
 static const unsigned char sql_77[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_78[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -424,6 +432,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_18, "20261121140400_secrets.sql"),
   FILE_ENTRY(migrations_19, "20261121140500_forgetting.sql"),
   FILE_ENTRY(migrations_20, "20261121140600_user_indexes.sql"),
+  FILE_ENTRY(migrations_21, "20261121140700_state_without_keys.sql"),
   {0, 0, 0},
 };
 
@@ -505,7 +514,8 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_74, "83_forgetting.sql"),
   FILE_ENTRY(sql_75, "84_statistics.sql"),
   FILE_ENTRY(sql_76, "85_maintenance.sql"),
-  FILE_ENTRY(sql_77, "87_audited.sql"),
+  FILE_ENTRY(sql_77, "86_state.sql"),
+  FILE_ENTRY(sql_78, "87_audited.sql"),
   {0, 0, 0},
 };
 

@@ -73,6 +73,9 @@ select set_eq($$ select proname::text from t.functions where not exists (select 
   'the functions without a search_path of their own');
 select set_eq($$ select proname::text from t.functions where proname in ('may', 'uuid_v7') and prosqlbody is not null $$,
   array['may', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
+select is_empty($$ select signature from t.functions where prosrc ~ '\\' and prosqlbody is null and proname <> 'ask'
+                      and not coalesce(proconfig @> array['standard_conforming_strings=on'], false) $$,
+  'a body with a backslash is read the same in every session, whatever its standard_conforming_strings');
 select is_empty($$ select signature from t.functions where definition ~* '\mleakproof\M' and definition !~* 'not leakproof' $$, 'nothing is marked leakproof');
 select is_empty($$ select signature from t.functions where prosecdef and definition ~ '\mexecute\s+(''|v_|p_)' $$, 'no definer function executes a string that is not format()');
 select is_empty($$ select signature from t.functions where prosrc ~ '\m(inserted|new|old)\M' and prosrc ~* 'returns trigger' $$, 'no trigger function is callable as another');
