@@ -26,6 +26,8 @@ insert into t.sees values
   ('ai.api_keys',         0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.api_key_uses',     0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.api_key_list',     0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.audit_log',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.audit_heads',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.batches',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.guardrails',       0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.limits',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
