@@ -206,9 +206,15 @@ begin
          (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'counters', to_jsonb(d.counters), 'amounts', to_jsonb(d.amounts), 'claimed_at', d.claimed_at,
                                               'tokens', d.input_tokens + d.output_tokens, 'cost', d.cost, 'sent', not d.unsent, 'ended', d.status is not null))
             from decided d where d.counters is not null) as reserved,
-         -- What a provider says of a tenant's own key is no news of the provider.
+         -- No news of the target: what a provider says of a tenant's own key; that it was not done when an app's own short deadline was over,
+         -- although it was answering or had hardly had time to; that a tenant's own profile would not wait.
          (select jsonb_agg(jsonb_build_object('generation_id', d.generation_id, 'model_id', d.model_id,
-                                              'outcome', case when d.own_key and d.class in ('credentials', 'money_out', 'rate', 'ramp') then 'own key' else d.outcome end,
+                                              'outcome', case when d.own_key and d.class in ('credentials', 'money_out', 'rate', 'ramp') then 'own key'
+                                                              when d.signal = 'timeout' and v_now >= d.deadline_at - interval '1 s' and (d.ttft_ms is not null or d.latency_ms < 10000) then 'own deadline'
+                                                              when d.signal = 'slow' and exists (select from ai.generations g
+                                                                                                   join ai.profiles o on o.tenant_id = g.tenant_id and o.name = g.profile and o.kind = g.kind
+                                                                                                  where g.tenant_id = d.tenant_id and g.id = d.generation_id) then 'own profile'
+                                                              else d.outcome end,
                                               'class', case when not d.own_key or d.class <> 'money_out' then d.class end, 'signal', d.signal, 'secret', d.secret,
                                               'ttft_ms', d.ttft_ms, 'latency_ms', d.latency_ms))
             from decided d where not d.unsent) as seen,
