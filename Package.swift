@@ -38,7 +38,7 @@ let package = Package(
     .target(
       name: "Worker",
       dependencies: [
-        "Postgres", "HTTP", "Providers", "Sealing",
+        "CCurl", "Postgres", "HTTP", "Providers", "Sealing",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
       ],

@@ -262,6 +262,11 @@ extension Exchange {
     while end > 0, line[end - 1] == 0x0a || line[end - 1] == 0x0d { end -= 1 }
     if end == 0 {
       let status = martlet_curl_get_long(easy, CURLINFO_RESPONSE_CODE)
+      if status == 101 {
+        fault = TransferFailure(
+          kind: .invalidResponse, message: "the server changes to another protocol")
+        return false
+      }
       if (100..<200).contains(status) {
         headers.removeAll(keepingCapacity: true)
         headerFields = 0

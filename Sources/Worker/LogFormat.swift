@@ -7,7 +7,8 @@ package import Logging
   @preconcurrency import Musl
 #endif
 
-/// Writes log lines to standard error, as text or as one JSON object a line.
+/// Writes log lines to standard error, as text or as one JSON object a line. Whatever a value holds,
+/// a line stays one.
 package struct LineLogHandler: LogHandler {
   package enum Format: String, Sendable, CaseIterable {
     case text
@@ -42,31 +43,18 @@ package struct LineLogHandler: LogHandler {
     let stamp = time.formatted(.iso8601.year().month().day().time(includingFractionalSeconds: true))
     switch format {
     case .text:
-      let words = pairs.map { "\($0)=\(plain($1))" }
-      return "\(stamp)Z \(level) \(([plainMessage(message)] + words).joined(separator: " "))\n"
+      let words = pairs.map { "\(LogText.bare($0))=\(word($1))" }
+      return "\(stamp)Z \(level) \(([LogText.bare(message)] + words).joined(separator: " "))\n"
     case .json:
-      var json = JSONBuffer(reserving: 256)
-      json.beginObject()
-      json.member("time", stamp + "Z")
-      json.member("level", level.rawValue)
-      json.member("message", message)
-      for (key, value) in pairs { json.member(text: key, value) }
-      json.endObject()
-      return json.text + "\n"
+      let own = [("time", stamp + "Z"), ("level", level.rawValue), ("message", message)]
+      let members = (own + pairs).map { "\(LogText.quoted($0)):\(LogText.quoted($1))" }
+      return "{\(members.joined(separator: ","))}\n"
     }
   }
 
   /// A value in one word where it is one, in quotes where it is not.
-  private static func plain(_ value: String) -> String {
-    let isWord = !value.isEmpty && value.utf8.allSatisfy { $0 > 0x20 && $0 != 0x22 && $0 != 0x7f }
-    if isWord { return value }
-    var json = JSONBuffer(reserving: value.utf8.count + 2)
-    json.element(value)
-    return json.text
-  }
-
-  private static func plainMessage(_ message: String) -> String {
-    message.replacing("\n", with: " ")
+  private static func word(_ value: String) -> String {
+    LogText.isWord(value) ? value : LogText.quoted(value)
   }
 
   /// One write a line, so that lines of threads do not mix.

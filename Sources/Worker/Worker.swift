@@ -21,6 +21,7 @@ package final class Worker: Service {
     package var once = false
     /// How long calls under way may go on after a stop.
     package var grace = Duration.seconds(25)
+    package var network = NetworkSettings()
     package var secrets: Secrets
     /// For what lies sealed in the database.
     package var masters: MasterKeyring
@@ -71,7 +72,7 @@ package final class Worker: Service {
     logger[metadataKey: "worker"] = "\(identity.worker)"
     let desk = Desk(
       identity: identity, concurrency: configuration.concurrency, once: configuration.once)
-    var pools = TransferPool.Configuration()
+    var pools = configuration.network.transfers
     pools.keptConnections = max(64, configuration.concurrency * 2)
     let pool = try TransferPool(pools)
     logger.info(

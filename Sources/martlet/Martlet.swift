@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import Worker
 
 #if canImport(Glibc)
   @preconcurrency import Glibc
@@ -31,6 +32,7 @@ struct Martlet: AsyncParsableCommand {
   static func main() async {
     // Lines appear as they are written, in a pipe too.
     setvbuf(stdout, nil, _IOLBF, 0)
+    ProcessGuard.close()
     do {
       var command = try parseAsRoot()
       if var command = command as? any AsyncParsableCommand {

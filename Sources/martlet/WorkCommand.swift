@@ -26,7 +26,9 @@ struct WorkCommand: AsyncParsableCommand {
       MARTLET_ONCE, MARTLET_NAME, MARTLET_GRACE, MARTLET_LOG_LEVEL, MARTLET_LOG_FORMAT. Secrets of \
       providers are taken from files of their names in MARTLET_SECRETS_DIR, else from environment \
       variables of their names; what lies sealed in the database is opened with the master keys of \
-      MARTLET_MASTER_KEY_FILE, or MARTLET_MASTER_KEY.
+      MARTLET_MASTER_KEY_FILE, or MARTLET_MASTER_KEY. MARTLET_CA_FILE, MARTLET_PROXY, \
+      MARTLET_ALLOWED_NETWORKS and MARTLET_ANSWER_MEMORY say how providers are reached \
+      (docs/hardening.md).
 
       Exit codes: 0 done, 1 an error, 2 a wrong call, 130 or 143 ended by a second signal.
       """)
@@ -69,6 +71,7 @@ struct WorkCommand: AsyncParsableCommand {
     var grace: Double
     var level: Logger.Level
     var format: LineLogHandler.Format
+    var network: NetworkSettings
   }
 
   private func settings() throws -> Settings {
@@ -88,8 +91,15 @@ struct WorkCommand: AsyncParsableCommand {
       throw ValidationError("--log-format: text or json")
     }
     let isOnce = once || ["1", "true", "yes"].contains(environment["MARTLET_ONCE"]?.lowercased())
+    let network: NetworkSettings
+    do {
+      network = try NetworkSettings { environment[$0] }
+    } catch {
+      throw ValidationError("\(error)")
+    }
     return Settings(
-      concurrency: concurrency, once: isOnce, grace: grace, level: level, format: format)
+      concurrency: concurrency, once: isOnce, grace: grace, level: level, format: format,
+      network: network)
   }
 
   private func number<Value: LosslessStringConvertible>(_ variable: String) throws -> Value? {
@@ -120,6 +130,8 @@ struct WorkCommand: AsyncParsableCommand {
     configuration.version = Version.current
     configuration.concurrency = settings.concurrency
     configuration.once = settings.once
+    configuration.network = settings.network
+    warn(logger, settings.network)
     configuration.grace = .milliseconds(Int(settings.grace * 1_000))
 
     allowManyFiles()
@@ -146,6 +158,22 @@ struct WorkCommand: AsyncParsableCommand {
       throw ExitCode(1)
     }
     if json { print(try jsonLine(tally)) }
+  }
+
+  private func warn(_ logger: Logger, _ network: NetworkSettings) {
+    if ProcessGuard.isRoot {
+      logger.warning("running as root, which the worker never needs: use an ordinary user")
+    }
+    if ProcessGuard.hidPasswords {
+      logger.warning(
+        "a password was on the command line, where others can read it: use DATABASE_URL, or PGPASSFILE"
+      )
+    }
+    if let variable = network.ignoredProxy {
+      logger.notice(
+        "a proxy of the environment is not followed; MARTLET_PROXY is",
+        metadata: ["variable": "\(variable)"])
+    }
   }
 
   /// The first signal begins the end, the second is the end.

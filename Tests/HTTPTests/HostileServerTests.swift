@@ -114,6 +114,16 @@ private func flood(_ connection: TestConnection, _ piece: String) {
     #expect(recorder.heads.isEmpty)
   }
 
+  @Test("another protocol is not talked")
+  func upgrade() async throws {
+    let (outcome, recorder) = try await meet { connection in
+      connection.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n")
+      flood(connection, String(repeating: "\0", count: 65_536))
+    }
+    #expect(outcome.failure?.kind == .invalidResponse)
+    #expect(recorder.heads.isEmpty && recorder.bodyCount == 0)
+  }
+
   @Test("a head that drips is ended by the time of the whole")
   func slowHead() async throws {
     var request = post()

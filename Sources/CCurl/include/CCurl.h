@@ -1,8 +1,9 @@
-// A typed door to libcurl, and the three Linux calls an event loop needs.
+// A typed door to libcurl, the three Linux calls an event loop needs, and what keeps a process to
+// itself.
 //
 // Two reasons for it to exist: `curl_easy_setopt` and its relatives are variadic, which Swift does
-// not import, and Glibc's module exports neither epoll, eventfd nor pthread_setname_np. Nothing
-// here decides anything; each function forwards to one call.
+// not import (nor prctl), and Glibc's module exports neither epoll, eventfd nor pthread_setname_np.
+// Nothing here decides anything; each function forwards to one call.
 #ifndef MARTLET_CCURL_H
 #define MARTLET_CCURL_H
 
@@ -79,5 +80,12 @@ void martlet_event_clear(int fd);
 // Names the calling thread (at most 15 bytes) and blocks every signal on it, SIGPIPE included:
 // libcurl's TLS writes to sockets that the other side may have closed.
 void martlet_thread_setup(const char *name);
+
+// No core dump of this process, and no reading of its memory or environment, nor tracing it, by
+// other processes of the same user. False where the system refuses one of them.
+bool martlet_process_close(void);
+// The argument of that number in the memory that `ps` shows, to be overwritten; null where there is
+// none, or the C library does not tell.
+char *martlet_process_argument(int index);
 
 #endif
