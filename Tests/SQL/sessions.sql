@@ -140,7 +140,7 @@ begin
   begin
     perform set_config('ai.session', p_set, true);
     select * into v_me from ai.whoami();
-    v_me.why := concat_ws(' | ', v_me.tenant, v_me.user_id, v_me.role, v_me.source, v_me.why, v_me.permissions, v_me.api_key, extract(epoch from v_me.session_expires_at - now()) between 1 and 3601);
+    v_me.why := concat_ws(' | ', v_me.tenant, v_me.user_id, v_me.role, v_me.source, v_me.why, v_me.permissions, v_me.api_key, extract(epoch from v_me.session_expires_at - now()) between 1 and 4000);
   exception when others then
     perform set_config('ai.session', '', true);
     execute 'reset session authorization';

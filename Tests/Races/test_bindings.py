@@ -1,0 +1,112 @@
+"""What a bound role may is right at every commit, whoever changes what it hangs on at the same moment."""
+
+from __future__ import annotations
+
+import random
+
+import psycopg
+from crowd import at_once
+from databases import Database
+from psycopg import IsolationLevel
+
+LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
+ROLES = ["user", "developer", "admin", "one", "two"]
+SETS = ["{inference:execute}", "{inference:read}", "{*}", "{}"]
+
+
+def test_the_copies_in_bindings_are_what_their_members_are(database: Database, dice: random.Random) -> None:
+    tenants = [database.tenant() for _ in range(2)]
+    for tenant in tenants:
+        for role in ("one", "two"):
+            database.execute("insert into ai.roles (tenant_id, name, permissions) values (%s, %s, '{}')", tenant, role)
+        for user in ("a", "b", "c"):
+            database.execute("insert into ai.members (tenant_id, user_id) values (%s, %s)", tenant, user)
+    connections = [database.connect(autocommit=False) for _ in range(6)]
+    for connection in connections:
+        connection.execute("set deadlock_timeout = '20ms'")
+        connection.commit()
+
+    def change(connection: psycopg.Connection, dice: random.Random) -> None:
+        tenant, user, name = dice.choice(tenants), dice.choice("abc"), dice.choice(["one", "two"])
+        match dice.randrange(7):
+            case 0:
+                query = "update ai.members set role = %s where tenant_id = %s and user_id = %s"
+                connection.execute(query, [dice.choice(ROLES), tenant, user])
+            case 1:
+                query = "update ai.members set enabled = not enabled where tenant_id = %s and user_id = %s"
+                connection.execute(query, [tenant, user])
+            case 2:
+                connection.execute("update ai.tenants set enabled = not enabled where id = %s", [tenant])
+            case 3:
+                query = "update ai.roles set permissions = %s where tenant_id = %s and name = %s"
+                connection.execute(query, [dice.choice(SETS), tenant, name])
+            case 4:
+                query = "update ai.role_bindings set tenant_id = %s, user_id = %s where role_name = %s"
+                connection.execute(query, [tenant, user, f"nobody_{dice.randrange(4)}"])
+            case 5:
+                query = (
+                    "insert into ai.role_bindings (role_name, tenant_id, user_id) values (%s, %s, %s)"
+                    " on conflict do nothing"
+                )
+                connection.execute(query, [f"nobody_{dice.randrange(4)}", tenant, user])
+            case _:
+                connection.execute("delete from ai.role_bindings where role_name = %s", [f"nobody_{dice.randrange(4)}"])
+
+    def run(number: int, dice: random.Random) -> int:
+        connection, done = connections[number], 0
+        for _ in range(60):
+            connection.isolation_level = dice.choice(LEVELS)
+            try:
+                for _ in range(dice.randrange(1, 3)):
+                    change(connection, dice)
+                connection.commit()
+                done += 1
+            except psycopg.Error as error:
+                connection.rollback()
+                if error.sqlstate not in ("40001", "40P01"):
+                    raise
+        return done
+
+    for _ in range(3):
+        assert sum(at_once(len(connections), run, dice)) > 60, "hardly anything went through"
+        wrong = database.execute(
+            "select b.*, m.role, ai.role_permissions(m.tenant_id, m.role), m.enabled, t.enabled as tenant_enabled"
+            " from ai.role_bindings b join ai.members m using (tenant_id, user_id)"
+            " join ai.tenants t on t.id = m.tenant_id"
+            " where (b.member_role, b.member_permissions, b.member_enabled)"
+            " is distinct from (m.role, ai.role_permissions(m.tenant_id, m.role), m.enabled and t.enabled)"
+        )
+        assert wrong == []
+        assert database.value("select ai.refresh_bindings()") == 0
+
+
+def test_a_role_becomes_a_gateway_or_a_member_never_both(database: Database, dice: random.Random) -> None:
+    member = database.member()
+    connections = [database.connect(autocommit=False) for _ in range(4)]
+    for round_number in range(30):
+        name = f"either_{round_number}"
+
+        def register(number: int, dice: random.Random, name=name) -> bool:
+            connection = connections[number]
+            connection.isolation_level = dice.choice(LEVELS)
+            try:
+                if number % 2:
+                    connection.execute("insert into ai.authenticators (role_name) values (%s)", [name])
+                else:
+                    connection.execute(
+                        "insert into ai.role_bindings (role_name, tenant_id, user_id) values (%s, %s, %s)",
+                        [name, member.tenant_id, member.user_id],
+                    )
+                connection.commit()
+            except psycopg.Error as error:
+                connection.rollback()
+                if error.sqlstate not in ("PT409", "23505", "40001"):
+                    raise
+                return False
+            return True
+
+        at_once(4, register, dice)
+        both = database.value(
+            "select count(*) from ai.authenticators a join ai.role_bindings b on b.role_name = a.role_name"
+        )
+        assert both == 0, f"round {round_number}"
