@@ -95,7 +95,7 @@ struct Capture: Sendable {
     var kept: [UInt8] = []
     var start = 0
     var index = 0
-    while let found = body[index...].firstIndex(of: first) {
+    while let found = body[index...].firstIndex(of: first), found < Self.largestBody {
       guard body[found...].starts(with: secret) else {
         index = found + 1
         continue
@@ -105,8 +105,9 @@ struct Capture: Sendable {
       index = found + secret.count
       start = index
     }
-    if start == 0 { return Array(body.prefix(Self.largestBody)) }
-    kept.append(contentsOf: body[start...])
-    return Array(kept.prefix(Self.largestBody))
+    // Nothing from behind the border comes in for what was taken out.
+    let end = max(start, min(body.count, Self.largestBody))
+    kept.append(contentsOf: body[start..<end])
+    return kept
   }
 }

@@ -16,15 +16,16 @@ import Synchronization
 package final class MasterKeyring: Sendable {
   private struct State {
     var keys: MasterKeys?
-    var readAt: ContinuousClock.Instant?
+    /// When the log last heard of trouble.
+    var warnedAt: ContinuousClock.Instant?
   }
 
   private let file: String?
   private let logger: Logger?
   private let state: Mutex<State>
 
-  /// Between two looks at the file because of keys that are not in it.
-  private static let pause = Duration.seconds(1)
+  /// Between two lines of the log about the same trouble.
+  private static let pause = Duration.seconds(60)
   private static let largestFile = 1 << 20
 
   /// - Parameters:
@@ -48,7 +49,7 @@ package final class MasterKeyring: Sendable {
         throw MasterKeyTrouble("MARTLET_MASTER_KEY: \(error)")
       }
     }
-    state = Mutex(State(keys: keys, readAt: nil))
+    state = Mutex(State(keys: keys))
   }
 
   /// Whether there is any key.
@@ -60,29 +61,31 @@ package final class MasterKeyring: Sendable {
   /// A key; nil where it is not there, also not after another look into the file.
   package func key(_ id: String) -> MasterKeys.Key? {
     if let key = state.withLock({ $0.keys?[id] }) { return key }
-    readAgain(after: Self.pause)
+    readAgain()
     return state.withLock { $0.keys?[id] }
   }
 
   /// The key for what is sealed now: the first of the file as it is now.
   package func current() -> MasterKeys.Key? {
-    readAgain(after: .zero)
+    readAgain()
     return state.withLock { $0.keys?.current }
   }
 
   /// A file that is broken, or half written, changes nothing.
-  private func readAgain(after pause: Duration) {
+  private func readAgain() {
     guard let file else { return }
-    let isDue = state.withLock { state in
-      if let readAt = state.readAt, ContinuousClock.now - readAt < pause { return false }
-      state.readAt = .now
-      return true
-    }
-    guard isDue else { return }
     do {
       let keys = try Self.read(file, nil)
       state.withLock { $0.keys = keys }
     } catch {
+      let isNews = state.withLock { state in
+        if let warnedAt = state.warnedAt, ContinuousClock.now - warnedAt < Self.pause {
+          return false
+        }
+        state.warnedAt = .now
+        return true
+      }
+      guard isNews else { return }
       logger?.warning("the master keys cannot be read again", metadata: ["error": "\(error)"])
     }
   }

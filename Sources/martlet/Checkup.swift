@@ -26,6 +26,7 @@ struct Checkup {
       let life = await WorkerLife.read(connection)
       findings.append(checkup.workers(life))
       findings += await checkup.secrets()
+      findings += await checkup.masterKeys()
       findings.append(await checkup.prices())
       findings.append(await checkup.roundTrip(isSomebody: identity.isSomebody, life))
     }

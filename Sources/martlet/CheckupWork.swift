@@ -21,16 +21,23 @@ extension Checkup {
     )
   }
 
-  /// The keys that the worker will need, as far as this process has them.
+  /// The keys that the worker will need, as far as this process has them or the database has them sealed.
   func secrets() async -> [Finding] {
     let rows: QueryResult
+    let sealed: Set<String>
     do {
       rows = try await connection.query(
         """
-        select distinct p.name, p.secret from ai.providers p
+        select distinct p.name, p.secret, t.name from ai.providers p
           join ai.models m on m.provider_id = p.id and m.enabled
+          left join ai.tenants t on t.id = p.tenant_id
          where p.enabled and p.secret is not null order by 1, 2
         """)
+      // Of the operator's by name; of a tenant's by tenant and name.
+      let names = try await connection.query(
+        "select s.name, t.name from ai.secrets s left join ai.tenants t on t.id = s.tenant_id where s.replaced_at is null"
+      )
+      sealed = Set((0..<names.count).map { "\(names[$0, 1] ?? "")/\(names[$0, 0] ?? "")" })
     } catch {
       return [Finding("secrets", error)]
     }
@@ -40,6 +47,15 @@ extension Checkup {
     return (0..<rows.count).map { row in
       let name = rows[row, 1] ?? ""
       let provider = rows[row, 0] ?? ""
+      let tenant = rows[row, 2]
+      if sealed.contains("\(tenant ?? "")/\(name)") {
+        return Finding("secrets", .ok, "\(name) for provider \(provider), sealed")
+      }
+      if let tenant {
+        return Finding(
+          "secrets", .warn, "tenant \(tenant) has no \(name), which its provider \(provider) needs",
+          hint: "martlet secrets set \(name) --tenant … (or it is in a vault)")
+      }
       guard (try? store.value(of: name)) != nil else {
         return Finding(
           "secrets", .warn, "this process does not have \(name), which provider \(provider) needs",
@@ -48,6 +64,44 @@ extension Checkup {
         )
       }
       return Finding("secrets", .ok, "\(name) for provider \(provider)")
+    }
+  }
+
+  /// Whether this process could open what is sealed; nothing where nothing is.
+  func masterKeys() async -> [Finding] {
+    let rows: QueryResult
+    do {
+      rows = try await connection.query(
+        """
+        select master_key_id, count(*) from ai.data_keys where destroyed_at is null group by 1 order by 1
+        """)
+    } catch {
+      return [Finding("master keys", error)]
+    }
+    guard !rows.isEmpty else { return [] }
+    let masters: MasterKeyring
+    do {
+      let environment = environment
+      masters = try MasterKeyring { environment[$0] }
+    } catch {
+      return [Finding("master keys", .fail, error.description)]
+    }
+    let known = masters.ids
+    return (0..<rows.count).map { row in
+      let id = rows[row, 0] ?? ""
+      let count = rows[row, 1] ?? ""
+      guard let place = known.firstIndex(of: id) else {
+        return Finding(
+          "master keys", .warn,
+          "\(count) data keys are under \(id), which this process does not have",
+          hint: "What counts is the worker: MARTLET_MASTER_KEY_FILE.")
+      }
+      if place > 0 {
+        return Finding(
+          "master keys", .warn, "\(count) data keys are under \(id), which is not the current one",
+          hint: "martlet secrets rotate")
+      }
+      return Finding("master keys", .ok, "\(count) data keys are under \(id)")
     }
   }
 

@@ -26,6 +26,9 @@ struct SealedOptions: ParsableArguments {
     } catch let error as PostgresError {
       report(error)
       throw ExitCode(1)
+    } catch let error as SealingError {
+      writeError("martlet: \(error)")
+      throw ExitCode(1)
     } catch let error as SealedTrouble {
       writeError("martlet: \(error.message)")
       if let hint = error.hint { writeError("hint: \(hint)") }

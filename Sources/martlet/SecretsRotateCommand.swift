@@ -126,9 +126,8 @@ struct SecretsRotateCommand: AsyncParsableCommand {
     let (new, wrapped, master) = try session.newKey(of: old.tenant)
     let secrets = try await session.connection.query(
       """
-      select id, name, sealed from ai.secrets
-       where tenant_id is not distinct from $1::uuid and replaced_at is null
-      """, [old.tenant])
+      select id, name, sealed from ai.secrets where data_key_id = $1 and replaced_at is null
+      """, [old.id])
     var resealed: [Resealed] = []
     for row in 0..<secrets.count {
       let context = SealedContext.secret(tenant: old.tenant, name: secrets[row, 1] ?? "")
