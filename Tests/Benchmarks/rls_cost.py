@@ -5,9 +5,9 @@ Run it beside a server that it may make a database on, for example:
     scripts/with-server 18 .martlet/venv/bin/python Tests/Benchmarks/rls_cost.py
 
 It fills 100 tenants with 1,000 generations each, then times reading one's own, inserting, and settling. Inserts and
-settlements are rolled back, so that every round meets the same tables. Printed are medians, the ratio of each pair, and
-how much longer the server computed for the member. --json FILE writes them down; --limits fails where a ratio is above
-its target.
+settlements are rolled back, so that every round meets the same tables. Printed are medians and their ratio; then the
+same of the quickest tenth, which a busy machine changes least, and how much longer the server computed for the member.
+--json FILE writes them down; --limits fails where a ratio of the quickest tenth is above its target.
 """
 
 from __future__ import annotations
@@ -126,23 +126,27 @@ def measure(pair: Pair, member: psycopg.Connection[Any], owner: psycopg.Connecti
             took = time_of(connection, statement, values, pair.write)
             if number >= warm:
                 times[who].append(took)
-    took = {who: statistics.median(t[0] for t in times[who]) for who in times}
-    computed = {who: statistics.median(t[1] for t in times[who]) for who in times}
+    middle, quick, computed = (
+        {who: statistics.quantiles([t[column] for t in times[who]], n=10)[tenth] for who in times}
+        for column, tenth in ((0, 4), (0, 0), (1, 0))
+    )
     return {
         "statement": pair.name,
         "kind": pair.kind,
-        "member_us": round(took["member"], 1),
-        "owner_us": round(took["owner"], 1),
-        "more_us": round(took["member"] - took["owner"], 1),
+        "member_us": round(middle["member"], 1),
+        "owner_us": round(middle["owner"], 1),
+        "ratio": round(middle["member"] / middle["owner"], 3),
+        "quick_member_us": round(quick["member"], 1),
+        "quick_owner_us": round(quick["owner"], 1),
+        "quick_ratio": round(quick["member"] / quick["owner"], 3),
         "computed_more_us": round(computed["member"] - computed["owner"], 1),
-        "ratio": round(took["member"] / took["owner"], 3),
         "target": TARGETS[pair.kind],
     }
 
 
 def leased(database: Database, worker: psycopg.Connection[Any], ask: Callable[[], None]) -> tuple[str, Any]:
     """The call that settles a batch which a worker has claimed."""
-    worker_id = worker.execute("select worker_id from ai.worker_register('bench', '0', 2)").fetchone()["worker_id"]
+    worker_id = worker.execute("select worker_id from ai.worker_register('bench', '0', 3)").fetchone()["worker_id"]
     ask()
     results: list[dict[str, Any]] = []
     cursor = None
@@ -230,17 +234,23 @@ def main() -> int:
         results.append(measure(settling, worker, owner))
         version = database.value("show server_version")
 
-    print(f"PostgreSQL {version}; {ROWS:,} generations of {TENANTS} tenants; µs, medians of {rounds} or {few} rounds")
-    print(f"{'':38} {'member':>9} {'owner':>9} {'more':>8} {'computed':>9} {'ratio':>7}  target")
+    print(
+        f"PostgreSQL {version}; {ROWS:,} generations of {TENANTS} tenants; {rounds} or {few} rounds"
+        "; µs, medians | quickest tenth"
+    )
+    print(
+        f"{'':38} {'member':>9} {'owner':>9} {'ratio':>7} | {'member':>9} {'owner':>9} {'ratio':>7} {'more':>8}  target"
+    )
     for r in results:
-        mark = "" if r["ratio"] <= r["target"] else "  above"
+        mark = "" if r["quick_ratio"] <= r["target"] else "  above"
         print(
-            f"{r['statement']:38} {r['member_us']:9.1f} {r['owner_us']:9.1f} {r['more_us']:8.1f}"
-            f" {r['computed_more_us']:9.1f} {r['ratio']:7.3f}  {r['target']:.2f}{mark}"
+            f"{r['statement']:38} {r['member_us']:9.1f} {r['owner_us']:9.1f} {r['ratio']:7.3f}"
+            f" | {r['quick_member_us']:9.1f} {r['quick_owner_us']:9.1f} {r['quick_ratio']:7.3f}"
+            f" {r['computed_more_us']:8.1f}  {r['target']:.2f}{mark}"
         )
     if options.json:
         options.json.write_text(json.dumps({"postgres": version, "results": results}, indent=2) + "\n")
-    return int(options.limits and any(r["ratio"] > r["target"] for r in results))
+    return int(options.limits and any(r["quick_ratio"] > r["target"] for r in results))
 
 
 def ask(database: Database, whose: list[Any]) -> None:
