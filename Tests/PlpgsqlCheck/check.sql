@@ -11,7 +11,6 @@ insert into accepted values
   ('%', 'target type is different type than source type', 'a literal as a default (''{}''), or a count that is given as integer'),
   ('%', 'routine is marked as %, should be %', 'functions with dynamic statements, which write, or that only raise'),
   ('%', 'cannot determinate a result of dynamic SQL', 'an app''s table is named by the row of its vectorizer'),
-  ('ai.hide_statistics(%', 'function pg_clear_attribute_stats(%) does not exist', 'from version 18 on, and asked for before it is called'),
   ('ai.parse_object(%', 'function pg_input_is_valid(%) does not exist', 'from version 16 on, and called from there on'),
   ('ai.read_rows(%', 'record "v_row" is not assigned yet', 'it is, by that dynamic SQL'),
   ('%', 'OUT variable "%" is maybe unmodified', 'the columns of a table that is returned by return query execute'),
@@ -38,3 +37,5 @@ select format('%s, line %s, %s: %s: %s%s', f.function, coalesce(f.lineno::text, 
 select format('accepted but not found: %s: %s', a.function, a.message)
   from accepted a where not exists (select from found f where f.function like a.function and f.message like a.message) order by 1;
 select 'no function was checked' where (select count(*) from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace = 'ai'::regnamespace and l.lanname = 'plpgsql') < 100;
+select format('%s has not what %s has', r.member, r.of_group) from (values ('authenticated', 'ai_user'), ('service_role', 'ai_admin')) r (member, of_group)
+ where not pg_has_role(r.member, r.of_group, 'usage');

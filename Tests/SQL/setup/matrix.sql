@@ -87,9 +87,9 @@ insert into t.sessions values
 -- Those of Supabase, where they are.
 insert into t.sessions
 select v.role, v.session, v.becomes, v.groups::text[]
-  from (values ('anon', 'anon', null, '{}'), ('authenticated', 'authenticated', null, '{user}'), ('service_role', 'service_role', null, '{admin}'),
-               ('authenticator', 'authenticator', null, '{}')) v (role, session, becomes, groups)
- where exists (select from pg_roles r where r.rolname = v.role);
+  from (values ('authenticator', 'authenticator', null, '{}'), ('anon', 'authenticator', 'anon', '{}'), ('authenticated', 'authenticator', 'authenticated', '{user}'),
+               ('service_role', 'authenticator', 'service_role', '{admin}')) v (role, session, becomes, groups)
+  join pg_roles r on r.rolname = v.role join pg_roles l on l.rolname = v.session;
 create table t.held as
 with recursive has (role, held) as (
   select role, unnest(array_append(groups, 'public')) from t.sessions
