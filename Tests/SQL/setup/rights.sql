@@ -37,7 +37,7 @@ table documents: user select
 table forgotten: user select(tenant_id, user_id, keep_documents, asked_at, erased, finished_at)
 table generations: user select insert(kind, priority, stream, prompt, messages, model, profile, params, run_after, deadline_ms, idempotency_key, metadata, collection, template, cache, cache_tags, conversation_id, batch_id, replay); admin insert(tenant_id, user_id)
 table guardrails: user select; admin insert(tenant_id, name, scope, detector, action, restore, kinds, options, position, enabled) update(name, scope, detector, action, restore, kinds, options, position, enabled)
-table limits: user select; admin insert(tenant_id, per, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) update(amount, soft, on_limit, enabled)
+table limits: user select; admin insert(tenant_id, per, api_key_id, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) update(amount, soft, on_limit, enabled)
 table llm_calls: user select
 table members: user select
 table messages: user select
@@ -126,7 +126,7 @@ function note_rows(bigint, text[], text[], uuid[]): user definer -- the caller o
 function only_user(): user worker monitor
 function own_providers(): user definer -- own tenant; model:write
 function pause_batch(uuid): user definer -- only a batch that the caller may see
-function places_query(bigint): user definer -- only the text of a query, run with the caller's rights
+function places_query(bigint): user definer -- own tenant; only the text of a query, run with the caller's rights
 function pre_request(): user definer -- only with an API key or token
 function private_providers(): admin definer -- one setting
 function read_rows(bigint, boolean): user
@@ -141,19 +141,19 @@ function retry_document(uuid): user definer -- own tenant; document:write
 function revectorize(text, text): user
 function revoke_api_key(uuid): user definer -- own key, or own tenant and key:write
 function rotate_api_key(uuid, interval): user definer -- own tenant; key:write, and no more than the caller has
-function rows_query(bigint): user definer -- only the text of a query, run with the caller's rights
+function rows_query(bigint): user definer -- the caller owns the table; only the text of a query, run with the caller's rights
 function search_rows(text, vector, double precision, integer): user
 function set_member_role(text, text): user definer -- own tenant; member:write, no role and no member with more than the caller has
 function set_role(text, text[]): user definer -- own tenant; member:write, no role with more than the caller has
 function start_building(bigint, text): user definer -- the caller owns the table or the schema
 function start_conversation(text, text, text, text, text, jsonb): user definer -- own tenant and user
 function stop_vectorizing(text): user
-function subscribe(): user definer -- a channel of the caller, or of a generation that the caller may see
-function subscribe(uuid): user definer -- a channel of the caller, or of a generation that the caller may see
+function subscribe(): user definer -- the caller's own channel
+function subscribe(uuid): user definer -- only a generation that the caller may see
 function tenant_for(text[]): user
 function tenant_totals(timestamp with time zone, timestamp with time zone): monitor definer -- sums of each tenant: no member, no content
 function tenant_id(): user worker monitor
-function text_matches(text, text, integer, jsonb): user definer -- own tenant
+function text_matches(text, text, integer, jsonb): user definer -- own tenant; document:read
 function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint): user monitor
 function unit_vector(vector): user
 function usage_report(timestamp with time zone, timestamp with time zone, text): user
@@ -163,8 +163,8 @@ function uuid_v7(): user
 function vector_schema(): user
 function vector_size(vector): user
 function vectorize(regclass, text[], text, text, text, integer, text, uuid, text): user
-function vectorize_progress(text): user definer -- own tenant
-function vectorize_retry(text): user definer -- the caller owns the table or the schema
+function vectorize_progress(text): user definer -- own tables, or own tenant with inference:read
+function vectorize_retry(text): user definer -- the caller owns the table or the schema; inference:execute
 function visible_places(): user
 function whoami(): user worker monitor definer -- tells only who asks
 function worker_cancellations(uuid): worker definer -- a worker's own leases
