@@ -395,22 +395,30 @@ static const unsigned char sql_73[] = {
 };
 
 static const unsigned char sql_74[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_75[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_76[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_77[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_78[] = {
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_79[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_80[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -516,11 +524,13 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_71, "79_progress.sql"),
   FILE_ENTRY(sql_72, "80_usage.sql"),
   FILE_ENTRY(sql_73, "83_erasing.sql"),
-  FILE_ENTRY(sql_74, "83_forgetting.sql"),
-  FILE_ENTRY(sql_75, "84_statistics.sql"),
-  FILE_ENTRY(sql_76, "85_maintenance.sql"),
-  FILE_ENTRY(sql_77, "86_state.sql"),
-  FILE_ENTRY(sql_78, "87_audited.sql"),
+  FILE_ENTRY(sql_74, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_75, "83_forgetting.sql"),
+  FILE_ENTRY(sql_76, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_77, "84_statistics.sql"),
+  FILE_ENTRY(sql_78, "85_maintenance.sql"),
+  FILE_ENTRY(sql_79, "86_state.sql"),
+  FILE_ENTRY(sql_80, "87_audited.sql"),
   {0, 0, 0},
 };
 

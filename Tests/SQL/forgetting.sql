@@ -19,6 +19,7 @@ audit_pending kept login user_id source action object key before after
 authenticators kept role_name
 batches named user_id
 batches emptied name metadata
+binding_turns kept scope
 breaker_settings kept scope class
 breakers kept state why
 cache_entries gone key user_id kind model profile template collection tags output output_message embedding finish_reason sources provider model_used question
