@@ -1,4 +1,4 @@
-"""What tests of sealed keys and calls need: master keys, the command, and a provider that notes the keys it is shown."""
+"""What tests of sealed keys and calls need: master keys, the command, a provider that notes the keys it is shown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import echo
 from databases import Database, Member
 from simulated import QUICK
 
+SECRET = "OWN_API_KEY"
 
-class _Handler(echo._Handler):
+
+class _Handler(echo._Handler, BaseHTTPRequestHandler):
     server: KeyedProvider
 
     def do_POST(self) -> None:
@@ -100,13 +102,13 @@ class Keeper:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def shared_provider(self, provider: KeyedProvider, secret: str | None = "OWN_API_KEY", name: str = "keyed") -> str:
+    def shared_provider(self, provider: KeyedProvider, secret: str | None = SECRET, name: str = "keyed") -> str:
         """A provider for all tenants, and a model of it by the name that is returned."""
         self.database.model(self.database.provider(name, provider.base_url, secret=secret), f"{name}/model")
         return f"{name}/model"
 
     def own_provider(
-        self, tenant: uuid.UUID, provider: KeyedProvider, secret: str | None = "OWN_API_KEY", name: str = "own"
+        self, tenant: uuid.UUID, provider: KeyedProvider, secret: str | None = SECRET, name: str = "own"
     ) -> str:
         """A provider of the tenant's own."""
         ids = self.database.provider(name, provider.base_url, secret=secret, tenant_id=tenant)
@@ -127,13 +129,8 @@ class Keeper:
 def asked(database: Database, member: Member, model: str, prompt: str = "hello", **columns: Any) -> uuid.UUID:
     """Asks as the member, and returns the generation's id."""
     columns = {"prompt": prompt, "model": model, **columns}
-    row = (
-        database.connect(user=member)
-        .execute(
-            f"insert into ai.generations ({', '.join(columns)}) values ({', '.join(['%s'] * len(columns))}) returning id",
-            list(columns.values()),
-        )
-        .fetchone()
-    )
+    names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
+    statement = f"insert into ai.generations ({names}) values ({places}) returning id"
+    row = database.connect(user=member).execute(statement, list(columns.values())).fetchone()
     assert row is not None
     return row["id"]

@@ -1,5 +1,5 @@
 -- What the operator does with secrets and their keys (martlet secrets), and what a tenant may do with its own. Values come
--- here sealed: nothing of this can open them.
+-- here sealed: nothing of this can open them. What changes is on the audit log by the tables' triggers.
 
 -- Whom a function about secrets concerns. The operator (owner of the schema) names a tenant, null being its own; a member has
 -- its own tenant and needs the permission. Raises PT401, PT403.
@@ -40,8 +40,6 @@ begin
   select coalesce(max(s.version), 0) + 1 into v_version from ai.secrets s where s.tenant_id is not distinct from p_tenant and s.name = p_name;
   update ai.secrets s set sealed = null, replaced_at = ai.now() where s.tenant_id is not distinct from p_tenant and s.name = p_name and s.replaced_at is null;
   insert into ai.secrets (tenant_id, name, version, sealed, data_key_id, created_at) values (p_tenant, p_name, v_version, p_sealed, p_data_key_id, ai.now());
-  perform ai.audit(p_tenant, 'set', 'secrets', jsonb_build_object('tenant_id', p_tenant, 'name', p_name),
-                   case when v_version > 1 then jsonb_build_object('version', v_version - 1) end, jsonb_build_object('version', v_version, 'data_key_id', p_data_key_id));
   return v_version;
 end
 $$;
@@ -53,16 +51,12 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_tenant  uuid := ai.tenant_of_secrets(p_tenant, 'secret:write');
-  v_version integer;
+  v_tenant uuid := ai.tenant_of_secrets(p_tenant, 'secret:write');
 begin
-  update ai.secrets s set sealed = null, replaced_at = ai.now()
-   where s.tenant_id is not distinct from v_tenant and s.name = p_name and s.replaced_at is null
-  returning s.version into v_version;
+  update ai.secrets s set sealed = null, replaced_at = ai.now() where s.tenant_id is not distinct from v_tenant and s.name = p_name and s.replaced_at is null;
   if not found then
     raise exception 'there is no such secret' using errcode = 'PT404', hint = 'select * from ai.list_secrets();';
   end if;
-  perform ai.audit(v_tenant, 'remove', 'secrets', jsonb_build_object('tenant_id', v_tenant, 'name', p_name), jsonb_build_object('version', v_version), null);
 end
 $$;
 comment on function ai.remove_secret(text, uuid) is 'Removes a provider key of one''s own tenant; the operator any, without a tenant its own.';
@@ -97,16 +91,10 @@ as $$
 declare
   v_count integer;
 begin
-  with done as (
-    update ai.data_keys k set wrapped = decode(r.wrapped, 'base64'), master_key_id = r.master_key_id
-      from jsonb_to_recordset(p_keys) r (id uuid, was text, wrapped text, master_key_id text)
-     where k.id = r.id and k.master_key_id = r.was and k.destroyed_at is null
-    returning k.id, k.tenant_id, r.was, r.master_key_id
-  ), noted as (
-    select ai.audit(d.tenant_id, 'rewrap', 'data_keys', jsonb_build_object('id', d.id), jsonb_build_object('master_key_id', d.was),
-                    jsonb_build_object('master_key_id', d.master_key_id)) from done d order by d.id
-  )
-  select count(*) into v_count from noted;
+  update ai.data_keys k set wrapped = decode(r.wrapped, 'base64'), master_key_id = r.master_key_id
+    from jsonb_to_recordset(p_keys) r (id uuid, was text, wrapped text, master_key_id text)
+   where k.id = r.id and k.master_key_id = r.was and k.destroyed_at is null;
+  get diagnostics v_count = row_count;
   return v_count;
 end
 $$;
@@ -134,7 +122,6 @@ begin
   if v_left > 0 then
     raise exception 'secrets were set meanwhile' using errcode = 'PT409', hint = 'Begin again.';
   end if;
-  perform ai.audit(v_tenant, 'renew', 'data_keys', jsonb_build_object('id', p_old), null, jsonb_build_object('id', p_new, 'master_key_id', p_master_key_id));
 end
 $$;
 comment on function ai.renew_data_key(uuid, uuid, bytea, text, jsonb) is 'Gives a tenant another data key and its secrets anew under it. Operator only: martlet secrets rotate.';
@@ -148,19 +135,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_tenant uuid := ai.tenant_of_secrets(p_tenant, 'secret:write');
-  v_keys   uuid[];
+  v_count  integer;
 begin
   if v_tenant is null then
     raise exception 'whose keys?' using errcode = 'PT400', hint = 'select ai.destroy_data_keys(id) from ai.tenants where name = …';
   end if;
-  with destroyed as (
-    update ai.data_keys k set wrapped = null, master_key_id = null, is_current = false, destroyed_at = ai.now()
-     where k.tenant_id = v_tenant and k.destroyed_at is null returning k.id
-  )
-  select coalesce(array_agg(d.id), '{}') into v_keys from destroyed d;
+  update ai.data_keys k set wrapped = null, master_key_id = null, is_current = false, destroyed_at = ai.now()
+   where k.tenant_id = v_tenant and k.destroyed_at is null;
+  get diagnostics v_count = row_count;
   update ai.secrets s set sealed = null, replaced_at = ai.now() where s.tenant_id = v_tenant and s.replaced_at is null;
-  perform ai.audit(v_tenant, 'destroy', 'data_keys', jsonb_build_object('tenant_id', v_tenant), jsonb_build_object('ids', to_jsonb(v_keys)), null);
-  return cardinality(v_keys);
+  return v_count;
 end
 $$;
 comment on function ai.destroy_data_keys(uuid) is 'Makes a tenant''s secrets and sealed calls unreadable for ever; gives how many keys were destroyed.';

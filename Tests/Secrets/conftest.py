@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from databases import Database
-from sealed import KeyedProvider, Keeper
+from sealed import Keeper, KeyedProvider
 
 
 @pytest.fixture

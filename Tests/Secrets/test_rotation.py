@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from databases import Database, Member
 from processes import Worker
-from sealed import KeyedProvider, Keeper, asked
+from sealed import Keeper, KeyedProvider, asked
 from simulated import all_ended, ended
 
 
 def master_keys(database: Database) -> list[str]:
-    rows = database.execute("select distinct master_key_id as id from ai.data_keys where destroyed_at is null order by 1")
+    rows = database.execute(
+        "select distinct master_key_id as id from ai.data_keys where destroyed_at is null order by 1"
+    )
     return [row["id"] for row in rows]
 
 
@@ -35,7 +37,9 @@ def test_no_generation_fails_while_keys_are_rotated(
     apps = [database.connect(user=member) for member in members]
 
     def ask(app: object, times: int = 5) -> None:
-        app.execute("insert into ai.generations (prompt, model) select 'p', %s from generate_series(1, %s)", [model, times])
+        app.execute(
+            "insert into ai.generations (prompt, model) select 'p', %s from generate_series(1, %s)", [model, times]
+        )
 
     # Only some of the keys are opened before.
     for app in apps[:4]:

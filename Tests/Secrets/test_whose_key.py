@@ -8,7 +8,7 @@ from pathlib import Path
 import databases
 from databases import Database, Member
 from processes import Worker
-from sealed import KeyedProvider, Keeper, asked
+from sealed import Keeper, KeyedProvider, asked
 from simulated import calls, ended
 
 
@@ -38,7 +38,12 @@ def test_a_shared_provider_without_a_sealed_key_gets_that_of_the_worker_s_enviro
 
 
 def test_a_tenant_s_own_provider_gets_that_tenant_s_key_and_never_another(
-    database: Database, member: Member, keeper: Keeper, provider: KeyedProvider, worker: Callable[..., Worker], tmp_path: Path
+    database: Database,
+    member: Member,
+    keeper: Keeper,
+    provider: KeyedProvider,
+    worker: Callable[..., Worker],
+    tmp_path: Path,
 ) -> None:
     model = keeper.own_provider(member.tenant_id, provider)
     keeper.set("OWN_API_KEY", "sk-operator-sealed")
@@ -163,8 +168,10 @@ def test_a_vault_is_asked_for_what_is_not_sealed_here(
     database.execute(
         """
         create schema vault;
-        create table vault.secrets (id uuid default gen_random_uuid(), name text, value text, updated_at timestamptz default now());
-        create view vault.decrypted_secrets as select id, name, value as decrypted_secret, updated_at from vault.secrets;
+        create table vault.secrets
+          (id uuid default gen_random_uuid(), name text, value text, updated_at timestamptz default now());
+        create view vault.decrypted_secrets as
+          select id, name, value as decrypted_secret, updated_at from vault.secrets;
         """
     )
     put = "insert into vault.secrets (name, value) values (%s, %s)"
@@ -175,7 +182,8 @@ def test_a_vault_is_asked_for_what_is_not_sealed_here(
     database.execute(put, f"martlet/{member.tenant_id}/OWN_API_KEY", "sk-vault-tenant")
     assert ended(database, asked(database, member, model))["status"] == "succeeded"
     database.execute(
-        "update vault.secrets set value = 'sk-vault-changed', updated_at = clock_timestamp() where name like 'martlet/%'"
+        "update vault.secrets set value = 'sk-vault-changed', updated_at = clock_timestamp()"
+        " where name like 'martlet/%'"
     )
     assert ended(database, asked(database, member, model))["status"] == "succeeded"
     assert provider.keys == ["sk-vault-operator", "sk-vault-tenant", "sk-vault-changed"]
@@ -192,7 +200,8 @@ def test_a_vault_that_somebody_else_has_made_is_no_vault(database: Database) -> 
     stranger = database.login()
     database.execute(f"create schema vault authorization {stranger.name}")
     database.connect(user=stranger).execute(
-        "create view vault.decrypted_secrets as select gen_random_uuid() as id, 'OWN_API_KEY' as name, 'x' as decrypted_secret, now() as updated_at"
+        "create view vault.decrypted_secrets as"
+        " select gen_random_uuid() as id, 'OWN_API_KEY' as name, 'x' as decrypted_secret, now() as updated_at"
     )
     assert database.value("select ai.has_vault()") is False
     with databases.refused("42501"):
