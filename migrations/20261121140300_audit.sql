@@ -78,3 +78,17 @@ comment on column ai.audit_pending.is_first is 'The first of its transaction: th
 alter table ai.audit_log     enable row level security;
 alter table ai.audit_heads   enable row level security;
 alter table ai.audit_pending enable row level security;
+
+-- Rotating a key makes another one in its place. What limits a key limits all of them together, or a rotation would lift it.
+alter table ai.api_keys add column origin_id uuid;
+comment on column ai.api_keys.origin_id is 'The first of the keys that were rotated one into the other. Kept by a trigger. Limits count by it.';
+
+alter table ai.limits
+  add column api_key_id uuid,
+  drop constraint limits_per,
+  add constraint limits_per check (per in ('tenant', 'member', 'api_key')),
+  drop constraint limits_credit,
+  add constraint limits_credit check (metric <> 'credit' or (per = 'tenant' and num_nulls(user_id, kind, profile, model, api_key_id) = 5));
+comment on column ai.limits.per is 'tenant: one counter; member: one counter for each user; api_key: one for each API key, and what is asked with none is not concerned.';
+comment on column ai.limits.api_key_id is 'Only what is asked with this API key (and what replaces it by ai.rotate_api_key()); null: whatever. Kept as the first of its rotations.';
+comment on column ai.counters.subject is 'The user of a limit per member, the API key of one per API key; else empty.';

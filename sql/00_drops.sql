@@ -30,3 +30,15 @@ $$;
 -- Permissions took their place; policies that asked them are made again.
 drop function if exists ai.sees_tenant() cascade;
 drop function if exists ai.is_tenant_admin() cascade;
+drop function if exists ai.take_turn();
+-- With the API key.
+drop function if exists ai.generation_counters(uuid, text, text, text, text);
+drop function if exists ai.make_counters(uuid, text, text, text, text);
+drop function if exists ai.existing_lane(uuid, text, uuid, text, text, text, text);
+do $$
+begin
+  if exists (select from pg_catalog.pg_proc p where p.oid = to_regprocedure('ai.limits_status()') and not p.proargnames @> array['api_key_id']) then
+    drop function ai.limits_status();
+  end if;
+end
+$$;

@@ -33,52 +33,64 @@ end
 $$;
 comment on function ai.limited(uuid) is 'Whether an enabled limit concerns this tenant.';
 
--- Which counters count a generation, by what its row names. Takes no locks.
-create or replace function ai.generation_counters(p_tenant uuid, p_user text, p_kind text, p_model text, p_profile text) returns bigint[]
+-- Which counters count a generation, by what its row names. Takes no locks. A key that is gone counts as itself.
+create or replace function ai.generation_counters(p_tenant uuid, p_user text, p_kind text, p_model text, p_profile text, p_api_key uuid default null) returns bigint[]
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 declare
+  v_key     uuid := case when p_api_key is not null then ai.key_origin(p_api_key) end;
   v_ids     bigint[];
   v_missing boolean;
 begin
   select array_agg(c.id order by c.id), bool_or(c.id is null)
     into v_ids, v_missing
     from ai.limits l
-    left join ai.counters c on c.limit_id = l.id and c.tenant_id = p_tenant and c.subject = case l.per when 'member' then p_user else '' end
+    left join ai.counters c on c.limit_id = l.id and c.tenant_id = p_tenant
+                           and c.subject = case l.per when 'member' then p_user when 'api_key' then v_key::text else '' end
    where (l.tenant_id = p_tenant or l.tenant_id is null) and l.enabled
      and (l.user_id is null or l.user_id = p_user) and (l.kind is null or l.kind = p_kind)
-     and (l.profile is null or l.profile = p_profile) and (l.model is null or l.model = p_model);
+     and (l.profile is null or l.profile = p_profile) and (l.model is null or l.model = p_model)
+     and (l.per <> 'api_key' or v_key is not null) and (l.api_key_id is null or l.api_key_id = v_key);
   return case when v_missing then null else coalesce(v_ids, '{}') end;
 end
 $$;
-comment on function ai.generation_counters(uuid, text, text, text, text) is
+comment on function ai.generation_counters(uuid, text, text, text, text, uuid) is
   'Ids of the counters of the limits that concern such a generation, ascending; empty: none does; null: one has to be made first.';
+
+create or replace function ai.key_origin(p_api_key uuid) returns uuid
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$ select coalesce((select k.origin_id from ai.api_keys k where k.id = p_api_key), p_api_key) $$;
+comment on function ai.key_origin(uuid) is 'The first of the API keys that were rotated into this one.';
 
 -- Makes the counters that ai.generation_counters() misses and gives all of them. Locks the one row of ai.counter_making
 -- until the transaction ends: claims that make counters follow each other. To be called before ai.reserve_limits() in a
 -- transaction, never after it, so that nobody who holds a counter waits here. Raises 40001 where the transaction's
 -- snapshot is too old to see what another has made.
-create or replace function ai.make_counters(p_tenant uuid, p_user text, p_kind text, p_model text, p_profile text) returns bigint[]
+create or replace function ai.make_counters(p_tenant uuid, p_user text, p_kind text, p_model text, p_profile text, p_api_key uuid default null) returns bigint[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 declare
+  v_key uuid := case when p_api_key is not null then ai.key_origin(p_api_key) end;
   v_ids bigint[];
 begin
   perform from ai.counter_making for update;
   for v_try in 1 .. 10 loop  -- a limit may be set between the two statements
     insert into ai.counters (limit_id, tenant_id, subject)
-    select l.id, p_tenant, case l.per when 'member' then p_user else '' end
+    select l.id, p_tenant, case l.per when 'member' then p_user when 'api_key' then v_key::text else '' end
       from ai.limits l
      where (l.tenant_id = p_tenant or l.tenant_id is null) and l.enabled
        and (l.user_id is null or l.user_id = p_user) and (l.kind is null or l.kind = p_kind)
        and (l.profile is null or l.profile = p_profile) and (l.model is null or l.model = p_model)
+       and (l.per <> 'api_key' or v_key is not null) and (l.api_key_id is null or l.api_key_id = v_key)
      order by l.id
     on conflict do nothing;
-    v_ids := ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile);
+    v_ids := ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile, p_api_key);
     exit when v_ids is not null;
   end loop;
   if v_ids is null then
@@ -87,7 +99,7 @@ begin
   return v_ids;
 end
 $$;
-comment on function ai.make_counters(uuid, text, text, text, text) is 'Makes the counters that such a generation needs; gives their ids, ascending.';
+comment on function ai.make_counters(uuid, text, text, text, text, uuid) is 'Makes the counters that such a generation needs; gives their ids, ascending.';
 
 -- The most that so many tokens can cost: each at the dearest rate of its side. Rates as in ai.prices.
 create or replace function ai.dearest_cost(p_rates jsonb, p_input bigint, p_output bigint) returns numeric
@@ -110,7 +122,7 @@ as $$
                        when 'cost' then format('a cost of %s', trim_scale(p_amount))
                        else format('%s %s', trim_scale(p_amount), p_metric) end
       || case p_period when 'hour' then ' an hour' else coalesce(' a ' || p_period, '') end
-      || case p_per when 'member' then ' for each member' else '' end
+      || case p_per when 'member' then ' for each member' when 'api_key' then ' for each API key' else '' end
 $$;
 comment on function ai.limit_text(text, text, numeric, text) is 'A limit in words, such as 20 requests an hour for each member.';
 
@@ -134,6 +146,38 @@ end
 $$;
 comment on function ai.own_limit() is 'Trigger: marks limits that an admin sets as the tenant''s own.';
 
+-- Trigger BEFORE INSERT, after own_limit: a limit of one API key is of a key of its tenant, and is kept by the first of its
+-- rotations. Raises PT404 for any other: whether another tenant has such a key is not told.
+create or replace function ai.own_limit_key() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_all boolean := ai.acts_for_all();
+begin
+  select k.tenant_id, coalesce(k.origin_id, k.id) into new.tenant_id, new.api_key_id
+    from ai.api_keys k
+   where k.id = new.api_key_id and (k.tenant_id = new.tenant_id or new.tenant_id is null and v_all) and (v_all or k.tenant_id = ai.tenant_id());
+  if not found then
+    raise exception 'there is no such API key in this tenant' using errcode = 'PT404', hint = 'select id, name, state from ai.api_key_list;';
+  end if;
+  return new;
+end
+$$;
+comment on function ai.own_limit_key() is 'Trigger: a limit of one API key is of a key of its own tenant.';
+
+-- Trigger BEFORE INSERT on ai.api_keys.
+create or replace function ai.keep_key_origin() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  new.origin_id := case when new.replaces is not null then ai.key_origin(new.replaces) else new.id end;
+  return new;
+end
+$$;
+comment on function ai.keep_key_origin() is 'Trigger: notes which key the first was that was rotated into this one.';
+
 -- Trigger BEFORE UPDATE OR DELETE: what a limit counts does not change under its counters, and the ledger of money is
 -- not deleted. Raises PT409.
 create or replace function ai.keep_limit() returns trigger
@@ -156,8 +200,8 @@ begin
     new.user_id := old.user_id;  -- for the comparison: the name of a person who is being forgotten is taken off (ai.erase_names())
     v_forgotten := true;
   end if;
-  if (new.id, new.tenant_id, new.per, new.user_id, new.kind, new.profile, new.model, new.metric, new.period, new.operator)
-     is distinct from (old.id, old.tenant_id, old.per, old.user_id, old.kind, old.profile, old.model, old.metric, old.period, old.operator) then
+  if (new.id, new.tenant_id, new.per, new.user_id, new.kind, new.profile, new.model, new.metric, new.period, new.operator, new.api_key_id)
+     is distinct from (old.id, old.tenant_id, old.per, old.user_id, old.kind, old.profile, old.model, old.metric, old.period, old.operator, old.api_key_id) then
     raise exception 'of a limit only amount, soft, on_limit and enabled change'
       using errcode = 'PT409', detail = 'Its counters would go on with what was counted for something else.',
             hint = 'Insert another one and set enabled = false here.';
@@ -187,13 +231,17 @@ $$;
 comment on function ai.limits_changed() is 'Trigger: lanes that wait for room are looked at again.';
 
 revoke execute on function ai.window_start(text, timestamptz), ai.window_end(text, timestamptz), ai.limited(uuid),
-  ai.generation_counters(uuid, text, text, text, text), ai.make_counters(uuid, text, text, text, text), ai.dearest_cost(jsonb, bigint, bigint),
-  ai.limit_text(text, text, numeric, text), ai.own_limit(), ai.keep_limit(), ai.limits_changed() from public;
+  ai.generation_counters(uuid, text, text, text, text, uuid), ai.key_origin(uuid), ai.make_counters(uuid, text, text, text, text, uuid), ai.dearest_cost(jsonb, bigint, bigint),
+  ai.limit_text(text, text, numeric, text), ai.own_limit(), ai.own_limit_key(), ai.keep_key_origin(), ai.keep_limit(), ai.limits_changed() from public;
 
 -- objects
 
 create or replace trigger own_limit before insert on ai.limits
   for each row execute function ai.own_limit();
+create or replace trigger own_limit_key before insert on ai.limits
+  for each row when (new.api_key_id is not null) execute function ai.own_limit_key();
+create or replace trigger keep_key_origin before insert on ai.api_keys
+  for each row execute function ai.keep_key_origin();
 create or replace trigger keep_limit before update or delete on ai.limits
   for each row execute function ai.keep_limit();
 drop trigger if exists changed on ai.limits;
@@ -206,7 +254,7 @@ create constraint trigger changed after insert on ai.credits
 drop policy if exists visible on ai.limits;
 create policy visible on ai.limits for select to ai_user
   using ((tenant_id is null or tenant_id = (select ai.tenant_id()))
-         and (user_id is null and (select ai.tenant_id()) is not null or user_id = (select ai.user_id())
+         and (user_id is null and api_key_id is null and (select ai.tenant_id()) is not null or user_id = (select ai.user_id())
               or (select ai.may('policy:read') or ai.may('policy:write') or ai.may('billing:read'))));
 drop policy if exists own on ai.limits;
 create policy own on ai.limits for insert to ai_admin
@@ -217,7 +265,7 @@ create policy own_change on ai.limits for update to ai_admin
 grant select on ai.limits to ai_user;
 -- By column, because who may update or delete a whole table may also lock it, and with it everybody's claims. A limit is
 -- switched off, not deleted.
-grant insert (tenant_id, per, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) on ai.limits to ai_admin;
+grant insert (tenant_id, per, api_key_id, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) on ai.limits to ai_admin;
 grant update (amount, soft, on_limit, enabled) on ai.limits to ai_admin;
 
 drop policy if exists visible on ai.credits;

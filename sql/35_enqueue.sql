@@ -61,7 +61,7 @@ comment on function ai.list_lanes(bigint[]) is 'Makes the claim look at these la
 -- tenant's own for the priority. Inserts only look: to make a lane here would let one insert wait for another. The claim
 -- puts what lies in the wrong lane into the right one.
 create or replace function ai.existing_lane(
-  p_tenant uuid, p_priority text, p_batch uuid, p_user text, p_kind text, p_model text, p_profile text) returns bigint
+  p_tenant uuid, p_priority text, p_batch uuid, p_user text, p_kind text, p_model text, p_profile text, p_api_key uuid) returns bigint
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -70,7 +70,7 @@ declare
   v_lane     bigint;
 begin
   if exists (select from ai.limits l where l.tenant_id = p_tenant and l.enabled) or exists (select from ai.limits l where l.tenant_id is null and l.enabled) then
-    v_counters := coalesce(ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile), '{}');
+    v_counters := coalesce(ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile, p_api_key), '{}');
   end if;
   if p_batch is not null then
     select l.id into v_lane from ai.lanes l
@@ -90,7 +90,7 @@ begin
   return (select l.id from ai.lanes l where l.tenant_id = p_tenant and l.priority = p_priority and l.counters = '{}' and l.batch_id is null);
 end
 $$;
-comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text) is 'The best lane there is for such a generation; null: not even the tenant''s own.';
+comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text, uuid) is 'The best lane there is for such a generation; null: not even the tenant''s own.';
 
 -- Trigger AFTER INSERT, each statement: a few statements, however many rows, tenants and lanes. Raises PT404 where no model
 -- answers what was inserted. What is alike, nearly every insert, is told from the rest by the first look.
@@ -103,14 +103,14 @@ declare
   v_all  record;
   v_lane bigint;
 begin
-  select i.tenant_id, i.status, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, count(*) over () as groups,
+  select i.tenant_id, i.status, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, i.api_key_id, count(*) over () as groups,
          bool_or(bool_or(i.cached)) over () as any_cached,
          bool_or(i.purpose is null) as asked,
          bool_or(i.run_after > v_now) is not true and bool_and(i.query_id is null and i.judge_ids is null) as ready,
          bool_or(i.cache_key is not null or i.template is not null or i.collection is not null or i.conversation_id is not null or i.purpose in ('chunks', 'rows')) as prepare
     into v_all
     from inserted i
-   group by 1, 2, 3, 4, 5, 6, 7, 8
+   group by 1, 2, 3, 4, 5, 6, 7, 8, 9
    order by i.status = 'queued' desc limit 1;
   if not found or v_all.groups = 1 and v_all.status <> 'queued' and not v_all.any_cached then
     return null;
@@ -120,7 +120,7 @@ begin
     if v_all.asked then
       perform ai.check_target(v_all.tenant_id, v_all.kind, v_all.model, v_all.profile);
     end if;
-    v_lane := ai.existing_lane(v_all.tenant_id, v_all.priority, v_all.batch_id, v_all.user_id, v_all.kind, v_all.model, v_all.profile);
+    v_lane := ai.existing_lane(v_all.tenant_id, v_all.priority, v_all.batch_id, v_all.user_id, v_all.kind, v_all.model, v_all.profile, v_all.api_key_id);
     if v_lane is not null then
       insert into ai.queue (lane_id, generation_id, tenant_id, prepare)
       select v_lane, i.id, i.tenant_id, coalesce(v_all.prepare, false) from inserted i;
@@ -181,14 +181,14 @@ declare
   v_done record;
 begin
   with inserted as materialized (
-    select g.id, g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile, g.run_after, g.query_id, g.judge_ids, g.deadline_ms, g.created_at,
-           concat_ws(E'\x01', g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, 'm' || g.model, 'p' || g.profile) as alike,
+    select g.id, g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id, g.run_after, g.query_id, g.judge_ids, g.deadline_ms, g.created_at,
+           concat_ws(E'\x01', g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, 'm' || g.model, 'p' || g.profile, 'k' || g.api_key_id) as alike,
            coalesce(g.cache_key is not null or g.template is not null or g.collection is not null or g.conversation_id is not null or g.purpose in ('chunks', 'rows'), false) as prepare
       from unnest(p_tenants, p_ids) p (tenant_id, id)
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
   ), groups as materialized (
-    select d.alike, ai.existing_lane(d.tenant_id, d.priority, d.batch_id, d.user_id, d.kind, d.model, d.profile) as lane_id
-      from (select distinct i.alike, i.tenant_id, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile from inserted i) d
+    select d.alike, ai.existing_lane(d.tenant_id, d.priority, d.batch_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id) as lane_id
+      from (select distinct i.alike, i.tenant_id, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, i.api_key_id from inserted i) d
   ), placed as (
     select i.*, g.lane_id, i.query_id is not null or i.judge_ids is not null as waits,
            greatest(i.created_at, i.run_after) + coalesce(i.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at
@@ -253,7 +253,7 @@ end
 $$;
 comment on function ai.ask_first(uuid[], uuid[]) is 'Inserts the embeddings and verdicts that these generations wait for.';
 
-revoke execute on function ai.wake_workers(), ai.list_lanes(bigint[]), ai.existing_lane(uuid, text, uuid, text, text, text, text),
+revoke execute on function ai.wake_workers(), ai.list_lanes(bigint[]), ai.existing_lane(uuid, text, uuid, text, text, text, text, uuid),
   ai.enqueue_generations(), ai.check_target(uuid, text, text, text), ai.enqueue_mixed(uuid[], uuid[], timestamptz), ai.ask_first(uuid[], uuid[]) from public;
 
 -- objects

@@ -188,13 +188,13 @@ begin
       from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets) u (id, tenant_id, lane_id, attempts, target)
       join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
       join ai.lanes l on l.id = u.lane_id
-      join (select d.*, coalesce(ai.generation_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile),
-                                 ai.make_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile)) as counters
-              from (select distinct g.tenant_id, g.user_id, g.kind, g.model, g.profile
+      join (select d.*, coalesce(ai.generation_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id),
+                                 ai.make_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id)) as counters
+              from (select distinct g.tenant_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id
                       from unnest(p_ids, p_tenants) u (id, tenant_id) join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
                      where ai.limited(u.tenant_id)) d offset 0) w
         on w.tenant_id = g.tenant_id and w.user_id = g.user_id and w.kind = g.kind and w.model is not distinct from g.model
-       and w.profile is not distinct from g.profile
+       and w.profile is not distinct from g.profile and w.api_key_id is not distinct from g.api_key_id
      where l.counters <> w.counters or l.batch_id is distinct from g.batch_id
   ), made as (
     insert into ai.lanes (tenant_id, priority, counters, batch_id)
