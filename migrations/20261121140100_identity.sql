@@ -13,7 +13,7 @@ alter table ai.api_key_uses enable row level security;
 alter table ai.api_keys drop column last_used_at;
 
 -- What a bound role's member is and may do, copied to where it is asked for several times a statement: one index probe in place of
--- five. Kept by triggers (sql/18_bindings.sql), which take turns by updating the one row of ai.binding_turns.
+-- five. Kept by triggers (sql/17_bindings.sql), which take turns by updating rows of ai.binding_turns.
 alter table ai.role_bindings
   add column member_role        text,
   add column member_permissions text[],
@@ -23,9 +23,9 @@ comment on column ai.role_bindings.member_permissions is 'Copy of that role''s p
 comment on column ai.role_bindings.member_enabled is 'Whether member and tenant are enabled. Kept by triggers.';
 
 create table ai.binding_turns (
-  only_row boolean not null default true constraint binding_turns_pkey primary key constraint binding_turns_only_row check (only_row),
-  turn     bigint  not null default 0
+  scope text   not null constraint binding_turns_pkey primary key,
+  turn  bigint not null default 0
 );
-insert into ai.binding_turns default values;
-comment on table ai.binding_turns is 'One row: how often something changed of which ai.role_bindings has a copy.';
+insert into ai.binding_turns (scope) values ('roles'), ('logins');
+comment on table ai.binding_turns is 'How often something changed of which ai.role_bindings has a copy: a row for each tenant, one for the roles that all share, one for names of logins.';
 alter table ai.binding_turns enable row level security;

@@ -1,16 +1,27 @@
 -- Bindings of login roles carry a copy of what their member is and may do, because that is asked for several times a
 -- statement. The copies are right at every commit, at every isolation level: whoever changes a binding, or what is copied into
--- one, first takes a turn by updating the row of ai.binding_turns, which the others wait for. Who looks after that sees what
+-- one, first takes a turn by updating the tenant's row of ai.binding_turns, which the others wait for. Who looks after that sees what
 -- they committed, or, with a snapshot of the whole transaction, fails (40001).
 --
--- Locks: ai.binding_turns until the transaction ends, after the row that was changed. Changes of members' role or state,
--- of roles, of tenants' state and of bindings go one after the other; nothing else does.
+-- Locks, until the transaction ends, after the row that was changed: the row for the shared roles (shared, or, by who changes a shared
+-- role, alone), then the tenant's. Changes of members' role or state, of roles, of the tenant's state and of bindings go one after
+-- the other within a tenant: what one tenant leaves open holds up no other, only the operator who changes a shared role.
 
-create or replace function ai.take_turn() returns void
-language sql volatile security definer
+-- p_tenant null: a shared role changes.
+create or replace function ai.take_turn(p_tenant uuid) returns void
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-as $$ update ai.binding_turns set turn = turn + 1 $$;
-comment on function ai.take_turn() is 'Makes who changes bindings or what they copy wait for each other.';
+as $$
+begin
+  if p_tenant is null then
+    update ai.binding_turns t set turn = t.turn + 1 where t.scope = 'roles';
+  else
+    perform from ai.binding_turns t where t.scope = 'roles' for share;
+    insert into ai.binding_turns as t (scope) values (p_tenant::text) on conflict (scope) do update set turn = t.turn + 1;
+  end if;
+end
+$$;
+comment on function ai.take_turn(uuid) is 'Makes who changes bindings of a tenant, or what they copy, wait for each other.';
 
 -- Trigger BEFORE INSERT OR UPDATE, each row of ai.role_bindings: whatever is written, the copy is the truth.
 create or replace function ai.copy_member() returns trigger
@@ -18,7 +29,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform ai.take_turn();
+  perform ai.take_turn(new.tenant_id);
   select m.role, coalesce(ai.role_permissions(m.tenant_id, m.role), '{}'), m.enabled and t.enabled
     into new.member_role, new.member_permissions, new.member_enabled
     from ai.members m join ai.tenants t on t.id = m.tenant_id
@@ -36,7 +47,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (select n.tenant_id, n.user_id, n.role, n.enabled from changed n except all select o.tenant_id, o.user_id, o.role, o.enabled from was o) then
-    perform ai.take_turn();
+    perform ai.take_turn(d.tenant_id) from (select distinct n.tenant_id from changed n order by 1) d;
     update ai.role_bindings b set member_enabled = b.member_enabled from changed n where b.tenant_id = n.tenant_id and b.user_id = n.user_id;
   end if;
   return null;
@@ -49,19 +60,29 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform ai.take_turn();
+  perform ai.take_turn(new.id);
   update ai.role_bindings b set member_enabled = b.member_enabled where b.tenant_id = new.id;
   return null;
 end
 $$;
 comment on function ai.copy_tenant() is 'Trigger: a tenant was switched on or off.';
 
+-- A shared role is changed at READ COMMITTED: with an older snapshot bindings that were made meanwhile would be missed. Raises PT400.
 create or replace function ai.copy_role() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform ai.take_turn();
+  if tg_op <> 'INSERT' and old.tenant_id is null or tg_op <> 'DELETE' and new.tenant_id is null then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+      raise exception 'this needs isolation level READ COMMITTED' using errcode = 'PT400', detail = 'Who was bound since the transaction began would be missed.';
+    end if;
+    perform ai.take_turn(null);
+  end if;
+  perform ai.take_turn(d.tenant_id)
+     from (select distinct u.tenant_id
+             from (select case when tg_op <> 'INSERT' then old.tenant_id end as tenant_id union all select case when tg_op <> 'DELETE' then new.tenant_id end) u
+            where u.tenant_id is not null order by 1) d;
   update ai.role_bindings b set member_enabled = b.member_enabled
    where case when tg_op <> 'INSERT' then b.member_role = old.name and (old.tenant_id is null or b.tenant_id = old.tenant_id) else false end
       or case when tg_op <> 'DELETE' then b.member_role = new.name and (new.tenant_id is null or b.tenant_id = new.tenant_id) else false end;
@@ -79,7 +100,7 @@ as $$
 declare
   v_count integer;
 begin
-  perform ai.take_turn();
+  perform ai.take_turn(null);
   update ai.role_bindings b set member_enabled = b.member_enabled
     from ai.members m join ai.tenants t on t.id = m.tenant_id
    where m.tenant_id = b.tenant_id and m.user_id = b.user_id
@@ -98,7 +119,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform ai.take_turn();
+  update ai.binding_turns t set turn = t.turn + 1 where t.scope = 'logins';
   if exists (select from ai.role_bindings b join ai.authenticators a on a.role_name = b.role_name where b.role_name = new.role_name) then
     raise exception 'role % cannot be both bound to a member and an authenticator', new.role_name
       using errcode = 'PT409', hint = 'Use two login roles.';
@@ -108,7 +129,7 @@ end
 $$;
 comment on function ai.keep_roles_apart() is 'Trigger: no role is both in ai.role_bindings and in ai.authenticators.';
 
-revoke execute on function ai.take_turn(), ai.copy_member(), ai.copy_members(), ai.copy_tenant(), ai.copy_role(), ai.refresh_bindings(), ai.keep_roles_apart()
+revoke execute on function ai.take_turn(uuid), ai.copy_member(), ai.copy_members(), ai.copy_tenant(), ai.copy_role(), ai.refresh_bindings(), ai.keep_roles_apart()
   from public;
 
 -- objects
