@@ -84,9 +84,15 @@ def run_crowd(
     dice: random.Random,
     rows: int,
     work: Any,
+    keys: list[str] | None = None,
 ) -> None:
-    """CLIENTS apps insert `rows` each, while CLAIMERS workers do `work(worker, attempts, dice)` until all is quiet."""
+    """CLIENTS apps insert `rows` each, while CLAIMERS workers do `work(worker, attempts, dice)` until all is quiet.
+
+    With `keys` each app begins a session with one of these API keys.
+    """
     connections = [database.connect(user=members[n % len(members)]) for n in range(CLIENTS)]
+    for number, connection in enumerate(connections if keys else []):
+        connection.execute("select ai.login(%s, true)", [keys[number % len(keys)] if keys else None])
     workers = [PlainWorker(database, f"claimer {n}") for n in range(CLAIMERS)]
     busy = [CLIENTS]
     lock = threading.Lock()
@@ -149,6 +155,34 @@ def test_a_limit_of_n_admits_n_and_not_one_more(database: Database, dice: random
         while attempts := worker.claim(64, look_at_everything=True) or worker.claim(64, look_at_everything=True):
             settle(worker, attempts, dice)
         assert database.value("select count(*) from ai.generations where status <> 'succeeded'") == 0
+
+
+def test_a_limit_per_api_key_admits_n_of_each_key_and_not_one_more(database: Database, dice: random.Random) -> None:
+    model(database)
+    tenant = database.tenant()
+    member = database.member(tenant, role="admin")
+    made = database.execute(
+        "select k.id, k.key from generate_series(1, 2) n, ai.create_api_key('key ' || n, %s, null, null, %s) k",
+        member.user_id,
+        tenant,
+    )
+    rotated = database.execute("select id, key from ai.rotate_api_key(%s)", made[0]["id"])[0]
+    limit(database, per="api_key", metric="requests", period="month", amount=30, on_limit="reject")
+    limit(database, tenant_id=tenant, api_key_id=made[0]["id"], metric="requests", period="month", amount=20)
+    run_crowd(database, [member], dice, 2, settle, [made[0]["key"], made[1]["key"], rotated["key"]])
+    asked = database.execute(
+        "select origin_id, status, count(*) n from ai.generations g join ai.api_keys k on k.id = g.api_key_id"
+        " group by 1, 2"
+    )
+    by_key = {(row["origin_id"], row["status"]): row["n"] for row in asked}
+    first, second = made[0]["id"], made[1]["id"]
+    # 21 or 22 of the 64 apps have each of the keys, and ask twice.
+    assert by_key[first, "succeeded"] == 20, "the key and what it was rotated into, together"
+    assert by_key[second, "succeeded"] == 30
+    assert by_key[second, "rejected"] == 12
+    assert sum(by_key.values()) == CLIENTS * 2
+    chains_hold(database)
+    nothing_is_reserved(database)
 
 
 @pytest.mark.parametrize("on_limit", ["wait", "reject"])
