@@ -18,7 +18,7 @@ create or replace function ai.acts_for_all() returns boolean
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select ai.acts_as_owner() or coalesce((select r.rolbypassrls from pg_roles r where r.rolname = ai.acting_role()), false)
+  select ai.acts_as_owner() or coalesce((select r.rolbypassrls from pg_roles r where r.rolname = (select ai.acting_role())), false)
 $$;
 comment on function ai.acts_for_all() is 'Whether the acting role may name any tenant, because row-level security does not bind it.';
 

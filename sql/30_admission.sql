@@ -179,7 +179,7 @@ begin
         using errcode = 'PT401', detail = (select w.why from ai.whoami() w),
               hint = 'insert into ai.role_bindings (role_name, tenant_id, user_id) values (…), or come with an API key or the JWT of a member.';
     end if;
-    if new.tenant_id <> v_me.tenant_id and not ai.acts_for_all() then
+    if (new.tenant_id <> v_me.tenant_id) is true and not ai.acts_for_all() then  -- `null and` would ask who acts of every row
       raise exception 'no such member in this tenant' using errcode = 'PT403', hint = c_hint;
     end if;
     if v_me.tenant_id is not null then
