@@ -16,6 +16,14 @@ def world(database: Database) -> World:
     return World(database)
 
 
+@pytest.fixture(autouse=True)
+def _short_connections(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Closes what a test opened in the world of its module: settings and cursors must not stay for the next one."""
+    yield
+    if "filled" in request.fixturenames:
+        request.getfixturevalue("filled").close_connections()
+
+
 @pytest.fixture(scope="module")
 def filled(server: str, template: str) -> Iterator[World]:
     """Alpha, and beta with one of everything; shared by the tests of a module, which must not change it."""

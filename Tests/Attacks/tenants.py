@@ -27,9 +27,18 @@ class World:
     beta: uuid.UUID = field(init=False)
     logins: dict[str, Member | Login] = field(default_factory=dict)
     belongings: dict[str, Any] = field(default_factory=dict)
+    _opened: list[psycopg.Connection[dict[str, Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         db = self.database
+        made, connect = self._opened, db.connect
+
+        def remember(*arguments: Any, **options: Any) -> psycopg.Connection[dict[str, Any]]:
+            connection = connect(*arguments, **options)
+            made.append(connection)
+            return connection
+
+        db.connect = remember  # type: ignore[method-assign]
         self.alpha, self.beta = db.tenant(), db.tenant()
         for name, tenant, role in (
             ("ann", self.alpha, "user"),
@@ -52,6 +61,13 @@ class World:
     def connect(self, name: str, **options: Any) -> psycopg.Connection[dict[str, Any]]:
         """A new connection as one of them."""
         return self.database.connect(user=self.logins[name], **options)
+
+    def close_connections(self) -> None:
+        """Closes all but the administrator's."""
+        for connection in self._opened:
+            if connection is not self.database.superuser:
+                connection.close()
+        self._opened.clear()
 
     def schema(self, name: str) -> str:
         """A schema of one of them's own."""
@@ -204,7 +220,7 @@ def outcome(connection: psycopg.Connection[dict[str, Any]], query: str, *argumen
     connection.execute("begin")
     try:
         cursor = connection.execute(query, arguments or None)
-        return "ok", cursor.fetchall() if cursor.description else cursor.rowcount
+        return "ok", cursor.rowcount if cursor.description is None else cursor.fetchall()
     except psycopg.Error as error:
         return error.sqlstate or "", (error.diag.message_primary, error.diag.message_detail, error.diag.message_hint)
     finally:
