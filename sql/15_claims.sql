@@ -1,7 +1,34 @@
 -- JWT claims, as a gateway sets them: read with suspicion, because a broken claim must never become an anonymous success.
 
+-- Whether a text is JSON that jsonb takes, for PostgreSQL 15, which has no pg_input_is_valid(): there only a cast in a
+-- subtransaction would tell, and no parallel plan takes that. Strings become the character 1, what else is a value the character 2, neither of
+-- which JSON may have; then objects and lists that hold nothing but these become 2, from the innermost on, until one is left.
+create or replace function ai.looks_like_json(p_text text) returns boolean
+language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_text text := regexp_replace(p_text, '\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}', 'x', 'g');
+  v_last text;
+begin
+  if p_text ~ '[\x01\x02]' then
+    return false;
+  end if;
+  v_text := regexp_replace(v_text, '"([^"\\\x01-\x1f]|\\["\\/bfnrt]|\\u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4})*"', chr(1), 'g');
+  v_text := regexp_replace(v_text, 'true|false|null|-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?', chr(2), 'g');
+  while v_text is distinct from v_last loop
+    v_last := v_text;
+    v_text := regexp_replace(v_text,
+      '\{[ \t\n\r]*(\x01[ \t\n\r]*:[ \t\n\r]*[\x01\x02][ \t\n\r]*(,[ \t\n\r]*\x01[ \t\n\r]*:[ \t\n\r]*[\x01\x02][ \t\n\r]*)*)?\}'
+      '|\[[ \t\n\r]*([\x01\x02][ \t\n\r]*(,[ \t\n\r]*[\x01\x02][ \t\n\r]*)*)?\]', chr(2), 'g');
+  end loop;
+  return v_text ~ '^[ \t\n\r]*[\x01\x02][ \t\n\r]*$';
+end
+$$;
+comment on function ai.looks_like_json(text) is 'Whether jsonb takes a text, without trying it.';
+
 -- Text from outside as a JSON object; null where it is none. Bounded before it is parsed, in length and in brackets: the
--- parser recurses. From PostgreSQL 16 on without a subtransaction, which parallel plans do not take there.
+-- parser recurses.
 create or replace function ai.parse_object(p_text text) returns jsonb
 language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
@@ -15,14 +42,10 @@ begin
     if not pg_input_is_valid(p_text, 'jsonb') then
       return null;
     end if;
-    v_object := p_text::jsonb;
-  else
-    begin
-      v_object := p_text::jsonb;
-    exception when data_exception or program_limit_exceeded then
-      return null;
-    end;
+  elsif not ai.looks_like_json(p_text) then
+    return null;
   end if;
+  v_object := p_text::jsonb;
   return case when jsonb_typeof(v_object) = 'object' then v_object end;
 end
 $$;
@@ -125,6 +148,6 @@ end
 $$;
 comment on function ai.claimed_member(text) is 'Tenant and user of JWT claims; PT401 for wrong ones.';
 
-revoke execute on function ai.parse_object(text), ai.check_times(jsonb), ai.claimed_tenant(jsonb), ai.claimed_member(text) from public;
+revoke execute on function ai.looks_like_json(text), ai.parse_object(text), ai.check_times(jsonb), ai.claimed_tenant(jsonb), ai.claimed_member(text) from public;
 
 -- objects

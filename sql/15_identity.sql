@@ -141,19 +141,6 @@ grant execute on function ai.identity(), ai.tenant_id(), ai.user_id(), ai.only_u
 
 -- objects
 
--- Before 16 claims are parsed in a subtransaction, which no parallel plan takes.
-do $$
-begin
-  if current_setting('server_version_num')::integer < 160000 then
-    alter function ai.identity() parallel unsafe;
-    alter function ai.tenant_id() parallel unsafe;
-    alter function ai.user_id() parallel unsafe;
-    alter function ai.only_user() parallel unsafe;
-    alter function ai.may(text) parallel unsafe;
-  end if;
-end
-$$;
-
 create or replace trigger make_lanes after insert on ai.tenants
   for each row execute function ai.make_lanes();
 

@@ -2,6 +2,8 @@
 begin;
 \ir setup/world.sql
 select no_plan();
+select random() as seed \gset
+
 
 -- Runs as a login role with claims and gives "tenant/user/role/source", nobody, or the SQLSTATE.
 create function t.who(p_role text, p_claims text default null, p_set_role text default null) returns text language plpgsql as $$
@@ -158,6 +160,52 @@ select ok(t.web_error(claims) !~ 'planted', format('the error tells nothing of %
   from (values ('{"sub": "planted"}'), ('{"sub": "ann", "tenant_id": "planted"}'), ('{"sub": "ann", "exp": "planted"}'), ('planted'), ('{"sub": "planted'),
                ('{"sub": ["planted"]}'), ('{"sub": "ann", "app_metadata": "planted"}'), ('{"sub": "planted", "sub": "planted"}')) v (claims);
 
+create function t.web_sum(p_claims text) returns text language plpgsql as $$
+declare
+  v_sum text;
+begin
+  perform set_config('request.jwt.claims', p_claims, true);
+  execute 'set local session authorization mtap_gateway';
+  execute 'set local role mtap_web';
+  begin
+    select concat_ws(' ', count(*), (select ai.user_id())) into v_sum from t.parallel p where p.n > 0 and (select ai.user_id()) is distinct from 'x';
+  exception when others then
+    v_sum := sqlstate;
+  end;
+  execute 'reset session authorization';
+  return v_sum;
+end
+$$;
+-- The same without pg_input_is_valid(), as on PostgreSQL 15
+select is(ai.looks_like_json(json), true, format('JSON: %s', left(json, 40)))
+  from (values ('{}'), ('[]'), ('{"sub": "ann"}'), (E' \t\n\r{ "a" : [ 1 , -0.5e-10, true,false , null, "x", {} , [ ] ] , "b":{"c":{"d":[[["e"]]]}}} '), ('"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00é😀"'), ('0'), ('-1'), ('1e5'),
+               ('1E+5'), ('null'), ('{"v": "s", "s": ["v"]}'), ('{"a": 1, "a": 2}'), (repeat('[', 500) || repeat(']', 500)), ('"' || repeat('x', 60000) || '"')) v (json);
+select is(ai.looks_like_json(json), false, format('no JSON: %s', left(json, 40)))
+  from (values (''), (' '), ('rubbish'), ('{'), ('}'), ('[1'), ('1]'), ('{"a"}'), ('{"a":}'), ('{"a":1,}'), ('[1,]'), ('[,1]'), ('[1 2]'), ('{"a":1 "b":2}'), ('{a:1}'), ('{''a'':1}'), ('{1:1}'), ('{"a":1}}'), ('{"a":1}{'), ('{} {}'),
+               ('01'), ('1.'), ('.5'), ('+1'), ('1e'), ('--1'), ('1e1000'), ('0x1'), ('NaN'), ('truefalse'), ('true1'), ('1"a"'), ('"a"1'), ('"a""b"'), ('v'), ('s'), ('[v]'), ('{s:v}'), ('"a'), ('a"'), ('"\x"'), ('"\u12"'), ('"\u0000"'),
+               ('"\ud83d"'), ('"\ude00\ud83d"'), ('"\ud83dx"'), (E'"\n"'), (E'{"a":1}\f'), (E'\u00a0{}'), ('True'), ('nul'), ('[1;2]'), ('\'), ('"\"'), (repeat('[', 500) || repeat(']', 499))) v (json);
+-- Random pieces of JSON, put together anyhow: where the server can tell, both agree.
+create function t.agree(p_text text) returns boolean language plpgsql as $$
+begin
+  return current_setting('server_version_num')::integer < 160000 or pg_input_is_valid(p_text, 'jsonb') = ai.looks_like_json(p_text);
+end
+$$;
+select setseed(:seed) \g /dev/null
+select is_empty($$
+  select json from (
+    select n, string_agg((array['{', '}', '[', ']', ',', ':', '"a"', '1', ' ', 'true', '"', '{"a":1}', '[]', '-', '"\\u0041"', E'\x01', 's'])[1 + floor(random() * 17)::int], '' order by random()) as json
+      from generate_series(1, 20000) n cross join generate_series(1, 1 + n % 7) m group by n) r
+   where not t.agree(json) $$, format('random texts, seed %s', :seed));
+
+-- Claims in a parallel plan
+create table t.parallel as select n from generate_series(1, 10000) n;
+grant select on t.parallel to public;
+set local parallel_setup_cost = 0;
+set local parallel_tuple_cost = 0;
+set local min_parallel_table_scan_size = 0;
+select is(t.web_sum(claims), expected, format('in a parallel plan: %s', left(claims, 40)))
+  from (values ('{"sub": "ann"}', '10000 ann'), ('{"sub": "unknown"}', 'PT401'), ('rubbish', 'PT401'), ('{}', '10000')) v (claims, expected);
+
 -- A wrong claim is never an anonymous success
 create function t.web_does(p_claims text, p_sql text) returns text language plpgsql as $$
 declare
@@ -208,6 +256,36 @@ select is(t.rights('mtap_stray'), '', 'nobody may nothing');
 insert into ai.roles (tenant_id, name, permissions) values (t.alpha(), 'user', '{inference:read}'), (t.beta(), 'developer', '{*}');
 select is(t.rights('mtap_ann'), '{inference:read}', 'a tenant''s own role goes before the shared one, at once');
 select isnt(t.rights('mtap_dev'), '{*}', 'another tenant''s does not');
+
+-- What a binding copies is the truth, whatever is written
+create function t.copies() returns text language sql stable as $$
+  select string_agg(concat_ws(' ', b.role_name, b.member_role, b.member_permissions, b.member_enabled), ', ' order by b.role_name) from ai.role_bindings b where b.role_name in ('mtap_ann', 'mtap_bob')
+$$;
+delete from ai.roles where tenant_id is not null;
+update ai.roles set permissions = '{inference:execute}' where name = 'user';
+select is(t.copies(), 'mtap_ann user {inference:execute} t, mtap_bob user {inference:execute} t', 'of the shared role');
+update ai.role_bindings set member_role = 'admin', member_permissions = '{*}', member_enabled = false where role_name = 'mtap_ann';
+select is(t.copies(), 'mtap_ann user {inference:execute} t, mtap_bob user {inference:execute} t', 'what is written into the copy is not kept');
+insert into ai.roles (tenant_id, name, permissions) values (t.alpha(), 'user', '{inference:read}');
+select is(t.copies(), 'mtap_ann user {inference:read} t, mtap_bob user {inference:execute} t', 'a role of a tenant''s own');
+update ai.roles set name = 'other' where tenant_id is not null and name = 'user';
+select is(t.copies(), 'mtap_ann user {inference:execute} t, mtap_bob user {inference:execute} t', 'by another name it is no longer');
+update ai.roles set permissions = '{}' where name = 'user';
+select is(t.copies(), 'mtap_ann user {} t, mtap_bob user {} t', 'a shared role for all');
+update ai.members set enabled = user_id <> 'bob', role = case user_id when 'ann' then 'other' else role end;
+select is(t.copies(), 'mtap_ann other {inference:read} t, mtap_bob user {} f', 'several members in one statement');
+update ai.tenants set enabled = not enabled;
+select is(t.copies(), 'mtap_ann other {inference:read} f, mtap_bob user {} f', 'tenants');
+select turn as before from ai.binding_turns \gset
+update ai.members set enabled = enabled, added_by_tenant = not added_by_tenant;
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'new');
+select is((select turn from ai.binding_turns), :before::bigint, 'what changes nothing of this takes no turn');
+set local session_replication_role = replica;
+update ai.role_bindings set member_role = 'admin', member_permissions = '{*}', member_enabled = true where role_name = 'mtap_bob';
+set local session_replication_role = origin;
+select is(ai.refresh_bindings(), 1, 'what got past the triggers is put right');
+select is(t.copies(), 'mtap_ann other {inference:read} f, mtap_bob user {} f', 'by the operator''s function');
+select is(ai.refresh_bindings(), 0, 'once');
 
 -- whoami
 select results_eq($$ select user_id, source, why is not null from ai.whoami() $$, $$ values (null::text, null::text, true) $$, 'whoami says why one is nobody');
