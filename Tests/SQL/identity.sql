@@ -272,14 +272,14 @@ update ai.roles set name = 'other' where tenant_id is not null and name = 'user'
 select is(t.copies(), 'mtap_ann user {inference:execute} t, mtap_bob user {inference:execute} t', 'by another name it is no longer');
 update ai.roles set permissions = '{}' where name = 'user';
 select is(t.copies(), 'mtap_ann user {} t, mtap_bob user {} t', 'a shared role for all');
-update ai.members set enabled = user_id <> 'bob', role = case user_id when 'ann' then 'other' else role end;
+update ai.members set enabled = user_id <> 'bob', role = case when user_id = 'ann' and tenant_id = t.alpha() then 'other' else role end;
 select is(t.copies(), 'mtap_ann other {inference:read} t, mtap_bob user {} f', 'several members in one statement');
 update ai.tenants set enabled = not enabled;
 select is(t.copies(), 'mtap_ann other {inference:read} f, mtap_bob user {} f', 'tenants');
-select turn as before from ai.binding_turns \gset
+select sum(turn) as before from ai.binding_turns \gset
 update ai.members set enabled = enabled, added_by_tenant = not added_by_tenant;
 insert into ai.members (tenant_id, user_id) values (t.alpha(), 'new');
-select is((select turn from ai.binding_turns), :before::bigint, 'what changes nothing of this takes no turn');
+select is((select sum(turn) from ai.binding_turns), :before::numeric, 'what changes nothing of this takes no turn');
 set local session_replication_role = replica;
 update ai.role_bindings set member_role = 'admin', member_permissions = '{*}', member_enabled = true where role_name = 'mtap_bob';
 set local session_replication_role = origin;
