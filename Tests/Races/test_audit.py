@@ -33,7 +33,7 @@ def test_whatever_commits_at_once_is_chained_once(database: Database, dice: rand
     lock = threading.Lock()
 
     def run(number: int, dice: random.Random) -> None:
-        """Transactions of changes in several chains, in any order: of rows of one's own, so that only chains are shared."""
+        """Changes in several chains, in any order, of rows of one's own: only the chains are shared."""
         connection = database.connect(autocommit=False)
         limits: list[tuple[uuid.UUID, int]] = []
         for _ in range(ROUNDS):
@@ -167,7 +167,7 @@ def test_an_old_snapshot_may_change_policy(database: Database) -> None:
 
 
 def test_anybody_can_compute_the_chain_from_what_the_documentation_says(database: Database) -> None:
-    tenant = database.tenant("Zoë \\ \"q\"\n\t\x01\x7f 🐦")
+    tenant = database.tenant('Zoë \\ "q"\n\t\x01\x7f 🐦')
     admin = database.member(tenant, user_id="ü\u2028\x1f", role="admin")
     connection = database.connect(user=admin)
     connection.execute("insert into ai.limits (metric, period, amount) values ('cost', 'day', 1.500)")
