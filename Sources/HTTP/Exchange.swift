@@ -30,7 +30,7 @@ final class Exchange {
   private var heldBytes = 0
   private var bodyBytes = 0
   private var requestBytes = 0
-  private var limits = (header: 0, fields: 0, body: 0)
+  private var limits = (header: 0, fields: 0, body: 0, held: 0)
   private var publicOnly = false
   private var allowedNetworks: [IPNetwork] = []
   /// Sockets that were opened, and those that were not, for want of a public address.
@@ -68,7 +68,10 @@ final class Exchange {
     self.id = id
     self.sink = sink
     started = time
-    limits = (request.maxHeaderBytes, request.maxHeaderFields, request.maxResponseBytes)
+    limits = (
+      request.maxHeaderBytes, request.maxHeaderFields, request.maxResponseBytes,
+      request.maxHeldBytes
+    )
     publicOnly = request.publicOnly
     allowedNetworks = configuration.allowedNetworks
     requestBytes = request.body.count
@@ -336,7 +339,13 @@ extension Exchange {
   private func holdsItsShare() -> Bool {
     let before = heldBytes
     heldBytes = sink?.heldBytes ?? 0
-    if onHeld?(before, heldBytes) != false { return true }
+    let hasShare = onHeld?(before, heldBytes) != false
+    guard heldBytes <= limits.held else {
+      fault = TransferFailure(
+        kind: .tooLarge, message: "the answer exceeds \(limits.held) bytes")
+      return false
+    }
+    if hasShare { return true }
     fault = TransferFailure(
       kind: .tooLarge, message: "all answers under way together exceed the worker's memory for them"
     )

@@ -20,6 +20,8 @@ package struct HTTPRequest: Sendable {
   package var totalTimeout = 600_000
   /// Largest body in bytes.
   package var maxResponseBytes = 64 << 20
+  /// What the sink may hold of the answer, in bytes.
+  package var maxHeldBytes = 64 << 20
   /// Largest head in bytes: status line and headers, 1xx heads and trailers included.
   package var maxHeaderBytes = 256 << 10
   /// Most fields of one head.

@@ -22,6 +22,8 @@ struct Dispatcher {
   /// Silence after which a provider is given up: of a stream, and of one that does not stream, which is
   /// silent until it answers. Generations of batches have weeks; no call of theirs shall hang as long.
   private static let stallMilliseconds = (stream: 60_000, whole: 600_000)
+  /// Bytes of a chat's answer. On its way into the database there are several copies of it.
+  private static let longestAnswer = 16 << 20
   /// A day; no whole time is longer.
   private static let longest = 86_400_000
 
@@ -121,6 +123,7 @@ struct Dispatcher {
       times?.stall
       ?? (call.stream ? Self.stallMilliseconds.stream : Self.stallMilliseconds.whole)
     request.firstAnswerTimeout = times?.firstToken ?? 0
+    if call.kind == .chat { request.maxHeldBytes = Self.longestAnswer }
     request.publicOnly = rows.bool(row, 17) ?? true
     let attempt = Attempt(
       fence: fence, streams: call.stream, reader: dialect.reader(for: call), desk: desk,

@@ -275,6 +275,22 @@ private func flood(_ connection: TestConnection, _ piece: String) {
     #expect(await last.recorder.outcome().failure == nil)
   }
 
+  @Test("a sink may hold as much as allowed, and no byte more", arguments: [0, 1])
+  func held(over: Int) async throws {
+    let server = TestServer { connection in
+      _ = connection.request()
+      connection.respond(String(repeating: "x", count: 50_000 + over))
+    }
+    defer { server.stop() }
+    let pool = try TransferPool()
+    defer { pool.stop() }
+    var request = post(server.url)
+    request.maxHeldBytes = 50_000
+    let sink = Holder()
+    pool.start(request, sink: sink)
+    #expect(await sink.recorder.outcome().failure?.kind == (over == 0 ? nil : .tooLarge))
+  }
+
   // MARK: What a server may plant
 
   @Test("cookies, and hints where to go the next time, are forgotten")

@@ -51,6 +51,17 @@ import Testing
     #expect(JSON(nested(1_000_000)) == nil)
   }
 
+  @Test func valuesAreCounted() {
+    func isWhole(_ text: String, _ limit: Int) -> Bool {
+      if case .whole = JSON.parse(Array(text.utf8), limit: limit) { return true }
+      return false
+    }
+    for (text, count) in [("0", 1), ("[0,0,0]", 4), (#"{"a":{},"b":[[]]}"#, 6)] {
+      #expect(isWhole(text, count))
+      #expect(!isWhole(text, count - 1))
+    }
+  }
+
   @Test func aCutTextGivesWhatItHeld() throws {
     let text = Array(#"{"a":[1,{"b":"xäy\n\ud83d\udc26z"}],"c":true,"d":12}"#.utf8)
     for length in 0..<text.count {

@@ -9,10 +9,11 @@ extension JSON {
 
   /// Parses by RFC 8259, and beyond it: a byte order mark before the text, raw control characters in
   /// strings, and `NaN`/`Infinity`/`-Infinity` (which Python's json module writes) as null.
-  /// Nesting is limited to 1,000 levels; texts to 2 GiB.
-  static func parse(_ bytes: [UInt8]) -> Parsed {
+  /// Nesting is limited to 1,000 levels; texts to 2 GiB; values and keys to `limit`, each of which takes
+  /// 16 bytes, where its text may have two.
+  static func parse(_ bytes: [UInt8], limit: Int = .max) -> Parsed {
     guard bytes.count < Int(Int32.max) else { return .invalid }
-    var parser = Parser(reserving: bytes.count / 12)
+    var parser = Parser(reserving: bytes.count / 12, limit: limit)
     let outcome = bytes.withUnsafeBufferPointer { parser.run($0) }
     switch outcome {
     case .invalid: return .invalid
@@ -29,8 +30,10 @@ extension JSON {
     var tape: [Node] = []
     var open: [Int] = []
     var at = 0
+    let limit: Int
 
-    init(reserving count: Int) {
+    init(reserving count: Int, limit: Int) {
+      self.limit = limit
       tape.reserveCapacity(min(max(count, 16), 65_536))
     }
 
@@ -57,6 +60,7 @@ extension JSON {
       while true {
         skipSpace(text)
         guard at < text.count else { return .cut }
+        guard tape.count < limit else { return .invalid }
         switch text[at] {
         case UInt8(ascii: "{"):
           guard begin(.object) else { return .invalid }

@@ -56,6 +56,8 @@ enum OpenAIEmbeddings {
 struct OpenAIEmbeddingAnswer: AnswerAssembler {
   static let requestIDHeaders = ["x-request-id", "request-id"]
   static let streams = false
+  /// The numbers of 2,048 vectors of 3,072 dimensions, and something to spare.
+  static let maxValues = 8 << 20
 
   /// pgvector's limit; a longer vector could not be stored.
   private static let maxDimensions = 16_000

@@ -8,6 +8,10 @@ protocol AnswerAssembler: Sendable {
   /// Whether this protocol sends streams at all.
   static var streams: Bool { get }
 
+  /// JSON values and keys that one unit of a response may have. Small ones take far more memory than
+  /// their text.
+  static var maxValues: Int { get }
+
   /// Takes the JSON of one event; gives the text that became visible.
   mutating func event(named name: String?, _ json: JSON) -> String
 
@@ -33,4 +37,8 @@ protocol AnswerAssembler: Sendable {
 
   /// What has arrived.
   func reply() -> Reply
+}
+
+extension AnswerAssembler {
+  static var maxValues: Int { 1 << 20 }
 }

@@ -60,14 +60,16 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     if case .events = framing {
       malformedWasLast = false
       if let text = assembler.marker(data) { return text }
-      guard let json = JSON(data), json.kind == .object else {
+      guard case .whole(let json) = JSON.parse(data, limit: Assembler.maxValues),
+        json.kind == .object
+      else {
         if malformed == nil { malformed = data }
         malformedWasLast = true
         return ""
       }
       return assembler.event(named: event, json)
     }
-    switch JSON.parse(data) {
+    switch JSON.parse(data, limit: Assembler.maxValues) {
     case .whole(let json):
       let text = assembler.whole(json)
       if !assembler.isComplete && assembler.fault == nil { malformed = data }
