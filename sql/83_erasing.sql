@@ -3,6 +3,8 @@
 -- Whoever erases waits for nobody: what others hold is left, and come back to. p_in_app: in the transaction of an app,
 -- which may stay open for long; it touches nothing for which a worker would wait.
 
+-- Planned anew each time: a plan that was made when the tables were small goes through a whole tenant for each row.
+
 -- Ends those of the generations that are in nobody's hands, as ai.cancel() does, and asks that those that run be aborted.
 -- What is on its way from one to the other is come back to. Locks: queue, delayed and waiting rows, skipping what others
 -- hold, then the generations, in the order of their ids.
@@ -12,7 +14,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
-set plan_cache_mode = force_generic_plan
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   c_error constant jsonb := '{"class": "cancelled"}';
@@ -74,7 +76,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
-set plan_cache_mode = force_generic_plan
+set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 begin
@@ -88,7 +90,7 @@ begin
           from ai.generations g
           join ai.cache_entries e on e.tenant_id = g.tenant_id and e.key = g.cache_key and e.generation_id = g.id
          where g.tenant_id = p_tenant and g.id = any (p_ids) and g.finished_at is not null
-           and exists (select from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and f.finished_at is null and (f.anew_id is null or g.id < f.anew_id))
+           and (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
          order by e.key
            for update of e skip locked
       ), gone as (
@@ -99,10 +101,10 @@ begin
 
   return query
     with gone as materialized (
-      select g.id, g.user_id, g.idempotency_key, f.pseudonym
+      select g.id, g.user_id, g.idempotency_key, (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) as pseudonym
         from ai.generations g
-        join ai.forgotten f on f.tenant_id = g.tenant_id and f.user_id = g.user_id and f.finished_at is null and (f.anew_id is null or g.id < f.anew_id)
        where g.tenant_id = p_tenant and g.id = any (p_ids) and g.finished_at is not null
+         and (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
          and not exists (select from ai.cache_entries e where e.tenant_id = g.tenant_id and e.key = g.cache_key and e.generation_id = g.id)
        order by g.id
          for no key update of g skip locked
@@ -119,11 +121,9 @@ begin
     ), sealed as (
       delete from ai.sealed_calls s where s.tenant_id = p_tenant and s.generation_id = any (array(select o.id from gone o)) returning s.generation_id
     ), calls as (
-      update ai.llm_calls c set user_id = f.pseudonym, request_id = null
-        from ai.forgotten f
-       where c.tenant_id = p_tenant and c.generation_id = any (array(select o.id from gone o))
-         and f.tenant_id = p_tenant and f.user_id = c.user_id and f.finished_at is null
-      returning f.user_id
+      update ai.llm_calls c set user_id = (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id), request_id = null
+       where c.tenant_id = p_tenant and c.generation_id = any (array(select o.id from gone o)) and c.user_id = any (array(select o.user_id from gone o))
+      returning c.user_id
     ), wiped as (
       update ai.generations g
          set user_id = o.pseudonym, prompt = null, messages = null, params = '{}', metadata = null, idempotency_key = null, api_key_id = null, collection = null,
@@ -137,7 +137,7 @@ begin
     union all
     select o.user_id, 'sealed calls', count(*) from sealed s join gone o on o.id = s.generation_id group by 1
     union all
-    select c.user_id, 'calls', count(*) from calls c group by 1;
+    select (select o.user_id from gone o where o.pseudonym = c.user_id limit 1), 'calls', c.n from (select k.user_id, count(*) as n from calls k group by 1) c;
 end
 $$;
 comment on function ai.erase_generations(uuid, uuid[], boolean) is 'Erases ended generations of people who are being forgotten; gives how many of what, by user.';

@@ -103,7 +103,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
-set plan_cache_mode = force_generic_plan
+set plan_cache_mode = force_custom_plan
 as $$
 #variable_conflict use_column
 declare
@@ -119,8 +119,8 @@ begin
     v_ids := array(
       select g.id
         from ai.generations g
-        join ai.forgotten f on f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)
        where g.tenant_id = p_tenant and g.id = any (p_keys::uuid[]) and g.user_id = any (p_users)
+         and (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
        order by g.id);
     perform ai.stop_generations(p_tenant, array(select g.id from ai.generations g where g.tenant_id = p_tenant and g.id = any (v_ids) and g.finished_at is null), p_in_app);
     return query select e.user_id, e.what, e.erased from ai.erase_generations(p_tenant, v_ids, p_in_app) e;
@@ -161,14 +161,13 @@ begin
     -- Most went with their generations; these are of generations that retention has dropped.
     return query
       with calls as (
-        update ai.llm_calls c set user_id = f.pseudonym, request_id = null
-          from ai.forgotten f
+        update ai.llm_calls c set user_id = (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id), request_id = null
          where c.tenant_id = p_tenant and c.generation_id = any (p_keys::uuid[]) and c.user_id = any (p_users)
-           and f.tenant_id = p_tenant and f.user_id = c.user_id and (f.anew_id is null or c.generation_id < f.anew_id)
-           and not exists (select from ai.generations g where g.tenant_id = p_tenant and g.id = c.generation_id)
-        returning f.user_id
+           and (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id and (f.anew_id is null or c.generation_id < f.anew_id)) is not null
+           and (select g.id from ai.generations g where g.tenant_id = c.tenant_id and g.id = c.generation_id) is null
+        returning c.user_id
       )
-      select c.user_id, 'calls', count(*) from calls c group by 1;
+      select f.user_id, 'calls', count(*) from calls c join ai.forgotten f on f.tenant_id = p_tenant and f.pseudonym = c.user_id group by 1;
   else
     -- Most went with their generations; so with these.
     return query

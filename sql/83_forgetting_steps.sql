@@ -30,7 +30,7 @@ create or replace function ai.forget_step(p_tenant uuid, p_users text[], p_stage
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set plan_cache_mode = force_generic_plan
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   c_look constant integer := 4000;  -- so many rows are looked at
