@@ -1,4 +1,4 @@
--- Members as their tenant keeps them. They are added and switched off, never deleted: the books name them.
+-- Members as their tenant keeps them. They are added and switched off; what deletes one is ai.forget_user(), because the books name them.
 
 -- Trigger BEFORE INSERT OR UPDATE of the role, each row. Raises PT400 for a role that the tenant has not. Shares the role's row, so
 -- that it is not dropped meanwhile.

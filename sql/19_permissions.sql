@@ -16,7 +16,8 @@ begin
   return null;
 end
 $$;
-comment on function ai.tenant_for(text[]) is 'The tenant of this session if it has one of these permissions, else null. In a policy: (select ai.tenant_for(''document:read'')).';
+comment on function ai.tenant_for(text[]) is
+  'The tenant of this session if it has one of these permissions, else null. In a policy: (select ai.tenant_for(''document:read'')).';
 
 -- Raises PT401 for nobody, PT403 where the session has none of the permissions.
 create or replace function ai.require(variadic p_permissions text[], out tenant_id uuid, out user_id text, out permissions text[])

@@ -146,11 +146,13 @@ begin
   v_had := ai.has_admin(v_me.tenant_id);
   select r.id, r.permissions into v_role from ai.roles r where r.tenant_id = v_me.tenant_id and r.name = drop_role.name for update;
   if not found then
-    raise exception 'this tenant has no role % of its own', left(name, 100) using errcode = 'PT404', hint = 'select name, permissions from ai.roles where tenant_id is not null;';
+    raise exception 'this tenant has no role % of its own', left(name, 100)
+      using errcode = 'PT404', hint = 'select name, permissions from ai.roles where tenant_id is not null;';
   end if;
   perform ai.check_covers(v_me.permissions, v_role.permissions, format('the role %s', name));
   -- Its members go back to the shared role of this name.
-  perform ai.check_covers(v_me.permissions, (select r.permissions from ai.roles r where r.tenant_id is null and r.name = drop_role.name), format('the shared role %s', name));
+  perform ai.check_covers(v_me.permissions, (select r.permissions from ai.roles r where r.tenant_id is null and r.name = drop_role.name),
+                          format('the shared role %s', name));
   delete from ai.roles r where r.id = v_role.id;
   perform ai.check_admin_left(v_me.tenant_id, v_had);
 end

@@ -126,11 +126,14 @@ create or replace trigger keep_prices before truncate on ai.prices
   for each statement execute function ai.version_price();
 
 drop policy if exists visible on ai.providers;
-create policy visible on ai.providers for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
+create policy visible on ai.providers for select to ai_user
+  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
 drop policy if exists visible on ai.models;
-create policy visible on ai.models for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
+create policy visible on ai.models for select to ai_user
+  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
 drop policy if exists visible on ai.routes;
-create policy visible on ai.routes for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
+create policy visible on ai.routes for select to ai_user
+  using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));
 -- Which models its profiles use is a tenant's own business; which shared models there are is the operator's.
 drop policy if exists administered on ai.routes;
 create policy administered on ai.routes to ai_admin

@@ -84,7 +84,8 @@ begin
     end if;
   end if;
   if new.dialect = 'local' then
-    raise exception 'the dialect local is the worker itself, and has no providers of a tenant' using errcode = 'PT400', hint = 'Use the shared models local/extract and local/hash.';
+    raise exception 'the dialect local is the worker itself, and has no providers of a tenant'
+      using errcode = 'PT400', hint = 'Use the shared models local/extract and local/hash.';
   elsif length(new.base_url) > 500 or new.base_url !~ '^https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~/%:@!$&''()*+,;=-]*)?$' then
     raise exception 'base_url is https://, a host and perhaps a port and a path, at most 500 characters'
       using errcode = 'PT400', detail = 'It has no user, password, query or fragment.', hint = 'A key is named in secret.';
@@ -116,7 +117,8 @@ begin
   end if;
   if not exists (select from ai.providers p where p.id = new.provider_id and p.tenant_id = new.tenant_id and p.tenant_id = (select ai.tenant_id())) then
     raise exception 'a model of a tenant is one of its own providers'''
-      using errcode = 'PT403', detail = 'With a shared provider it would be paid with the operator''s key.', hint = 'select id, name from ai.providers where tenant_id = ai.tenant_id();';
+      using errcode = 'PT403',
+            detail = 'With a shared provider it would be paid with the operator''s key.', hint = 'select id, name from ai.providers where tenant_id = ai.tenant_id();';
   elsif concat(new.name, new.wire_name) ~ '[[:cntrl:]]' then
     raise exception 'the names of a model have no control characters' using errcode = 'PT400';
   elsif new.context_tokens > 100000000 or new.max_output_tokens > 100000000 then
