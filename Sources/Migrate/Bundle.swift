@@ -26,6 +26,9 @@ extension Schema {
       -- roles ai_user, ai_developer, ai_admin, ai_worker and ai_monitor are.
 
       set client_min_messages = warning;
+      do $$ begin
+        perform pg_catalog.set_config('martlet.search_path', pg_catalog.current_setting('search_path'), false);
+      end $$;
 
       -- The history.
       do \(dollarQuoted(history));
@@ -33,6 +36,9 @@ extension Schema {
       -- What is replaceable: functions first, then what is made on tables. Functions name one another
       -- in any order and are checked at the end.
       set check_function_bodies = off;
+      do $$ begin
+        perform pg_catalog.set_config('search_path', \(SessionSQL.trustedPath), false);
+      end $$;
 
       \(functions)
 
@@ -44,6 +50,11 @@ extension Schema {
       \(SessionSQL.checkFunctions)
 
       \(guardSQL.recordFiles)
+
+      -- As the tool had it.
+      do $$ begin
+        perform pg_catalog.set_config('search_path', pg_catalog.current_setting('martlet.search_path'), false);
+      end $$;
 
       """
   }

@@ -55,6 +55,7 @@ extension Schema {
       declare
       \(GuardSQL.declarations)
       v_ran boolean := false;
+      v_path text := pg_catalog.current_setting('search_path');
       begin
       perform pg_catalog.set_config('client_min_messages', 'warning', true);
       -- Definer functions read tables by their owner's rights: functions and tables need one owner.
@@ -77,10 +78,12 @@ extension Schema {
       if v_ran or not exists (
         select from ai.migrations m where m.version = 'sql' and m.checksum = \(literal(filesChecksum))
       ) then
+      perform pg_catalog.set_config('search_path', \(SessionSQL.trustedPath), true);
       \(objects)
       execute \(dollarQuoted(SessionSQL.checkFunctions));
       \(door.recordFiles)
       end if;
+      perform pg_catalog.set_config('search_path', v_path, true);
       end
       """
   }

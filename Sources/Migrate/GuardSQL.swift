@@ -15,7 +15,7 @@ struct GuardSQL {
   var checks: String {
     """
     perform pg_catalog.pg_advisory_xact_lock(\(SessionSQL.lockKey));
-    \(extensionCheck)if pg_catalog.to_regclass('ai.migrations') is not null then
+    \(extensionCheck)\(ownerCheck)if pg_catalog.to_regclass('ai.migrations') is not null then
       \(raise(
         "select m.door from ai.migrations m where m.door <> \(literal(door.rawValue)) limit 1",
         Refusal.otherDoor("%"), "v_martlet.door", "A database has one door: upgrade with the one it has."))
@@ -46,6 +46,7 @@ struct GuardSQL {
   func apply(_ migration: Migration) -> String {
     """
     if \(literal(migration.version)) <> all (v_applied) then
+      perform pg_catalog.set_config('search_path', \(SessionSQL.trustedPath), true);
       execute \(dollarQuoted(migration.body));
       insert into ai.migrations (version, name, checksum, door)
       values (\(literal(migration.version)), \(literal(migration.name)), \(literal(migration.checksum)), \(literal(door.rawValue)));
@@ -84,6 +85,18 @@ struct GuardSQL {
       end if;
 
       """
+  }
+
+  private var ownerCheck: String {
+    """
+    if exists (select from pg_catalog.pg_namespace n
+                 left join pg_catalog.pg_class t on t.relnamespace = n.oid and t.relname = 'migrations'
+                where n.nspname = 'ai'
+                  and n.nspowner <> coalesce(t.relowner, (select r.oid from pg_catalog.pg_roles r where r.rolname = current_user))) then
+      raise exception \(literal(Refusal.foreignOwner)) using errcode = 'PT409', hint = \(literal(Refusal.foreignOwnerHint));
+    end if;
+
+    """
   }
 
   private var foreignCheck: String {

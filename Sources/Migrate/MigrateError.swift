@@ -10,6 +10,8 @@ package enum MigrateError: Error, Sendable {
   case unknownDoor(String)
   /// A schema `ai` exists, and it is not Martlet's.
   case foreignSchema
+  /// A schema `ai` exists, and neither this session's role nor the owner of Martlet's tables owns it.
+  case foreignOwner
   /// A migration was changed after it had been applied: its file.
   case changed(String)
   /// The database has a migration that this binary does not know: its version.
@@ -31,7 +33,7 @@ extension MigrateError: CustomStringConvertible {
   package var sqlState: String? {
     switch self {
     case .invalidFile, .endedTransaction: nil
-    case .otherDoor, .unknownDoor, .foreignSchema, .changed, .newerDatabase, .outOfOrder: "PT409"
+    case .otherDoor, .unknownDoor, .foreignSchema, .foreignOwner, .changed, .newerDatabase, .outOfOrder: "PT409"
     case .notOwner: "42501"
     case .failed(_, _, let error), .database(let error): error.sqlState
     }
@@ -44,6 +46,7 @@ extension MigrateError: CustomStringConvertible {
     case .otherDoor(let door): Refusal.otherDoor(door.rawValue)
     case .unknownDoor(let door): Refusal.otherDoor(door)
     case .foreignSchema: Refusal.foreignSchema
+    case .foreignOwner: Refusal.foreignOwner
     case .changed(let file): Refusal.changed(file)
     case .newerDatabase(let version): Refusal.newer(version)
     case .outOfOrder(let pending, let applied): Refusal.outOfOrder(pending, applied)
@@ -61,6 +64,7 @@ extension MigrateError: CustomStringConvertible {
     case .otherDoor(let door): "Upgrade with: \(door.upgrade)."
     case .unknownDoor: Refusal.newerHint
     case .foreignSchema: Refusal.foreignSchemaHint
+    case .foreignOwner: Refusal.foreignOwnerHint
     case .changed: Refusal.changedHint
     case .newerDatabase: Refusal.newerHint
     case .outOfOrder: Refusal.outOfOrderHint

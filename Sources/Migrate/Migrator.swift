@@ -83,6 +83,7 @@ package struct Migrator: Sendable {
     _ migration: Migration, on connection: Connection
   ) async throws(MigrateError) {
     try await run("begin", on: connection)
+    try await run(SessionSQL.trustPath, on: connection)
     try await run(migration.text, of: migration.file, on: connection)
     guard await connection.isInTransaction else { throw .endedTransaction(migration.file) }
     try await record(
@@ -92,6 +93,7 @@ package struct Migrator: Sendable {
 
   private func applyFiles(on connection: Connection) async throws(MigrateError) {
     try await run("begin", on: connection)
+    try await run(SessionSQL.trustPath, on: connection)
     // Functions may name what a later file makes; all are checked at the end.
     try await run("set local check_function_bodies = off", on: connection)
     for file in schema.files where !file.functions.isEmpty {

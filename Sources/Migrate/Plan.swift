@@ -14,6 +14,8 @@ package struct Record: Sendable, Equatable {
   package var hasExtension = false
   /// Whether a schema `ai` has tables or functions in it.
   package var schemaIsInUse = false
+  /// Whether the schema `ai` belongs to somebody else than its tables, or than this session's role where there are none.
+  package var schemaIsForeign = false
 
   /// The version under which sql/ is recorded.
   static let filesVersion = "sql"
@@ -33,6 +35,7 @@ package struct Plan: Sendable, Equatable {
   /// - Throws: a refusal, where this binary must not touch that database.
   package init(for schema: Schema, record: Record) throws(MigrateError) {
     if record.hasExtension { throw .otherDoor(.extension) }
+    if record.schemaIsForeign { throw .foreignOwner }
     guard let rows = record.rows else {
       if record.schemaIsInUse { throw .foreignSchema }
       applied = []

@@ -20,7 +20,8 @@ extension Record {
              t.oid is not null and pg_catalog.row_security_active(t.oid),
              exists (select from pg_catalog.pg_extension where extname = 'martlet'),
              exists (select from pg_catalog.pg_class c where c.relnamespace = n.oid)
-               or exists (select from pg_catalog.pg_proc p where p.pronamespace = n.oid)
+               or exists (select from pg_catalog.pg_proc p where p.pronamespace = n.oid),
+             n.nspowner <> coalesce(t.relowner, (select r.oid from pg_catalog.pg_roles r where r.rolname = current_user))
         from (values (1)) one
         left join pg_catalog.pg_namespace n on n.nspname = 'ai'
         left join pg_catalog.pg_class t on t.relnamespace = n.oid and t.relname = 'migrations'
@@ -28,6 +29,7 @@ extension Record {
     var record = Record()
     record.hasExtension = state.bool(0, 2) ?? false
     record.schemaIsInUse = state.bool(0, 3) ?? false
+    record.schemaIsForeign = state.bool(0, 4) ?? false
     guard state.bool(0, 0) == true, !record.hasExtension else { return record }
     if state.bool(0, 1) == true { return nil }
     let rows = try await connection.query(

@@ -6,6 +6,9 @@ enum Refusal {
   static let foreignSchema = "there is a schema ai that is not Martlet's"
   static let foreignSchemaHint =
     "Martlet needs the name for itself: use another database, or rename that schema."
+  static let foreignOwner = "the schema ai belongs to another role"
+  static let foreignOwnerHint =
+    "Its owner could change everything in it. Drop it, or: alter schema ai owner to the role that migrates."
   static func changed(_ file: String) -> String {
     "the migration \(file) was changed after it had been applied"
   }

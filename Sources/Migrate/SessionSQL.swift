@@ -11,6 +11,17 @@ enum SessionSQL {
     set client_min_messages = warning;
     """
 
+  /// The search_path under which everything is applied, once there is pgvector: bodies that are bound where they are made
+  /// must not take an operator or a function that somebody else put into a schema of the session's own path.
+  static let trustedPath = """
+    coalesce((select 'pg_catalog, ' || pg_catalog.quote_ident(n.nspname) || ', pg_temp'
+                from pg_catalog.pg_extension e join pg_catalog.pg_namespace n on n.oid = e.extnamespace
+               where e.extname = 'vector'), pg_catalog.current_setting('search_path'))
+    """
+
+  /// Sets `trustedPath` for the rest of a transaction.
+  static let trustPath = "select pg_catalog.set_config('search_path', \(trustedPath), true)"
+
   /// Parses the bodies of all functions in the schema, which `check_function_bodies = off` put off.
   /// Fails with SQLSTATE of what is wrong in one, and its name in the context.
   static let checkFunctions = """

@@ -1,4 +1,4 @@
-"""What is restored from a dump has the audit log as it was, and goes on with it."""
+"""What a dump restores has the audit log as it was, adds nothing to it by being restored, and goes on with it."""
 
 from __future__ import annotations
 
