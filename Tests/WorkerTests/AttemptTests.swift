@@ -122,7 +122,8 @@ private struct Bench {
       (TransferFailure.Kind.connect, Failure.Signal.connect), (.tls, .connect),
       (.timeout, .timeout), (.late, .slow), (.reset, .reset), (.truncated, .truncated),
       (.tooLarge, .tooLarge),
-      (.invalidRequest, .unsendable), (.invalidResponse, .malformed), (.other, .reset),
+      (.invalidRequest, .unsendable), (.forbidden, .unsendable), (.invalidResponse, .malformed),
+      (.other, .reset),
     ])
   func signals(kind: TransferFailure.Kind, signal: Failure.Signal) throws {
     let bench = Bench(.events)
@@ -163,6 +164,36 @@ private struct Bench {
     #expect(bench.body("data: " + huge) == .enough)
     bench.finish()
     #expect(try bench.result().failure?.signal == .tooLarge)
+  }
+
+  @Test("an address that is not public has a code of its own")
+  func forbidden() throws {
+    let bench = Bench(.events)
+    bench.finish(.forbidden, sent: false)
+    #expect(try bench.result().failure?.code == "private_address")
+  }
+
+  @Test("of the page of an error no more is read than is looked at", arguments: [200, 500])
+  func errorPage(status: Int) {
+    let bench = Bench(.whole, streams: false)
+    bench.attempt.head(status: status, headers: [:])
+    #expect(bench.body(String(repeating: "x", count: 65_535)) == .more)
+    #expect(bench.body("x") == (status == 200 ? .more : .enough))
+  }
+
+  @Test("what is held of an answer is counted, and of a stream what it says")
+  func held() {
+    let whole = Bench(.whole, streams: false)
+    whole.attempt.head(status: 200, headers: [:])
+    _ = whole.body(String(repeating: "x", count: 1_000))
+    #expect(whole.attempt.heldBytes == 1_000)
+
+    let stream = Bench(.events)
+    stream.attempt.head(status: 200, headers: [:])
+    for _ in 0..<1_000 { _ = stream.body("data: 1234\n\n: comment\n") }
+    #expect(stream.attempt.heldBytes == 4_000)
+    _ = stream.body("data: " + String(repeating: "x", count: 500))
+    #expect(stream.attempt.heldBytes == 4_506)
   }
 
   @Test("a cancelled stream reports what came")
