@@ -56,7 +56,8 @@ $$;
 comment on function ai.vault_entries(text[], bigint[], boolean) is 'What the vault has of these names, or under these references.';
 
 -- Which secret a call of a tenant uses: {its reference, 1 where it is the tenant's own}; null: none is in the database. Of a
--- tenant's own provider (p_tenant_only) the operator's are not looked at. p_tenant null: a provider of another tenant.
+-- tenant's own provider (p_tenant_only) the operator's are not looked at. p_tenant null: a provider of another tenant. p_name
+-- null: the provider needs none.
 create or replace function ai.secret_ref(p_tenant uuid, p_name text, p_tenant_only boolean) returns bigint[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -66,6 +67,9 @@ declare
   v_vault boolean := ai.has_vault();
   v_ref   bigint;
 begin
+  if p_name is null then
+    return null;
+  end if;
   if p_tenant is not null then
     select s.id into v_ref from ai.secrets s where s.tenant_id = p_tenant and s.name = p_name and s.replaced_at is null;
     if v_ref is null and v_vault then

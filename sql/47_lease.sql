@@ -23,6 +23,15 @@ declare
   v_sealed  boolean;
   v_capture boolean;
   v_private boolean;
+  -- Secrets by tenant and provider, and how calls are kept by tenant.
+  v_key_tenants   uuid[];
+  v_key_providers bigint[];
+  v_key_refs      bigint[];
+  v_key_owns      boolean[];
+  v_kept_tenants  uuid[];
+  v_kept_modes    text[];
+  v_kept_percents numeric[];
+  v_kept_keys     uuid[];
 begin
   -- Which model. Most of a batch asks for the same few: each is looked up once.
   with picked as materialized (
@@ -90,10 +99,28 @@ begin
     perform ai.follow(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.leaders, v_go.counters, v_go.amounts, p_now);
   end if;
 
-  -- Whether secrets are to be looked for, and calls to be kept: mostly neither.
-  v_sealed := exists (select from ai.secrets) or ai.has_vault();
-  v_capture := exists (select from ai.capture_policies p where p.mode <> 'off');
-  select s.private_providers into v_private from ai.settings s;
+  -- Whether secrets are to be looked for, and calls to be kept: mostly neither, and then nothing is paid for them.
+  select exists (select from ai.secrets) or ai.has_vault(), exists (select from ai.capture_policies p where p.mode <> 'off'), s.private_providers
+    into v_sealed, v_capture, v_private
+    from ai.settings s;
+  if v_sealed then
+    select array_agg(k.tenant_id), array_agg(k.provider_id), array_agg(k.found[1]), array_agg(k.provider_tenant is null and k.found[2] = 1)
+      into v_key_tenants, v_key_providers, v_key_refs, v_key_owns
+      from (select d.*, ai.secret_ref(case when d.provider_tenant is null or d.provider_tenant = d.tenant_id then d.tenant_id end,
+                                      ai.provider_secret(d.provider_id), d.provider_tenant is not null) as found
+              from (select distinct u.tenant_id, m.provider_id, v.tenant_id as provider_tenant
+                      from unnest(v_go.tenants, v_go.models) u (tenant_id, model_id)
+                      join ai.models m on m.id = u.model_id
+                      join ai.providers v on v.id = m.provider_id) d) k
+     where k.found is not null;
+  end if;
+  if v_capture then
+    select array_agg(d.tenant_id), array_agg(p.mode), array_agg(p.percent), array_agg((select k.id from ai.data_keys k where k.tenant_id = d.tenant_id and k.is_current))
+      into v_kept_tenants, v_kept_modes, v_kept_percents, v_kept_keys
+      from (select distinct u.tenant_id from unnest(v_go.tenants) u (tenant_id)) d
+     cross join lateral ai.capture_policy(d.tenant_id) p
+     where p.mode <> 'off';
+  end if;
 
   return query
     with ready as materialized (
@@ -118,17 +145,6 @@ begin
        cross join lateral ai.time_budget(d.tenant_id, d.kind, d.profile) b
     ), accounts as materialized (
       select d.provider_id, ai.provider_secret(d.provider_id) as secret from (select distinct r.provider_id from ready r) d
-    ), keys as materialized (
-      -- In a CASE, because a function in FROM is called first and filtered then.
-      select d.tenant_id, d.provider_id,
-             case when a.secret is not null
-                  then ai.secret_ref(case when d.provider_tenant is null or d.provider_tenant = d.tenant_id then d.tenant_id end, a.secret, d.provider_tenant is not null) end as found
-        from (select distinct r.tenant_id, r.provider_id, r.provider_tenant from ready r where v_sealed) d
-        join accounts a on a.provider_id = d.provider_id
-    ), captures as materialized (
-      select d.tenant_id, p.mode, p.percent, (select k.id from ai.data_keys k where k.tenant_id = d.tenant_id and k.is_current) as key_id
-        from (select distinct r.tenant_id from ready r where v_capture) d
-       cross join lateral ai.capture_policy(d.tenant_id) p
     ), final as materialized (
       -- A budget is worth keeping only where another target is left.
       select r.*, case when cardinality(r.path) > r.target then w.first_token_ms end as first_token_ms, a.secret, w.degrade,
@@ -138,14 +154,14 @@ begin
                    -- A batch has weeks; one call of it has not.
                    case when r.batch_id is not null then p_now + r.usual_ms * interval '1 ms' end) as stop_at,
              case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held,
-             k.found[1] as secret_ref, r.provider_tenant is null and k.found[2] = 1 as own_key, c.key_id,
+             k.ref as secret_ref, k.own as own_key, c.key_id,
              case c.mode when 'all' then 'content' when 'metadata' then 'metadata'
                          when 'sampled' then case when ai.is_sampled(r.generation_id, c.percent) then 'content' end end as capture
         from ready r
         join rules w on w.tenant_id = r.tenant_id and w.kind = r.kind and w.profile is not distinct from r.profile
         join accounts a on a.provider_id = r.provider_id
-        left join keys k on k.tenant_id = r.tenant_id and k.provider_id = r.provider_id
-        left join captures c on c.tenant_id = r.tenant_id
+        left join unnest(v_key_tenants, v_key_providers, v_key_refs, v_key_owns) k (tenant_id, provider_id, ref, own) on k.tenant_id = r.tenant_id and k.provider_id = r.provider_id
+        left join unnest(v_kept_tenants, v_kept_modes, v_kept_percents, v_kept_keys) c (tenant_id, mode, percent, key_id) on c.tenant_id = r.tenant_id
         join ai.generations g on g.tenant_id = r.tenant_id and g.id = r.generation_id
     ), leased as (
       insert into ai.leases (generation_id, attempt, worker_id, tenant_id, user_id, lane_id, target, model_id, stream, input_bytes,
