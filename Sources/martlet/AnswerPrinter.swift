@@ -53,12 +53,16 @@ struct TerminalText {
 
   /// - Throws: `ReaderGone`, where SIGPIPE is ignored.
   func write(_ text: String) throws {
-    let shown =
-      isTerminal ? String(String.UnicodeScalarView(text.unicodeScalars.filter(isPlain))) : text
+    let shown = isTerminal ? Self.plain(text) : text
     guard fputs(shown, stdout) >= 0, fflush(stdout) == 0 else { throw ReaderGone() }
   }
 
-  private func isPlain(_ scalar: Unicode.Scalar) -> Bool {
+  /// Without what moves a cursor, changes colours or turns text around.
+  static func plain(_ text: String) -> String {
+    String(String.UnicodeScalarView(text.unicodeScalars.filter(isPlain)))
+  }
+
+  private static func isPlain(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 0x09, 0x0A: true
     case 0x00..<0x20, 0x7F..<0xA0: false

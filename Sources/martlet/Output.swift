@@ -8,8 +8,9 @@ internal import FoundationEssentials
   import Darwin
 #endif
 
-/// Writes a line to standard error.
-func writeError(_ line: String) { fputs(line + "\n", stderr) }
+/// Writes a line to standard error. What a provider or a tenant said may be part of it, and must not
+/// move the cursor.
+func writeError(_ line: String) { fputs(TerminalText.plain(line) + "\n", stderr) }
 
 /// JSON with sorted keys, in one line, as every command's `--json` prints it.
 func jsonLine(_ value: some Encodable) throws -> String {

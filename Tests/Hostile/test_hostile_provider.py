@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,3 +174,24 @@ def test_many_floods_at_once_take_no_more_memory_than_the_worker_gives_them(
     assert process.running
     print("MiB at most:", memory(process))
     assert memory(process) < MEMORY
+
+
+def test_what_a_provider_says_of_an_error_does_not_reach_into_a_terminal(
+    database: Database, member: Member, worker: Callable[..., Worker], provider: HostileProvider, martlet_bin: Path
+) -> None:
+    prepared(database)
+    own = database.provider("liar", provider.at(hostile.error_of_lies, "liar") + "/v1")
+    database.model(own, "liar/model")
+    worker(database)
+    done = subprocess.run(
+        [martlet_bin, "ask", "hello", "--model", "liar/model"],
+        env={**os.environ, "DATABASE_URL": member.url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "forged" in done.stderr
+    assert all(letter in "\n\t" or letter >= " " for letter in done.stdout + done.stderr), done.stderr
+    assert not {"\x7f", "\x9b", "\u202e"} & set(done.stdout + done.stderr), done.stderr
