@@ -49,7 +49,6 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set lock_timeout = '1s'
-set ai.appending = 'on'
 as $$
 declare
   v_chains uuid[];
@@ -83,6 +82,8 @@ begin
     return 0;
   end;
 
+  -- Not by a SET clause: an ordinary owner may not make a function with a setting that the server does not know.
+  perform set_config('ai.appending', 'on', true);
   for v_row in
     with gone as (delete from ai.audit_pending p where p.chain = any (v_chains) returning p.*)
     select * from gone g order by g.chain, g.id
@@ -102,6 +103,7 @@ begin
     v_count := v_count + 1;
   end loop;
   update ai.audit_heads h set seq = v_seq, hash = v_hash where h.chain = v_chain;
+  perform set_config('ai.appending', '', true);
   return v_count;
 end
 $$;
