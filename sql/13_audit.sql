@@ -63,6 +63,8 @@ begin
   if v_chains = '{}' then
     return 0;
   end if;
+  -- Not by a SET clause: an ordinary owner may not make a function with a setting that the server does not know.
+  perform set_config('ai.appending', 'on', true);
   begin
     insert into ai.audit_heads (tenant_id, seq, hash)
     select nullif(n.chain, '00000000-0000-0000-0000-000000000000'), 0, decode(repeat('00', 32), 'hex')
@@ -79,11 +81,10 @@ begin
   begin
     v_chains := array(select h.chain from ai.audit_heads h where h.chain = any (v_chains) order by h.chain for update skip locked);
   exception when serialization_failure then
+    perform set_config('ai.appending', '', true);
     return 0;
   end;
 
-  -- Not by a SET clause: an ordinary owner may not make a function with a setting that the server does not know.
-  perform set_config('ai.appending', 'on', true);
   for v_row in
     with gone as (delete from ai.audit_pending p where p.chain = any (v_chains) returning p.*)
     select * from gone g order by g.chain, g.id

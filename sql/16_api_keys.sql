@@ -65,7 +65,7 @@ end
 $$;
 comment on function ai.grantable(text[], uuid, boolean, text[], text[]) is 'The permissions that this caller may give to a key of this member; PT403 for more.';
 
--- Writes a key and gives it. Raises PT409 where the member has 100 live keys. The lock keeps that exact; it is held until the
+-- Writes a key and gives it. Raises PT409 where the member has 100 live keys. The lock of the member's row keeps that exact; it is held until the
 -- transaction ends, and makes nobody wait but who makes keys for the same member.
 create or replace function ai.store_api_key(
   p_tenant uuid, p_user text, p_name text, p_permissions text[], p_expires_at timestamptz, p_replaces uuid, p_by text, out id uuid, out key text)
@@ -75,7 +75,7 @@ as $$
 declare
   v_prefix text := 'mrt_' || left(ai.random_secret(), 10);
 begin
-  perform pg_advisory_xact_lock(1634300005, hashtext(p_tenant || p_user));
+  perform from ai.members m where m.tenant_id = p_tenant and m.user_id = p_user for no key update;
   if (select count(*) from ai.api_keys k
        where k.tenant_id = p_tenant and k.user_id = p_user and k.revoked_at is null and (k.expires_at is null or k.expires_at > ai.now())) >= 100 then
     raise exception 'this member has 100 live keys' using errcode = 'PT409', hint = 'Revoke those that are not in use: select * from ai.api_key_list;';

@@ -3,7 +3,6 @@
 -- Advisory locks of this database that Martlet takes (two-key form):
 --   1634300001, 0     the wake-up handshake: inserts share it, a worker that goes to sleep takes it alone
 --   1634300002, lane  listing of a lane: inserts share it where they can, taking a lane off the list needs it alone
---   1634300005, member API keys of a member are being made (ai.store_api_key())
 -- Anybody who can connect can take them too: so nothing may wait for one of them but a worker that goes to sleep, and
 -- whoever is refused one does the slower thing that is right without it.
 --
