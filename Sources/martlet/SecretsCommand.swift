@@ -54,6 +54,11 @@ struct SecretsSetCommand: AsyncParsableCommand {
   @Option(help: ArgumentHelp("Read the value from this file.", valueName: "path"))
   var file: String?
 
+  private struct Done: Encodable {
+    let name: String
+    let version: Int
+  }
+
   func run() async throws {
     try await options.withConnection { connection in
       let masters = try options.masters()
@@ -65,7 +70,7 @@ struct SecretsSetCommand: AsyncParsableCommand {
       let version = try await set(value, tenant, session)
       print(
         options.json
-          ? try jsonLine(["name": secret.name, "version": version])
+          ? try jsonLine(Done(name: secret.name, version: Int(version) ?? 0))
           : "\(secret.name) is set, version \(version)")
     }
   }
