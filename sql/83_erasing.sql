@@ -3,7 +3,8 @@
 -- Whoever erases waits for nobody: what others hold is left, and come back to. p_in_app: in the transaction of an app,
 -- which may stay open for long; it touches nothing for which a worker would wait.
 
--- Planned anew each time: a plan that was made when the tables were small goes through a whole tenant for each row.
+-- Rows are looked up by both columns of their key, each from an array: a tenant that is given by itself lets a planner without statistics
+-- read all of the tenant. Planned anew each time: a plan that was made when the tables were small is none for large ones.
 
 -- Ends those of the generations that are in nobody's hands, as ai.cancel() does, and asks that those that run be aborted.
 -- What is on its way from one to the other is come back to. Locks: queue, delayed and waiting rows, skipping what others
@@ -67,7 +68,7 @@ comment on function ai.stop_generations(uuid, uuid[], boolean) is 'Ends queued g
 
 -- Erases those of the generations that have ended and belong to somebody who is being forgotten: their content and whatever was
 -- derived from it. What stays is what the books need, under the pseudonym. Gives how many of what, by user. Locks: cached
--- answers in the order of their keys, then generations in the order of their ids, skipping what others hold; what has a
+-- answers, then generations, skipping what others hold (in no order: a plan that gives them in order reads all of the tenant); what has a
 -- cached answer is left alone where that is locked (and, in an app's transaction, always: a settle that keeps another answer to the
 -- same question would wait for the app).
 create or replace function ai.erase_generations(p_tenant uuid, p_ids uuid[], p_in_app boolean) returns table (user_id text, what text, erased bigint)
@@ -86,44 +87,44 @@ begin
   if not p_in_app then
     return query
       with held as materialized (
-        select e.key, g.user_id
-          from ai.generations g
+        select e.tenant_id, e.key, g.user_id
+          from unnest(array_fill(p_tenant, array[cardinality(p_ids)]), p_ids) u (tenant_id, id)
+          join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
           join ai.cache_entries e on e.tenant_id = g.tenant_id and e.key = g.cache_key and e.generation_id = g.id
-         where g.tenant_id = p_tenant and g.id = any (p_ids) and g.finished_at is not null
-           and (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
+         where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
          order by e.key
            for update of e skip locked
       ), gone as (
-        delete from ai.cache_entries e using held h where e.tenant_id = p_tenant and e.key = h.key
+        delete from ai.cache_entries e using held h where e.tenant_id = h.tenant_id and e.key = h.key
       )
       select h.user_id, 'cached answers', count(*) from held h group by 1;
   end if;
 
   return query
     with gone as materialized (
-      select g.id, g.user_id, g.idempotency_key, (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) as pseudonym
-        from ai.generations g
-       where g.tenant_id = p_tenant and g.id = any (p_ids) and g.finished_at is not null
-         and (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
+      select g.tenant_id, g.id, g.user_id, g.idempotency_key, (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) as pseudonym
+        from unnest(array_fill(p_tenant, array[cardinality(p_ids)]), p_ids) u (tenant_id, id)
+        join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
+       where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
          and not exists (select from ai.cache_entries e where e.tenant_id = g.tenant_id and e.key = g.cache_key and e.generation_id = g.id)
-       order by g.id
          for no key update of g skip locked
     ), events as (
-      delete from ai.stream_events e where e.generation_id = any (array(select o.id from gone o)) and e.tenant_id = p_tenant
+      delete from ai.stream_events e using gone o where e.generation_id = o.id and e.tenant_id = o.tenant_id
     ), prompts as (
-      delete from ai.prepared p where p.generation_id = any (array(select o.id from gone o))
+      delete from ai.prepared p using gone o where p.generation_id = o.id
     ), redacted as (
-      delete from ai.redactions r where not p_in_app and r.tenant_id = p_tenant and r.generation_id = any (array(select o.id from gone o))
+      delete from ai.redactions r using gone o where not p_in_app and r.tenant_id = o.tenant_id and r.generation_id = o.id
     ), jobs as (
-      delete from ai.embedding_jobs j where j.tenant_id = p_tenant and j.generation_id = any (array(select o.id from gone o))
+      delete from ai.embedding_jobs j using gone o where j.tenant_id = o.tenant_id and j.generation_id = o.id
     ), keys as (
-      delete from ai.idempotency_keys k using gone o where k.tenant_id = p_tenant and k.key = o.idempotency_key and k.generation_id = o.id
+      delete from ai.idempotency_keys k using gone o where k.tenant_id = o.tenant_id and k.key = o.idempotency_key and k.generation_id = o.id
     ), sealed as (
-      delete from ai.sealed_calls s where s.tenant_id = p_tenant and s.generation_id = any (array(select o.id from gone o)) returning s.generation_id
+      delete from ai.sealed_calls s using gone o where s.tenant_id = o.tenant_id and s.generation_id = o.id returning o.user_id
     ), calls as (
-      update ai.llm_calls c set user_id = (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id), request_id = null
-       where c.tenant_id = p_tenant and c.generation_id = any (array(select o.id from gone o)) and c.user_id = any (array(select o.user_id from gone o))
-      returning c.user_id
+      update ai.llm_calls c set user_id = o.pseudonym, request_id = null
+        from gone o
+       where c.tenant_id = o.tenant_id and c.generation_id = o.id and c.user_id = o.user_id
+      returning o.user_id
     ), wiped as (
       update ai.generations g
          set user_id = o.pseudonym, prompt = null, messages = null, params = '{}', metadata = null, idempotency_key = null, api_key_id = null, collection = null,
@@ -131,13 +132,13 @@ begin
              output = null, output_message = null, embedding = null, finish_reason = null, sources = null, stages = null, degraded = null,
              error = case when g.error is not null then jsonb_build_object('class', 'forgotten') end
         from gone o
-       where g.tenant_id = p_tenant and g.id = o.id
+       where g.tenant_id = o.tenant_id and g.id = o.id
     )
     select o.user_id, 'generations', count(*) from gone o group by 1
     union all
-    select o.user_id, 'sealed calls', count(*) from sealed s join gone o on o.id = s.generation_id group by 1
+    select s.user_id, 'sealed calls', count(*) from sealed s group by 1
     union all
-    select (select o.user_id from gone o where o.pseudonym = c.user_id limit 1), 'calls', c.n from (select k.user_id, count(*) as n from calls k group by 1) c;
+    select c.user_id, 'calls', count(*) from calls c group by 1;
 end
 $$;
 comment on function ai.erase_generations(uuid, uuid[], boolean) is 'Erases ended generations of people who are being forgotten; gives how many of what, by user.';

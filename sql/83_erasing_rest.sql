@@ -109,28 +109,33 @@ as $$
 declare
   v_what text := (array['generation', 'document', 'batch', null, 'cached answer'])[p_stage + 1];
   v_left text[] := '{}';
+  v_keys uuid[];
   v_ids  uuid[];
   v_one  record;
 begin
   if coalesce(cardinality(p_keys), 0) = 0 then
     return;
   end if;
+  if p_stage < 4 then
+    v_keys := p_keys;  -- once, and not for each row
+  end if;
   if p_stage = 0 then
     v_ids := array(
       select g.id
-        from ai.generations g
-       where g.tenant_id = p_tenant and g.id = any (p_keys::uuid[]) and g.user_id = any (p_users)
-         and (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
-       order by g.id);
-    perform ai.stop_generations(p_tenant, array(select g.id from ai.generations g where g.tenant_id = p_tenant and g.id = any (v_ids) and g.finished_at is null), p_in_app);
+        from unnest(array_fill(p_tenant, array[cardinality(v_keys)]), v_keys) u (tenant_id, id)
+        join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.user_id = any (p_users)
+       where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null);
+    perform ai.stop_generations(p_tenant, array(
+      select g.id from unnest(array_fill(p_tenant, array[cardinality(v_ids)]), v_ids) u (tenant_id, id) join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is null), p_in_app);
     return query select e.user_id, e.what, e.erased from ai.erase_generations(p_tenant, v_ids, p_in_app) e;
-    v_left := array(select g.id::text from ai.generations g where g.tenant_id = p_tenant and g.id = any (v_ids) and g.user_id = any (p_users));
+    v_left := array(
+      select g.id::text from unnest(array_fill(p_tenant, array[cardinality(v_ids)]), v_ids) u (tenant_id, id) join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.user_id = any (p_users));
   elsif p_stage = 1 then
     for v_one in
       select d.id, d.user_id, f.pseudonym, f.keep_documents
         from ai.documents d
         join ai.forgotten f on f.tenant_id = d.tenant_id and f.user_id = d.user_id and (f.anew_id is null or d.id < f.anew_id and d.updated_at < f.anew_at)
-       where d.tenant_id = p_tenant and d.id = any (p_keys::uuid[]) and d.user_id = any (p_users)
+       where d.tenant_id = p_tenant and d.id = any (v_keys) and d.user_id = any (p_users)
        order by d.id
     loop
       if ai.erase_document(p_tenant, v_one.id, v_one.pseudonym, v_one.keep_documents) then
@@ -145,7 +150,7 @@ begin
         select b.id, b.user_id, f.pseudonym
           from ai.batches b
           join ai.forgotten f on f.tenant_id = b.tenant_id and f.user_id = b.user_id and (f.anew_id is null or b.id < f.anew_id)
-         where b.tenant_id = p_tenant and b.id = any (p_keys::uuid[]) and b.user_id = any (p_users)
+         where b.tenant_id = p_tenant and b.id = any (v_keys) and b.user_id = any (p_users)
          order by b.id
            for no key update of b skip locked
       ), wiped as (
@@ -156,13 +161,14 @@ begin
       select b.id::text
         from ai.batches b
         join ai.forgotten f on f.tenant_id = b.tenant_id and f.user_id = b.user_id and (f.anew_id is null or b.id < f.anew_id)
-       where b.tenant_id = p_tenant and b.id = any (p_keys::uuid[]) and b.user_id = any (p_users));
+       where b.tenant_id = p_tenant and b.id = any (v_keys) and b.user_id = any (p_users));
   elsif p_stage = 3 then
     -- Most went with their generations; these are of generations that retention has dropped.
     return query
       with calls as (
         update ai.llm_calls c set user_id = (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id), request_id = null
-         where c.tenant_id = p_tenant and c.generation_id = any (p_keys::uuid[]) and c.user_id = any (p_users)
+          from unnest(array_fill(p_tenant, array[cardinality(v_keys)]), v_keys) u (tenant_id, id)
+         where c.tenant_id = u.tenant_id and c.generation_id = u.id and c.user_id = any (p_users)
            and (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id and (f.anew_id is null or c.generation_id < f.anew_id)) is not null
            and (select g.id from ai.generations g where g.tenant_id = c.tenant_id and g.id = c.generation_id) is null
         returning c.user_id

@@ -30,6 +30,8 @@ create or replace function ai.forget_step(p_tenant uuid, p_users text[], p_stage
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
 set plan_cache_mode = force_custom_plan
 as $$
 declare
