@@ -7,7 +7,8 @@
 -- read all of the tenant. Planned anew each time: a plan that was made when the tables were small is none for large ones.
 
 -- Ends those of the generations that are in nobody's hands, as ai.cancel() does, and asks that those that run be aborted.
--- What is on its way from one to the other is come back to. Locks: queue, delayed and waiting rows, skipping what others
+-- What is on its way from one to the other is come back to. Plans are kept, as in ai.worker_claim(): what each end calls would be
+-- planned anew each time. Locks: queue, delayed and waiting rows, skipping what others
 -- hold, then the generations, in the order of their ids.
 create or replace function ai.stop_generations(p_tenant uuid, p_ids uuid[], p_in_app boolean) returns void
 language plpgsql volatile security definer
@@ -15,7 +16,9 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
-set plan_cache_mode = force_custom_plan
+set enable_bitmapscan = on
+set enable_sort = on
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   c_error constant jsonb := '{"class": "cancelled"}';
