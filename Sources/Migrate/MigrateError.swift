@@ -33,7 +33,9 @@ extension MigrateError: CustomStringConvertible {
   package var sqlState: String? {
     switch self {
     case .invalidFile, .endedTransaction: nil
-    case .otherDoor, .unknownDoor, .foreignSchema, .foreignOwner, .changed, .newerDatabase, .outOfOrder: "PT409"
+    case .otherDoor, .unknownDoor, .foreignSchema, .foreignOwner, .changed, .newerDatabase,
+      .outOfOrder:
+      "PT409"
     case .notOwner: "42501"
     case .failed(_, _, let error), .database(let error): error.sqlState
     }

@@ -61,7 +61,9 @@ struct EmbeddedTests {
   @Test func `above the line stand functions only, which an extension may own`() throws {
     for file in try Schema.embedded().files {
       for line in Self.statements(file.functions) {
-        let isAllowed = line.wholeMatch(of: Self.allowedAbove) != nil
+        // A block that drops what has another shape now, and only then.
+        let isDrop = file.file == "00_drops.sql" && line.hasPrefix("do ")
+        let isAllowed = isDrop || line.wholeMatch(of: Self.allowedAbove) != nil
         #expect(isAllowed, "\(file.file): \(line.prefix(80))")
       }
       for line in Self.statements(file.objects) {
