@@ -23,7 +23,7 @@ do $$
 begin
   if exists (select from pg_catalog.pg_proc p where p.oid = to_regprocedure('ai.worker_claim(uuid, integer, text)') and not p.proargnames @> array['secret_ref']) then
     drop function ai.worker_claim(uuid, integer, text);
-    drop function ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]);
+    drop function if exists ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]);
   end if;
 end
 $$;
