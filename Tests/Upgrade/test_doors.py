@@ -76,6 +76,48 @@ def test_an_upgrade_from_any_older_schema_ends_where_a_fresh_one_does(
     assert record(empty_database) == expected_record()
 
 
+EARLIER = sorted((REPOSITORY / "Tests/Upgrade/earlier").glob("*.sql"))
+
+
+@pytest.mark.parametrize("earlier", EARLIER, ids=[file.stem for file in EARLIER])
+@pytest.mark.parametrize("door", ["martlet", "bundle"])
+def test_an_upgrade_of_an_earlier_version_with_its_functions_and_rows_ends_where_a_fresh_one_does(
+    fresh: str,
+    empty_database: Database,
+    bundle: Path,
+    programs: Programs,
+    migrate: Migrate,
+    door: str,
+    earlier: Path,
+) -> None:
+    record_one = "insert into ai.migrations (version, name, checksum, door) values (%s, %s, %s, %s)"
+    with empty_database.superuser.transaction():
+        empty_database.execute("set local check_function_bodies = off")
+        for file in MIGRATIONS:
+            version, _, name = file.stem.partition("_")
+            if version <= earlier.stem:
+                empty_database.superuser.execute(file.read_text().encode())
+                empty_database.execute(record_one, version, name, checksum(file), door)
+        empty_database.superuser.execute(earlier.read_text().encode())
+        empty_database.execute(record_one, "sql", "sql", "of then", door)
+    member = empty_database.member()
+    provider = empty_database.provider("then", "http://127.0.0.1:9/v1")
+    empty_database.model(provider, "then/model")
+    with empty_database.connect(user=member) as app:
+        app.execute(
+            "insert into ai.generations (prompt, model) select 'old ' || n, 'then/model' from generate_series(1, 20) n"
+        )
+    result = migrate(empty_database) if door == "martlet" else programs.psql(empty_database.url, "-1", "-f", bundle)
+    assert result.returncode == 0, result.stderr
+    assert programs.dump(empty_database.url, "--schema-only") == fresh
+    with empty_database.connect(user=member) as app:
+        app.execute("insert into ai.generations (prompt, model) values ('new', 'then/model')")
+        found = app.execute("select count(*) as n from ai.generations where status = 'queued'").fetchone()
+        assert found == {"n": 21}
+        assert app.execute("select source from ai.whoami()").fetchone() == {"source": "binding"}
+    assert empty_database.value("select count(*) from ai.queue") == 21
+
+
 def test_the_bundle_refuses_what_the_command_made(database: Database, bundle: Path, programs: Programs) -> None:
     before = programs.dump(database.url)
     result = programs.psql(database.url, "-f", bundle)
