@@ -16,8 +16,8 @@ from hostile import HostileProvider
 from processes import Worker
 from simulated import QUICK, all_ended, calls
 
-# Of the worker, in MiB, after all of it. It holds 300 to 600, because what is being given up counts no more before it is
-# gone; without the bound on all answers together the floods take 2,500, and one endless answer without its own takes all.
+# Of the worker, in MiB, after all of it. It is 250 to 600, because what is being given up counts no more before it is
+# gone; without the bound on all answers together 2,500, and one endless answer without a bound of its own takes all.
 MEMORY = 1200
 
 
