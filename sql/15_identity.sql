@@ -99,9 +99,24 @@ $$;
 comment on function ai.identity() is
   'Tenant, user, role and permissions in the tenant, how the session is known, its API key, and the user to whose rows it is kept; all null for nobody. PT401 for a wrong claim or token.';
 
+-- Policies ask this and ai.only_user() once a statement. Of a bound login they answer by the same probe as ai.identity(), and are
+-- spared the rest of it.
 create or replace function ai.tenant_id() returns uuid
-language sql stable parallel restricted security invoker
-as $$ select (ai.identity()).tenant_id $$;
+language plpgsql stable parallel restricted security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tenant uuid;
+begin
+  if coalesce(current_setting('ai.session', true), '') = '' then
+    select b.tenant_id into v_tenant from ai.role_bindings b where b.role_name = session_user and b.member_enabled;
+    if found then
+      return v_tenant;
+    end if;
+  end if;
+  return (select i.tenant_id from ai.identity() i);
+end
+$$;
 comment on function ai.tenant_id() is 'The tenant of this session, null for nobody. In a policy: (select ai.tenant_id()).';
 
 create or replace function ai.user_id() returns text
@@ -111,8 +126,22 @@ comment on function ai.user_id() is 'The user of this session, null for nobody.'
 
 -- For policies of rows of which a member sees its own and who has inference:read sees all: one call in place of two.
 create or replace function ai.only_user() returns text
-language sql stable parallel restricted security invoker
-as $$ select (ai.identity()).only_user $$;
+language plpgsql stable parallel restricted security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_user text;
+begin
+  if coalesce(current_setting('ai.session', true), '') = '' then
+    select case when b.member_permissions && '{inference:read,*}' then null else b.user_id end into v_user
+      from ai.role_bindings b where b.role_name = session_user and b.member_enabled;
+    if found then
+      return v_user;
+    end if;
+  end if;
+  return (select i.only_user from ai.identity() i);
+end
+$$;
 comment on function ai.only_user() is
   'The user to whose rows this session is kept; null: it has inference:read, or is nobody. In a policy: tenant_id = (select ai.tenant_id()) and user_id = coalesce((select ai.only_user()), user_id).';
 

@@ -6,16 +6,20 @@ select no_plan();
 select t.ask(n || ' of ' || u, p_user => u) from unnest(array['ann', 'abe']) u, generate_series(1, 30) n \g /dev/null
 set local track_functions = 'all';
 
--- How often a statement calls ai.identity(), run as a login role.
+-- How often a statement looks up who it is, run as a login role that is bound: ai.tenant_id() and ai.only_user() then do it themselves.
+create function t.lookups() returns bigint language sql as $$
+  select sum(coalesce(pg_stat_get_xact_function_calls(f), 0))::bigint
+    from unnest(array['ai.identity()', 'ai.tenant_id()', 'ai.only_user()']::regprocedure[]) f
+$$;
 create function t.identity_calls(p_role text, p_sql text) returns bigint language plpgsql as $$
 declare
-  v_before bigint := coalesce(pg_stat_get_xact_function_calls('ai.identity()'::regprocedure), 0);
+  v_before bigint := t.lookups();
   v_result text := t.as_role(p_role, p_sql);
 begin
   if v_result !~ '^ok' then
     raise exception '%: %', p_sql, v_result;
   end if;
-  return coalesce(pg_stat_get_xact_function_calls('ai.identity()'::regprocedure), 0) - v_before;
+  return t.lookups() - v_before;
 end
 $$;
 

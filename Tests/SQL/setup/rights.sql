@@ -123,7 +123,7 @@ function no_collection(text): user
 function note_all_read(bigint, text[]): user definer -- the caller owns the table or the schema
 function note_changes(): user definer -- a trigger: notes rows of the table it hangs on
 function note_rows(bigint, text[], text[], uuid[]): user definer -- the caller owns the table or the schema
-function only_user(): user worker monitor
+function only_user(): user worker monitor definer -- tells only who asks
 function own_providers(): user definer -- own tenant; model:write
 function pause_batch(uuid): user definer -- only a batch that the caller may see
 function places_query(bigint): user definer -- own tenant; only the text of a query, run with the caller's rights
@@ -152,7 +152,7 @@ function subscribe(): user definer -- the caller's own channel
 function subscribe(uuid): user definer -- only a generation that the caller may see
 function tenant_for(text[]): user
 function tenant_totals(timestamp with time zone, timestamp with time zone): monitor definer -- sums of each tenant: no member, no content
-function tenant_id(): user worker monitor
+function tenant_id(): user worker monitor definer -- tells only who asks
 function text_matches(text, text, integer, jsonb): user definer -- own tenant; document:read
 function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint): user monitor
 function unit_vector(vector): user
