@@ -68,7 +68,7 @@ as $$
 declare
   v_at integer := strpos(p_value, ':');
 begin
-  if v_at > 0 and substr(p_value, v_at + 1) <> extract(epoch from transaction_timestamp())::text then
+  if v_at > 0 and substr(p_value, v_at + 1) <> ai.transaction_stamp() then
     return;
   end if;
   select s.api_key_id, s.tenant_id, s.user_id, s.permissions, s.expires_at into api_key_id, tenant_id, user_id, permissions, expires_at
