@@ -103,7 +103,7 @@ begin
       using errcode = 'PT400', hint = 'Classes: input, cache_read, cache_write, cache_write_1h, output, reasoning; money per million tokens.';
   end loop;
   perform from ai.models where id = new.model_id for no key update;
-  if not new.rates ? 'input' or (not new.rates ? 'output' and (select kind from ai.models where id = new.model_id) = 'chat') then
+  if not new.rates ? 'input' or (not new.rates ? 'output' and (select kind from ai.models where id = new.model_id) in ('chat', 'completion')) then
     raise exception 'a price needs rates for input and, unless the model embeds, output' using errcode = 'PT400';
   end if;
   if exists (select from ai.prices p where p.model_id = new.model_id and p.valid_from > new.valid_from) then

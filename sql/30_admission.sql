@@ -98,8 +98,10 @@ as $$
 declare
   v_bytes bigint;
 begin
-  if coalesce(p_kind, '') not in ('chat', 'embedding') or coalesce(p_priority, '') not in ('high', 'normal', 'low') then
-    raise exception 'kind is chat or embedding, priority is high, normal or low' using errcode = 'PT400';
+  if coalesce(p_kind, '') not in ('chat', 'embedding', 'completion', 'classification', 'rerank', 'moderation', 'image', 'transcription', 'speech')
+     or coalesce(p_priority, '') not in ('high', 'normal', 'low') then
+    raise exception 'kind or priority is none'
+      using errcode = 'PT400', detail = 'Kinds: chat, completion, embedding, classification, rerank, moderation, image, transcription, speech. Priorities: high, normal, low.';
   end if;
   if (p_prompt is null) = (p_messages is null) then
     raise exception 'a generation needs either prompt or messages' using errcode = 'PT400';
@@ -115,8 +117,8 @@ begin
     raise exception 'the prompt is empty' using errcode = 'PT400';
   end if;
   if p_messages is not null then
-    if p_kind = 'embedding' then
-      raise exception 'an embedding takes a prompt, not messages' using errcode = 'PT400';
+    if p_kind in ('embedding', 'completion', 'classification', 'rerank', 'speech') then
+      raise exception 'the kind % takes a prompt, not messages', p_kind using errcode = 'PT400';
     end if;
     perform ai.check_messages(p_messages);
   end if;
@@ -129,8 +131,8 @@ begin
   if p_run_after > ai.now() + interval '1 year' then
     raise exception 'run_after must be within a year' using errcode = 'PT400';
   end if;
-  if p_kind = 'embedding' and p_stream then
-    raise exception 'an embedding cannot be streamed' using errcode = 'PT400';
+  if p_stream and p_kind not in ('chat', 'completion') then
+    raise exception 'only a chat or a completion can be streamed, not the kind %', p_kind using errcode = 'PT400';
   end if;
   if p_model is not null and p_profile is not null then
     raise exception 'a generation names a model or a profile, not both' using errcode = 'PT400';

@@ -61,7 +61,7 @@ begin
   select array_agg(r.generation_id) as ids, array_agg(r.tenant_id) as tenants, array_agg(r.lane_id) as lanes, array_agg(r.attempts) as tries,
          array_agg(r.target) as targets, array_agg(r.path::text) as routes, array_agg(m.id) as models, array_agg(r.leader_id) as leaders,
          array_agg(r.input_bytes) as inputs,
-         array_agg(case when r.kind = 'embedding' then 0
+         array_agg(case when r.kind not in ('chat', 'completion') then 0
                         else least(coalesce(ai.token_count(r.params -> 'max_completion_tokens'), ai.token_count(r.params -> 'max_tokens'), m.max_output_tokens, s.max_output_tokens),
                                    m.max_output_tokens)::integer end) as outputs,
          null::text[] as counters, null::text[] as amounts, bool_or(not m.enabled or not v.enabled) as disabled
@@ -181,12 +181,13 @@ begin
              || case when f.first_token_ms is null then '{}' else jsonb_build_object('first_token_ms', f.first_token_ms) end
              || f.provider_options || f.model_options,
            f.wire_name, f.stream and not f.held,
-           case when f.kind = 'embedding' then jsonb_build_object('input', coalesce(f.prepared, to_jsonb(f.prompt)), 'params', f.params)
-                else jsonb_build_object(
-                  'messages', coalesce(f.prepared, f.messages, jsonb_build_array(jsonb_build_object('role', 'user', 'content', f.prompt))),
+           case when f.kind = 'chat'
+                then jsonb_build_object('messages', coalesce(f.prepared, f.messages, jsonb_build_array(jsonb_build_object('role', 'user', 'content', f.prompt))))
+                else jsonb_build_object('input', coalesce(f.prepared, f.messages, to_jsonb(f.prompt))) end
+             || jsonb_build_object(
                   -- A reservation holds only if the answer cannot be longer than what was reserved.
-                  'params', case when f.counters is null or f.params ?| array['max_tokens', 'max_completion_tokens'] then f.params
-                                 else f.params || jsonb_build_object('max_tokens', f.output_bound) end) end,
+                  'params', case when f.kind not in ('chat', 'completion') or f.counters is null or f.params ?| array['max_tokens', 'max_completion_tokens'] then f.params
+                                 else f.params || jsonb_build_object('max_tokens', f.output_bound) end),
            greatest(1, (extract(epoch from f.stop_at - p_now) * 1000)::integer),
            f.secret_ref, f.provider_tenant is not null, f.provider_tenant is not null and not v_private,
            case when f.capture is not null then jsonb_build_object('mode', f.capture, 'tenant', f.tenant_id, 'key', f.key_id) end

@@ -69,7 +69,7 @@ begin
     raise exception 'an estimate needs either prompt or messages' using errcode = 'PT400';
   elsif model is not null and profile is not null then
     raise exception 'an estimate names a model or a profile, not both' using errcode = 'PT400';
-  elsif kind is null or kind not in ('chat', 'embedding') then
+  elsif kind is null or kind not in ('chat', 'embedding', 'completion', 'classification', 'rerank', 'moderation', 'image', 'transcription', 'speech') then
     raise exception 'kind is chat or embedding' using errcode = 'PT400';
   end if;
   -- The route may depend on the size: one look for each power of two.

@@ -98,6 +98,10 @@ static const unsigned char migrations_22[] = {
 #embed "../../migrations/20261121140800_gateway_roles.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_23[] = {
+#embed "../../migrations/20261121150000_kinds.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -446,6 +450,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_20, "20261121140600_user_indexes.sql"),
   FILE_ENTRY(migrations_21, "20261121140700_state_without_keys.sql"),
   FILE_ENTRY(migrations_22, "20261121140800_gateway_roles.sql"),
+  FILE_ENTRY(migrations_23, "20261121150000_kinds.sql"),
   {0, 0, 0},
 };
 

@@ -1,7 +1,14 @@
 /// What an app may ask of a model. The raw values are those of `ai.generations.kind`.
 package enum CallKind: String, Sendable, CaseIterable {
   case chat
+  case completion
   case embedding
+  case classification
+  case rerank
+  case moderation
+  case image
+  case transcription
+  case speech
 }
 
 /// One attempt at one provider, as `ai.worker_claim()` hands it out: everything a dialect needs to
@@ -18,11 +25,12 @@ package struct Call: Sendable {
   package var headers: [String: String]
   /// The model's name on the wire.
   package var model: String
-  /// Whether the answer is to be streamed. Always false for embeddings.
+  /// Whether the answer is to be streamed. Always false but for chats and completions.
   package var stream: Bool
   /// `{"messages": [...], "params": {...}}` for a chat (OpenAI's chat form), or
-  /// `{"input": "...", "params": {...}}` for an embedding, whose input may also be an array of up to
-  /// 2,048 texts. UTF-8 JSON, as PostgreSQL printed it.
+  /// `{"input": "...", "params": {...}}` for every other kind. The input of an embedding may also be
+  /// an array of up to 2,048 texts; that of a moderation, an image or a transcription may be messages
+  /// in OpenAI's chat form. UTF-8 JSON, as PostgreSQL printed it.
   package var request: [UInt8]
   /// Options of the provider merged with those of the model, such as
   /// `{"anthropic_version": "2023-06-01"}`. UTF-8 JSON object.

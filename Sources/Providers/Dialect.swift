@@ -4,6 +4,8 @@ package struct ProviderRequest: Sendable {
   package var url: String
   package var headers: [(name: String, value: String)]
   package var body: [UInt8]
+  /// Names of parameters that this protocol cannot say and that were left out.
+  package var dropped: [String] = []
 
   package init(url: String, headers: [(name: String, value: String)], body: [UInt8]) {
     self.url = url

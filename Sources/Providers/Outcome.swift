@@ -12,20 +12,43 @@ package struct Usage: Sendable, Equatable {
   /// books then estimate them from the text that arrived.
   package var output: Int? = 0
   package var reasoning = 0
+  /// What is billed beside tokens, or is a part of them that has another price: amounts as decimal
+  /// text by the names that `ai.prices.rates` uses, such as `images`, `seconds` or `audio_input`.
+  package var units: [String: String] = [:]
 
   package init() {}
+}
+
+/// A file that a model made.
+package struct ProducedFile: Sendable, Equatable {
+  package enum Content: Sendable, Equatable {
+    case bytes([UInt8])
+    /// Where the provider keeps it, usually not for long.
+    case url(String)
+  }
+  /// Such as `image/png`; `application/octet-stream` where nothing is known.
+  package var mediaType: String
+  package var content: Content
+
+  package init(mediaType: String, content: Content) {
+    self.mediaType = mediaType
+    self.content = content
+  }
 }
 
 /// A whole answer.
 package struct Reply: Sendable {
   /// The text; empty where the model only called tools.
   package var output = ""
-  /// The assistant message in OpenAI's form (`role`, `content`, `tool_calls`, …) as UTF-8 JSON; nil for embeddings.
+  /// The assistant message in OpenAI's form (`role`, `content`, `tool_calls`, …) as UTF-8 JSON; of a
+  /// classification, a rerank or a moderation its result; nil for embeddings.
   package var message: [UInt8]?
   /// The vector of an embedding of one text.
   package var embedding: [Float]?
   /// The vectors of an embedding of several texts, in their order.
   package var embeddings: [[Float]]?
+  /// Images or speech, in the provider's order.
+  package var files: [ProducedFile] = []
   /// OpenAI's vocabulary: `stop`, `length`, `tool_calls`, `content_filter`; nil for embeddings.
   package var finishReason: String?
   /// nil where the provider reported none; the books then carry an estimate, marked as one.

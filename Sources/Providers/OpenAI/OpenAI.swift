@@ -11,13 +11,14 @@ package enum OpenAI: Dialect {
     switch call.kind {
     case .chat: try OpenAIChat.request(for: call)
     case .embedding: try OpenAIEmbeddings.request(for: call)
+    default: throw Failure(.unsendable, message: "the dialect openai has no \(call.kind.rawValue)")
     }
   }
 
   package static func reader(for call: Call) -> any ResponseReader {
     switch call.kind {
-    case .chat: AnswerReader(OpenAIChatAnswer(), for: call)
     case .embedding: AnswerReader(OpenAIEmbeddingAnswer(to: call), for: call)
+    default: AnswerReader(OpenAIChatAnswer(), for: call)
     }
   }
 }
