@@ -70,7 +70,7 @@ begin
   elsif model is not null and profile is not null then
     raise exception 'an estimate names a model or a profile, not both' using errcode = 'PT400';
   elsif kind is null or kind not in ('chat', 'embedding', 'completion', 'classification', 'rerank', 'moderation', 'image', 'transcription', 'speech') then
-    raise exception 'kind is chat or embedding' using errcode = 'PT400';
+    raise exception 'there is no kind %', kind using errcode = 'PT400';
   end if;
   -- The route may depend on the size: one look for each power of two.
   v_key := concat_ws(' ', kind, length((v_bytes / 8)::bit(32)::text) - length(ltrim((v_bytes / 8)::bit(32)::text, '0')), 'm' || model, 'p' || profile);
