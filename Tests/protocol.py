@@ -28,7 +28,7 @@ class PlainWorker:
         self.connection = database.connect(user=database.worker)
         self.cursor: str | None = None
         self.wait_ms: int | None = None
-        row = self._rows("select * from ai.worker_register(%s, 'test', 3)", name)[0]
+        row = self._rows("select * from ai.worker_register(%s, 'test', 4)", name)[0]
         self.id: uuid.UUID = row["worker_id"]
         self.channel: str = row["channel"]
 

@@ -50,7 +50,7 @@ begin
     if v_key in ('model', 'messages', 'stream', 'stream_options', 'input', 'prompt') then
       raise exception 'params must not contain %', v_key
         using errcode = 'PT400', hint = 'It has a column of its own, or is set by the worker.';
-    elsif v_key in ('max_tokens', 'max_completion_tokens', 'n', 'dimensions', 'top_logprobs')
+    elsif v_key in ('max_tokens', 'max_completion_tokens', 'n', 'dimensions', 'top_logprobs', 'top_n')
           and (v_type <> 'number' or v_text::numeric <> trunc(v_text::numeric) or v_text::numeric not between 0 and 100000000
                or (v_text::numeric = 0 and v_key <> 'top_logprobs')) then
       raise exception 'params.% must be a whole number above 0', v_key using errcode = 'PT400';
@@ -62,6 +62,8 @@ begin
       raise exception 'params.temperature must be from 0 to 2' using errcode = 'PT400';
     elsif v_key = 'tools' and v_type <> 'array' then
       raise exception 'params.tools must be an array' using errcode = 'PT400';
+    elsif v_key = 'strict' and v_type <> 'boolean' then
+      raise exception 'params.strict must be true or false' using errcode = 'PT400';
     elsif v_key in ('response_format', 'metadata') and v_type <> 'object' then
       raise exception 'params.% must be an object', v_key using errcode = 'PT400';
     end if;
@@ -124,6 +126,9 @@ begin
   end if;
   if p_params <> '{}' then
     perform ai.check_params(p_params);
+  end if;
+  if p_kind in ('rerank', 'classification') then
+    perform ai.check_kind_params(p_kind, p_params);
   end if;
   if p_deadline_ms is not null and p_deadline_ms not between 1 and 86400000 then
     raise exception 'deadline_ms must be from 1 to 86400000' using errcode = 'PT400';

@@ -7,7 +7,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_protocol constant integer := 3;
+  c_protocol constant integer := 4;
   v_id       uuid := ai.uuid_v7();
 begin
   if p_protocol is distinct from c_protocol then

@@ -129,7 +129,7 @@ begin
              greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
              r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes,
-             m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, v.id as provider_id, v.tenant_id as provider_tenant, v.name as provider, v.dialect, v.base_url, v.headers,
+             m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, m.capabilities, v.id as provider_id, v.tenant_id as provider_tenant, v.name as provider, v.dialect, v.base_url, v.headers,
              v.options as provider_options
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.outputs, v_go.counters, v_go.amounts)
              u (generation_id, tenant_id, lane_id, attempts, target, path, model_id, leader_id, output_bound, counters, amounts)
@@ -179,7 +179,8 @@ begin
     select f.generation_id, f.attempt::smallint, f.kind, f.dialect, f.base_url, f.secret, f.headers,
            case when f.max_output_tokens is null then '{}' else jsonb_build_object('max_output_tokens', f.max_output_tokens) end
              || case when f.first_token_ms is null then '{}' else jsonb_build_object('first_token_ms', f.first_token_ms) end
-             || f.provider_options || f.model_options,
+             || f.provider_options || f.model_options
+             || case when f.capabilities = '{}' then '{}' else ai.capability_options(f.capabilities, f.provider_options || f.model_options) end,
            f.wire_name, f.stream and not f.held,
            case when f.kind = 'chat'
                 then jsonb_build_object('messages', coalesce(f.prepared, f.messages, jsonb_build_array(jsonb_build_object('role', 'user', 'content', f.prompt))))

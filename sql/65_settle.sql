@@ -35,7 +35,8 @@ begin
       from jsonb_to_recordset(p_results) r (
         id uuid, attempt integer, outcome text, tail text, output text, message jsonb, embedding jsonb, embeddings jsonb, finish_reason text, usage jsonb,
         model text, service_tier text, request_id text, signal text, http_status integer, error_type text, error_code text,
-        error_message text, retry_after_ms bigint, should_retry boolean, sent boolean, ttft_ms numeric, latency_ms numeric, sealed jsonb)
+        error_message text, retry_after_ms bigint, should_retry boolean, sent boolean, ttft_ms numeric, latency_ms numeric, sealed jsonb,
+        dropped text[])
 
   ), leases as materialized (
     select l.*
@@ -47,7 +48,7 @@ begin
   ), attempts as materialized (
     -- Everything that is known of each attempt that is still leased.
     select l.*, o.outcome, r.text, case when l.held then '' else r.rest end as rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
-           o.signal, r.http_status, r.error_type, r.error_code, coalesce(r.error_message, x.misfit) as error_message, r.retry_after_ms, r.should_retry, t.ttft_ms, t.latency_ms,
+           o.signal, r.http_status, r.error_type, r.error_code, coalesce(r.error_message, x.misfit) as error_message, r.retry_after_ms, r.should_retry, r.dropped, t.ttft_ms, t.latency_ms,
            coalesce(m.name, '(removed)') as model, coalesce(m.kind, 'chat') as kind, coalesce(v.name, '(removed)') as provider, f.class, f.action,
            -- Totals include their parts, whatever a provider says: no part is worth less than nothing.
            greatest(coalesce(u.input, case when b.bills <> 'no' then ceil(l.input_bytes / 4.0) end, 0),
@@ -111,7 +112,7 @@ begin
              jsonb_strip_nulls(jsonb_build_object(
                'class', case when a.outcome in ('cancelled', 'released') then a.outcome else coalesce(a.class, 'unknown') end, 'signal', a.signal,
                'http_status', a.http_status, 'type', a.error_type, 'code', a.error_code, 'message', a.error_message,
-               'provider', a.provider)) end as error
+               'params', case when a.signal = 'unsendable' then to_jsonb(a.dropped) end, 'provider', a.provider)) end as error
       from attempts a
      cross join lateral ai.after_attempt(a.outcome, a.unsent, a.action, a.should_retry, a.retry_after_ms, a.attempt, a.target, a.tenant_id, a.generation_id,
                                          a.cancel_requested, a.deadline_at, v_now, v_settings.max_attempts,
@@ -152,7 +153,7 @@ begin
            finish_reason = d.finish_reason, error = case when d.status = 'failed' and d.deadline_at <= v_now then d.error || c_late else d.error end,
            degraded = case when d.status <> 'failed' then g.degraded end, provider = d.provider, model_used = coalesce(d.model_used, d.model),
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
-           cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,
+           dropped_params = case when d.signal is distinct from 'unsendable' then d.dropped end, cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,
            last_seq = d.last_seq + d.tails + 1,
            ttft_ms = case when d.ttft_ms is not null then least(extract(epoch from d.claimed_at - d.waiting_since) * 1000 + d.ttft_ms, 2147483647)::integer end,
            latency_ms = least(greatest(0, extract(epoch from v_now - d.waiting_since) * 1000), 2147483647)::integer, finished_at = v_now

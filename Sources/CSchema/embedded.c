@@ -102,6 +102,10 @@ static const unsigned char migrations_23[] = {
 #embed "../../migrations/20261121150000_kinds.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_24[] = {
+#embed "../../migrations/20261121150400_parameters.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -327,102 +331,106 @@ static const unsigned char sql_55[] = {
 };
 
 static const unsigned char sql_56[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_57[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_58[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_59[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_60[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_61[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_62[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_63[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_64[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_65[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_66[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_67[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_68[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_69[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_70[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_71[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_72[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_73[] = {
-#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_74[] = {
-#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_75[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_76[] = {
-#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_77[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_78[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_80[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_81[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -451,6 +459,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_21, "20261121140700_state_without_keys.sql"),
   FILE_ENTRY(migrations_22, "20261121140800_gateway_roles.sql"),
   FILE_ENTRY(migrations_23, "20261121150000_kinds.sql"),
+  FILE_ENTRY(migrations_24, "20261121150400_parameters.sql"),
   {0, 0, 0},
 };
 
@@ -511,31 +520,32 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_53, "34_context.sql"),
   FILE_ENTRY(sql_54, "35_enqueue.sql"),
   FILE_ENTRY(sql_55, "40_workers.sql"),
-  FILE_ENTRY(sql_56, "45_claim.sql"),
-  FILE_ENTRY(sql_57, "46_prepare.sql"),
-  FILE_ENTRY(sql_58, "47_lease.sql"),
-  FILE_ENTRY(sql_59, "48_held_back.sql"),
-  FILE_ENTRY(sql_60, "50_realtime.sql"),
-  FILE_ENTRY(sql_61, "60_failures.sql"),
-  FILE_ENTRY(sql_62, "61_next_step.sql"),
-  FILE_ENTRY(sql_63, "62_breakers.sql"),
-  FILE_ENTRY(sql_64, "63_explain_route.sql"),
-  FILE_ENTRY(sql_65, "65_settle.sql"),
-  FILE_ENTRY(sql_66, "66_afterwards.sql"),
-  FILE_ENTRY(sql_67, "70_cancel.sql"),
-  FILE_ENTRY(sql_68, "75_asking.sql"),
-  FILE_ENTRY(sql_69, "76_conversations.sql"),
-  FILE_ENTRY(sql_70, "78_batches.sql"),
-  FILE_ENTRY(sql_71, "79_progress.sql"),
-  FILE_ENTRY(sql_72, "80_usage.sql"),
-  FILE_ENTRY(sql_73, "83_erasing.sql"),
-  FILE_ENTRY(sql_74, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_75, "83_forgetting.sql"),
-  FILE_ENTRY(sql_76, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_77, "84_statistics.sql"),
-  FILE_ENTRY(sql_78, "85_maintenance.sql"),
-  FILE_ENTRY(sql_79, "86_state.sql"),
-  FILE_ENTRY(sql_80, "87_audited.sql"),
+  FILE_ENTRY(sql_56, "44_parameters.sql"),
+  FILE_ENTRY(sql_57, "45_claim.sql"),
+  FILE_ENTRY(sql_58, "46_prepare.sql"),
+  FILE_ENTRY(sql_59, "47_lease.sql"),
+  FILE_ENTRY(sql_60, "48_held_back.sql"),
+  FILE_ENTRY(sql_61, "50_realtime.sql"),
+  FILE_ENTRY(sql_62, "60_failures.sql"),
+  FILE_ENTRY(sql_63, "61_next_step.sql"),
+  FILE_ENTRY(sql_64, "62_breakers.sql"),
+  FILE_ENTRY(sql_65, "63_explain_route.sql"),
+  FILE_ENTRY(sql_66, "65_settle.sql"),
+  FILE_ENTRY(sql_67, "66_afterwards.sql"),
+  FILE_ENTRY(sql_68, "70_cancel.sql"),
+  FILE_ENTRY(sql_69, "75_asking.sql"),
+  FILE_ENTRY(sql_70, "76_conversations.sql"),
+  FILE_ENTRY(sql_71, "78_batches.sql"),
+  FILE_ENTRY(sql_72, "79_progress.sql"),
+  FILE_ENTRY(sql_73, "80_usage.sql"),
+  FILE_ENTRY(sql_74, "83_erasing.sql"),
+  FILE_ENTRY(sql_75, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_76, "83_forgetting.sql"),
+  FILE_ENTRY(sql_77, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_78, "84_statistics.sql"),
+  FILE_ENTRY(sql_79, "85_maintenance.sql"),
+  FILE_ENTRY(sql_80, "86_state.sql"),
+  FILE_ENTRY(sql_81, "87_audited.sql"),
   {0, 0, 0},
 };
 

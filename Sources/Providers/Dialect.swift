@@ -4,7 +4,8 @@ package struct ProviderRequest: Sendable {
   package var url: String
   package var headers: [(name: String, value: String)]
   package var body: [UInt8]
-  /// Names of parameters that this protocol cannot say and that were left out.
+  /// Names of parameters that the model cannot take, or this protocol cannot say, and that were left out
+  /// (`RequestParts.leaveOut`).
   package var dropped: [String] = []
 
   package init(url: String, headers: [(name: String, value: String)], body: [UInt8]) {

@@ -57,6 +57,9 @@ package struct Reply: Sendable {
   package var model: String?
   package var serviceTier: String?
   package var requestID: String?
+  /// Parameters that were left out by an answer without a request, the built-in provider's; of all
+  /// others `ProviderRequest.dropped` has them.
+  package var dropped: [String] = []
 
   package init() {}
 }
@@ -104,10 +107,20 @@ package struct Failure: Sendable, Error {
   package var requestID: String?
   /// What arrived before it failed: text, usage, model as far as known.
   package var partial: Reply?
+  /// The parameters for which a strict call was not sent; the code is `unsupported_parameter` then.
+  package var parameters: [String] = []
 
   package init(_ signal: Signal, message: String) {
     self.signal = signal
     self.message = message
+  }
+
+  /// A strict call that would have to be sent without some of its parameters.
+  package init(unsupported parameters: [String]) {
+    let names = parameters.prefix(20).map { $0.prefix(100) }.joined(separator: ", ")
+    self.init(.unsendable, message: "the model does not take \(names), and the call is strict")
+    code = "unsupported_parameter"
+    self.parameters = parameters
   }
 }
 

@@ -1,12 +1,23 @@
-/// What every HTTP dialect reads from a call before it writes its own request.
+/// What every HTTP dialect reads from a call before it writes its own request, and the account of the
+/// parameters that it leaves out.
+///
+/// A dialect calls `leaveOut` for what its protocol cannot say, writes what is left in `params`, and
+/// hands its request to `post` (or `accounted`), which names in `dropped` what was left out, or
+/// refuses the call where its parameters say `strict`.
 struct RequestParts {
   let call: Call
   /// An object.
   let request: JSON
-  /// Members of `params` that are not null, in their order.
-  let params: [(key: String, value: JSON)]
+  /// Members of `params` that are not null and not left out, in their order. `strict` is not among
+  /// them: it is Martlet's own.
+  private(set) var params: [(key: String, value: JSON)]
   /// An object.
   let options: JSON
+  /// Names of parameters that were given and left out, in their order.
+  private(set) var dropped: [String] = []
+  /// Whether the call fails rather than be sent without some of its parameters: `params.strict`, else
+  /// the option `strict`, else no.
+  let isStrict: Bool
 
   init(_ call: Call) throws(Failure) {
     guard let request = JSON(call.request), request.kind == .object else {
@@ -23,9 +34,42 @@ struct RequestParts {
     self.call = call
     self.request = request
     self.options = options
-    params = (request["params"]?.members ?? []).filter { $0.value.kind != .null }
+    isStrict = request["params"]?["strict"]?.bool ?? options["strict"]?.bool ?? false
+    params = (request["params"]?.members ?? []).filter {
+      $0.value.kind != .null && $0.key != "strict"
+    }
+    guard !params.isEmpty, let unsupported = options["unsupported_params"]?.elements else { return }
+    // An answer longer than what was reserved for it would break a budget.
+    leaveOut(Set(unsupported.compactMap(\.string)).subtracting(ParameterVocabulary.limits))
   }
 
+  /// Leaves parameters out, of those that were given. What would change nothing anyway (a penalty of
+  /// 0, `"logprobs": false`) goes without being named.
+  mutating func leaveOut(_ names: Set<String>) {
+    params.removeAll { name, value in
+      guard names.contains(name) else { return false }
+      if !ParameterVocabulary.asksForNothing(name, value), !dropped.contains(name) {
+        dropped.append(name)
+      }
+      return true
+    }
+  }
+
+  /// Leaves one parameter out, where it was given.
+  mutating func leaveOut(_ name: String) { leaveOut([name]) }
+
+  /// The request with the names of what was left out. Throws `unsendable` with the code
+  /// `unsupported_parameter` where the call is strict and something was.
+  func accounted(_ request: ProviderRequest) throws(Failure) -> ProviderRequest {
+    if isStrict, !dropped.isEmpty {
+      throw Failure(unsupported: dropped)
+    }
+    var request = request
+    request.dropped = dropped
+    return request
+  }
+
+  /// The parameter of this name; nil where it was not given, or was left out.
   func param(_ name: String) -> JSON? {
     params.last { $0.key == name }?.value
   }
@@ -77,7 +121,7 @@ struct RequestParts {
       headers.removeAll { $0.name.lowercased() == name.lowercased() }
       headers.append((name, value))
     }
-    return ProviderRequest(url: base + path, headers: headers, body: body)
+    return try accounted(ProviderRequest(url: base + path, headers: headers, body: body))
   }
 
   private func isHeaderValue(_ value: String) -> Bool {

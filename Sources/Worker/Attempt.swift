@@ -25,10 +25,12 @@ final class Attempt: TransferSink, @unchecked Sendable {
   /// A unit of the stream was too long.
   private var overflow: StreamLimitError?
   private var capture: Capture?
+  /// Parameters that the request went without.
+  private let dropped: [String]
 
   init(
     fence: Fence, streams: Bool, reader: any ResponseReader, desk: Desk, report: Report,
-    capture: Capture? = nil
+    capture: Capture? = nil, dropped: [String] = []
   ) {
     self.fence = fence
     self.streams = streams
@@ -36,6 +38,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
     self.desk = desk
     self.report = report
     self.capture = capture
+    self.dropped = dropped
   }
 
   func head(status: Int, headers: [String: String]) {
@@ -100,6 +103,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
     settlement.sent = outcome.requestSent
     settlement.firstText = firstText
     settlement.latency = outcome.total
+    settlement.dropped = dropped
     if settlement.failure?.signal != .unsendable {
       settlement.sealed = capture?.seal(status: status)
     }

@@ -91,19 +91,22 @@ struct Dispatcher {
     let dialectName = rows[row, 3] ?? ""
     let options = rows.bytes(row, 7) ?? Array("{}".utf8)
     let timeout = max(1, rows.int(row, 11) ?? 600_000)
+    let streams = rows.bool(row, 9) ?? false
+    let wishes = wishes(options)
     let call = Call(
       kind: kind, dialect: dialectName, baseURL: rows[row, 4] ?? "",
       secret: try secret(rows, row, &memory),
       headers: try headers(rows.bytes(row, 6), &memory),
       model: rows[row, 8] ?? "",
-      stream: rows.bool(row, 9) ?? false,
+      // Of a model that cannot stream the answer is shown when it is there.
+      stream: streams && wishes?.streaming ?? true,
       request: rows.bytes(row, 10) ?? [],
       options: options)
 
     let order = rows.bytes(row, 18).flatMap { memory.keys.capture[$0] }
 
     if dialectName == LocalAnswers.name {
-      desk.begin(fence, streams: call.stream)
+      desk.begin(fence, streams: streams)
       let capture = order.map { Capture($0, fence: fence, request: call.request, secret: nil) }
       local.add(
         LocalCall(
@@ -118,20 +121,19 @@ struct Dispatcher {
     var request = HTTPRequest(
       method: written.method, url: written.url, headers: written.headers, body: written.body)
     request.totalTimeout = timeout
-    let times = times(options)
     request.stallTimeout =
-      times?.stall
+      wishes?.stall
       ?? (call.stream ? Self.stallMilliseconds.stream : Self.stallMilliseconds.whole)
-    request.firstAnswerTimeout = times?.firstToken ?? 0
+    request.firstAnswerTimeout = wishes?.firstToken ?? 0
     if call.kind == .chat { request.maxHeldBytes = Self.longestAnswer }
     request.publicOnly = rows.bool(row, 17) ?? true
     let attempt = Attempt(
-      fence: fence, streams: call.stream, reader: dialect.reader(for: call), desk: desk,
+      fence: fence, streams: streams, reader: dialect.reader(for: call), desk: desk,
       report: report(fence, host(of: written.url), call),
       capture: order.map {
         Capture($0, fence: fence, request: written.body, secret: call.secret)
-      })
-    desk.begin(fence, streams: call.stream)
+      }, dropped: written.dropped)
+    desk.begin(fence, streams: streams)
     let transfer = pool.start(request, sink: attempt)
     if desk.started(fence, transfer) { pool.cancel(transfer) }
   }
@@ -175,24 +177,31 @@ struct Dispatcher {
     return value
   }
 
-  /// Times among the options of a call, in milliseconds; 0 or less: none.
-  private struct Times: Decodable {
+  /// What the worker itself obeys among the options of a call: times in milliseconds, where 0 or less
+  /// is none, and whether the model can stream.
+  private struct Wishes: Decodable {
     var stall: Int?
     var firstToken: Int?
+    var streaming: Bool?
     enum CodingKeys: String, CodingKey {
       case stall = "stall_ms"
       case firstToken = "first_token_ms"
+      case streaming
     }
   }
 
   /// nil where there are none, as in most calls.
-  private func times(_ options: [UInt8]) -> Times? {
-    guard options.count > 12, String(decoding: options, as: UTF8.self).contains("_ms\"")
+  private func wishes(_ options: [UInt8]) -> Wishes? {
+    guard options.count > 12,
+      case let text = String(decoding: options, as: UTF8.self),
+      text.contains("_ms\"") || text.contains("\"streaming\"")
     else { return nil }
-    guard var times = try? JSONDecoder().decode(Times.self, from: Data(options)) else { return nil }
-    times.stall = times.stall.map { min(max(0, $0), Self.longest) }
-    times.firstToken = times.firstToken.map { min(max(0, $0), Self.longest) }
-    return times
+    guard var wishes = try? JSONDecoder().decode(Wishes.self, from: Data(options)) else {
+      return nil
+    }
+    wishes.stall = wishes.stall.map { min(max(0, $0), Self.longest) }
+    wishes.firstToken = wishes.firstToken.map { min(max(0, $0), Self.longest) }
+    return wishes
   }
 
   /// For the log: without a path or a query, which might hold a key.

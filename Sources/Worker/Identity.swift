@@ -11,7 +11,7 @@ struct Identity: Sendable, Equatable {
   var publication: Duration
 
   /// The protocol of docs/worker-protocol.md that this worker speaks.
-  static let protocolNumber = 3
+  static let protocolNumber = 4
 
   /// Registers on `connection`.
   static func register(

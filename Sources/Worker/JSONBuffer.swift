@@ -49,6 +49,13 @@ struct JSONBuffer {
     needsComma = true
   }
 
+  mutating func member(_ name: StaticString, texts: [String]) {
+    key(name)
+    beginArray()
+    for text in texts { element(text) }
+    endArray()
+  }
+
   /// Milliseconds, to the microsecond.
   mutating func member(_ name: StaticString, milliseconds value: Double?) {
     guard let value, value.isFinite else { return }

@@ -25,6 +25,8 @@ struct Settlement: Sendable {
   var latency = 0.0
   /// What is kept of the call.
   var sealed: SealedCall?
+  /// Names of parameters that were left out, or for which a strict call was not sent.
+  var dropped: [String] = []
 
   init(fence: Fence, outcome: Outcome) {
     self.fence = fence
@@ -49,6 +51,7 @@ struct Settlement: Sendable {
     settlement.sent = sent
     settlement.firstText = firstText
     settlement.latency = latency
+    settlement.dropped = dropped
     return settlement
   }
 }

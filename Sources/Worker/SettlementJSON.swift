@@ -16,6 +16,8 @@ extension Settlement {
     json.member("ttft_ms", milliseconds: firstText)
     json.member("latency_ms", milliseconds: latency)
     if let sealed { write(sealed, to: &json) }
+    let dropped = dropped.isEmpty ? failure?.parameters ?? reply?.dropped ?? [] : dropped
+    if !dropped.isEmpty { json.member("dropped", texts: dropped) }
     json.endObject()
   }
 

@@ -146,7 +146,7 @@ def measure(pair: Pair, member: psycopg.Connection[Any], owner: psycopg.Connecti
 
 def leased(database: Database, worker: psycopg.Connection[Any], ask: Callable[[], None]) -> tuple[str, Any]:
     """The call that settles a batch which a worker has claimed."""
-    worker_id = worker.execute("select worker_id from ai.worker_register('bench', '0', 3)").fetchone()["worker_id"]
+    worker_id = worker.execute("select worker_id from ai.worker_register('bench', '0', 4)").fetchone()["worker_id"]
     ask()
     results: list[dict[str, Any]] = []
     cursor = None

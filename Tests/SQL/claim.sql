@@ -179,10 +179,10 @@ update ai.providers set enabled = false where name = 'mtap-first';
 select is(ai.target_model(t.alpha(), 'chat', null, 'mtap-route', 1), t.model('mtap/two'), 'targets that are switched off are passed over');
 
 -- Registering
-select throws_ok($$ select * from ai.worker_register('x', '1', 4) $$, 'PT409', null, 'a worker of another protocol');
-select throws_ok($$ select * from ai.worker_register('x', '1', 2) $$, 'PT409', null, 'an older one');
+select throws_ok($$ select * from ai.worker_register('x', '1', 5) $$, 'PT409', null, 'a worker of another protocol');
+select throws_ok($$ select * from ai.worker_register('x', '1', 3) $$, 'PT409', null, 'an older one');
 select throws_ok($$ select * from ai.worker_register('x', '1', null) $$, 'PT409', null, 'one that does not say');
-select results_eq($$ select channel ~ '^ai_worker_[0-9a-f]{32}$', heartbeat_ms, maintain_ms, publish_ms from ai.worker_register('x', '1', 3) $$,
+select results_eq($$ select channel ~ '^ai_worker_[0-9a-f]{32}$', heartbeat_ms, maintain_ms, publish_ms from ai.worker_register('x', '1', 4) $$,
                   $$ select true, heartbeat_ms, maintain_ms, publish_ms from ai.settings $$, 'a channel and the rhythms');
 
 select * from finish();

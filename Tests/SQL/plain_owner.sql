@@ -25,7 +25,7 @@ set local session authorization mtap_ann;
 select ai.generate('Why?', model => 'mtap/one', stream => true, idempotency_key => 'k') as g, ai.embed('Why?', model => 'mtap/embed') as e, ai.generate('Later', run_after => now() + interval '1 hour') as later \gset
 select lives_ok('select ai.subscribe()', 'a member subscribes');
 set local session authorization mtap_worker;
-select worker_id as w from ai.worker_register('plain', '1', 3) \gset
+select worker_id as w from ai.worker_register('plain', '1', 4) \gset
 select is((select count(*) from ai.worker_claim(:'w', 10, null) where generation_id is not null), 2::bigint, 'a worker claims');
 select is_empty(format($$ select * from ai.worker_publish(%L, jsonb_build_array(jsonb_build_object('id', %L, 'attempt', 1, 'part', 1, 'text', 'Be'))) $$, :'w', :'g'), 'and publishes');
 select results_eq(format($$ select result from ai.worker_settle(%L, jsonb_build_array(jsonb_build_object('id', %L, 'attempt', 1, 'outcome', 'succeeded', 'output', 'Because', 'tail', 'cause', 'sent', true),

@@ -41,7 +41,7 @@ select throws_ok($$ select * from mtap_shop.notes $$, '42501', null, 'the owner 
 select results_eq($$ select split_part(row_key collate "default", '/', 2), content, state from ai.vectorized_rows order by 1 $$,
   $$ values ('1', 'a: one', 'pending'), ('13', 'a: three!', 'pending'), ('2', 'a: two', 'pending') $$, 'but its triggers noted everything');
 set local session authorization mtap_worker;
-select worker_id as w from ai.worker_register('plain', '1', 3) \gset
+select worker_id as w from ai.worker_register('plain', '1', 4) \gset
 create temp table claimed as select c.generation_id, c.attempt, c.request -> 'input' as input from ai.worker_claim(:'w', 10, null) c where c.generation_id is not null;
 select is((select sum(jsonb_array_length(input)) from claimed), 3::bigint, 'a worker embeds');
 select count(*) as ignored from ai.worker_settle(:'w', (select jsonb_agg(jsonb_build_object('id', generation_id, 'attempt', attempt, 'outcome', 'succeeded', 'sent', true,

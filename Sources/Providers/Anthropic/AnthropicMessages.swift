@@ -2,7 +2,7 @@
 /// Python SDK, `anthropic` 2.11.0.
 ///
 /// Options: `anthropic_version` (`2023-06-01` by default; from `2026-10-21` on the sampling parameters
-/// are gone from the API and are left out), `max_output_tokens` (sent where the app sets no limit,
+/// are gone from the API and are dropped), `max_output_tokens` (sent where the app sets no limit,
 /// since the API demands one; 4,096 by default), `auth` (`x-api-key` by default; `bearer` for OAuth
 /// tokens and gateways).
 package enum AnthropicMessages: Dialect {
@@ -12,8 +12,9 @@ package enum AnthropicMessages: Dialect {
     guard call.kind == .chat else {
       throw Failure(.unsendable, message: "Anthropic's API has no embeddings")
     }
-    let parts = try RequestParts(call)
+    var parts = try RequestParts(call)
     let version = parts.options["anthropic_version"]?.string ?? "2023-06-01"
+    try AnthropicParameters.leaveOutUnsayable(of: &parts, version: version)
     let conversation = try AnthropicConversation(parts.messages())
     var writer = JSONWriter(reserving: call.request.count + 512)
     writer.beginObject()
@@ -26,7 +27,7 @@ package enum AnthropicMessages: Dialect {
     }
     writer.key("messages")
     writer.splice(conversation.messages)
-    try AnthropicParameters(parts, version: version).write(to: &writer)
+    try AnthropicParameters(parts).write(to: &writer)
     writer.member("stream", call.stream)
     writer.endObject()
     // A base that already ends in the API's version is what other clients want configured.

@@ -1,35 +1,53 @@
-/// Parameters in OpenAI's vocabulary, said in Anthropic's.
-///
-/// What shapes an answer in a way that Anthropic's API does not have (`n`, `logprobs`, audio,
-/// `json_object`, …) is refused. Hints and bookkeeping without a counterpart are left out, as
-/// Anthropic's own OpenAI-compatible endpoint does. What OpenAI does not have (`thinking`, `top_k`,
-/// `cache_control`, …) passes as it is.
+/// Parameters in OpenAI's vocabulary, said in Anthropic's. Those without a counterpart are left out
+/// and named as dropped. What OpenAI does not have (`thinking`, `top_k`, `cache_control`, …) passes as
+/// it is.
 struct AnthropicParameters {
   private let parts: RequestParts
-  private let version: String
 
-  init(_ parts: RequestParts, version: String) {
+  /// `parts` are without what cannot be said.
+  init(_ parts: RequestParts) {
     self.parts = parts
-    self.version = version
   }
 
-  /// OpenAI's parameters that are translated below, or mean nothing here.
-  private static let known: Set<String> = [
-    "model", "messages", "system", "stream", "stream_options", "max_tokens",
-    "max_completion_tokens",
-    "n", "logprobs", "top_logprobs", "modalities", "audio", "functions", "function_call",
-    "web_search_options", "response_format", "reasoning_effort", "output_config", "stop",
-    "stop_sequences", "temperature", "top_p", "top_k", "tools", "tool_choice",
-    "parallel_tool_calls", "user", "safety_identifier", "metadata", "service_tier", "thinking",
-    // Without counterpart.
-    "frequency_penalty", "presence_penalty", "logit_bias", "seed", "store", "verbosity",
-    "prediction", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-    "moderation",
+  /// OpenAI's parameters that are translated below.
+  private static let translated: Set<String> = [
+    "max_tokens", "max_completion_tokens", "n", "response_format", "reasoning_effort", "stop",
+    "temperature", "top_p", "tools", "tool_choice", "parallel_tool_calls", "user",
+    "safety_identifier", "metadata", "service_tier",
   ]
+
+  /// Anthropic's own that are written below, not as they are.
+  private static let own: Set<String> = [
+    "system", "stop_sequences", "output_config", "thinking", "top_k",
+  ]
+
+  private static let known = ParameterVocabulary.chat.union(own).union(["stream_options"])
+    .union(ParameterVocabulary.workersOwn)
+
+  /// Tiers that Anthropic has a word for.
+  private static let tiers = ["auto", "priority", "fast", "default", "standard_only"]
+
+  /// Leaves out what the API has no word for. Throws for what would change what is asked:
+  /// more than one answer.
+  static func leaveOutUnsayable(of parts: inout RequestParts, version: String) throws(Failure) {
+    if let n = parts.param("n"), n.int != 1 {
+      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
+    }
+    parts.leaveOut(ParameterVocabulary.chat.subtracting(translated))
+    if version >= "2026-10-21" { parts.leaveOut(["temperature", "top_p", "top_k"]) }
+    if let format = parts.param("response_format"), format["type"]?.string != "json_schema" {
+      parts.leaveOut("response_format")
+    }
+    if let tier = parts.param("service_tier"), !tiers.contains(tier.string ?? "") {
+      parts.leaveOut("service_tier")
+    }
+    if let metadata = parts.param("metadata"), metadata["user_id"]?.string == nil {
+      parts.leaveOut("metadata")
+    }
+  }
 
   /// Writes members into the open object.
   func write(to writer: inout JSONWriter) throws(Failure) {
-    try refuseUnsayable()
     writer.key("max_tokens")
     if let limit = parts.param("max_completion_tokens") ?? parts.param("max_tokens") {
       writer.splice(limit)
@@ -56,32 +74,8 @@ struct AnthropicParameters {
     }
   }
 
-  private func refuseUnsayable() throws(Failure) {
-    func refuse(_ what: String) -> Failure {
-      Failure(.unsendable, message: "Anthropic's API has no \(what)")
-    }
-    if let n = parts.param("n"), n.int != 1 {
-      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
-    }
-    if parts.param("logprobs")?.bool == true || parts.param("top_logprobs") != nil {
-      throw refuse("log probabilities (logprobs)")
-    }
-    if parts.param("audio") != nil
-      || parts.param("modalities")?.elements.contains(where: { $0.string != "text" }) ?? false
-    {
-      throw refuse("modality but text")
-    }
-    if parts.param("functions") != nil || parts.param("function_call") != nil {
-      throw refuse("functions parameter; use tools")
-    }
-    if parts.param("web_search_options") != nil {
-      throw refuse("web_search_options; use its web search tool")
-    }
-  }
-
   /// Temperatures reach to 1 here and to 2 in OpenAI's API; beyond 1 they count as 1.
   private func writeSampling(to writer: inout JSONWriter) {
-    guard version < "2026-10-21" else { return }
     if let temperature = parts.param("temperature") {
       writer.key("temperature")
       if let value = temperature.double, value > 1 {
@@ -133,19 +127,10 @@ struct AnthropicParameters {
 
   private func schema() throws(Failure) -> JSON? {
     guard let format = parts.param("response_format") else { return nil }
-    switch format["type"]?.string {
-    case "text":
-      return nil
-    case "json_schema":
-      guard let schema = format["json_schema"]?["schema"] else {
-        throw Failure(.unsendable, message: "response_format.json_schema has no schema")
-      }
-      return schema
-    default:
-      throw Failure(
-        .unsendable,
-        message: "Anthropic's API knows no response_format but text and json_schema")
+    guard let schema = format["json_schema"]?["schema"] else {
+      throw Failure(.unsendable, message: "response_format.json_schema has no schema")
     }
+    return schema
   }
 
   private func writeIdentity(to writer: inout JSONWriter) {

@@ -30,8 +30,19 @@ package enum LocalAnswers {
   /// The estimate of tokens in so many bytes of UTF-8.
   static func tokens(_ bytes: Int) -> Int { (bytes + 3) / 4 }
 
+  /// What is asked, without the parameters that the model has no use for.
+  private static func parts(
+    of call: Call, taking taken: Set<String>
+  ) throws(Failure) -> RequestParts {
+    var parts = try RequestParts(call)
+    parts.leaveOut(
+      ParameterVocabulary.chat.union(ParameterVocabulary.embedding).subtracting(taken))
+    if parts.isStrict, !parts.dropped.isEmpty { throw Failure(unsupported: parts.dropped) }
+    return parts
+  }
+
   private static func embed(_ call: Call) throws(Failure) -> Reply {
-    let parts = try RequestParts(call)
+    let parts = try parts(of: call, taking: ["dimensions"])
     let (texts, isOne) = try texts(of: parts.request["input"])
     if let wanted = parts.param("dimensions"), wanted.int != FeatureHashing.dimensions {
       throw Failure(
@@ -51,6 +62,7 @@ package enum LocalAnswers {
     if isOne { reply.embedding = vectors.first } else { reply.embeddings = vectors }
     reply.model = "hash"
     reply.usage = usage
+    reply.dropped = parts.dropped
     return reply
   }
 
@@ -71,7 +83,7 @@ package enum LocalAnswers {
   }
 
   private static func extract(_ call: Call) throws(Failure) -> Reply {
-    let parts = try RequestParts(call)
+    let parts = try parts(of: call, taking: ParameterVocabulary.limits)
     var texts: [Extraction.Message] = []
     var bytes = 0
     for message in try parts.messages().elements {
@@ -88,6 +100,7 @@ package enum LocalAnswers {
     reply.message = message.json()
     reply.finishReason = answer.isCut ? "length" : "stop"
     reply.model = "extract"
+    reply.dropped = parts.dropped
     var usage = Usage()
     usage.input = tokens(bytes)
     usage.output = tokens(answer.text.utf8.count)

@@ -77,7 +77,7 @@ returns uuid language sql as $$
 $$;
 
 create function t.worker(p_name text default 'mtap') returns uuid language sql as $$
-  select worker_id from ai.worker_register(p_name, '0', 3)
+  select worker_id from ai.worker_register(p_name, '0', 4)
 $$;
 
 -- The calls of a claim, without its header.
