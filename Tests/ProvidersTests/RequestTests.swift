@@ -225,14 +225,9 @@ import Testing
       #"{"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":"[1"}}]}]}"#
     ),
     ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"n":3}}"#),
-    ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"logprobs":true}}"#),
     (
       "anthropic",
-      #"{"messages":[{"role":"user","content":"x"}],"params":{"modalities":["text","audio"]}}"#
-    ),
-    (
-      "anthropic",
-      #"{"messages":[{"role":"user","content":"x"}],"params":{"response_format":{"type":"json_object"}}}"#
+      #"{"messages":[{"role":"user","content":"x"}],"params":{"response_format":{"type":"json_schema"}}}"#
     ),
     (
       "anthropic",
