@@ -1,0 +1,76 @@
+-- Whether a JSON Schema is one: asked before it is kept, so that what is wrong is said to who wrote it, not found in the answer of a model.
+
+-- Raises PT400 for a keyword whose value has the wrong form, a reference that leads nowhere, a pattern that has no form in PostgreSQL, a
+-- schema of more than 100,000 bytes, 200 levels or 5,000 subschemas. Keywords that are not known pass, as the standard wants it.
+create or replace function ai.check_json_schema(p_schema jsonb) returns void
+language plpgsql immutable parallel unsafe security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_documents jsonb := jsonb_build_object('', p_schema);
+  v_index     jsonb;
+  v_wrong     record;
+begin
+  if p_schema is null or jsonb_typeof(p_schema) not in ('object', 'boolean') then
+    raise exception 'a JSON Schema is an object, or true or false' using errcode = 'PT400';
+  elsif octet_length(p_schema::text) > 100000 then
+    raise exception 'this JSON Schema is too large' using errcode = 'PT400', detail = 'It has more than 100,000 bytes.';
+  end if;
+  select s.path, k.key into v_wrong
+    from ai.json_subschemas(v_documents) s
+   cross join lateral jsonb_each(case when jsonb_typeof(s.schema) = 'object' then s.schema else '{}' end) k
+   cross join lateral (select jsonb_typeof(k.value) as form) t
+   where case
+           when k.key in ('$id', '$schema', '$ref', '$dynamicRef', '$anchor', '$dynamicAnchor', '$comment', 'pattern', 'format', 'contentEncoding', 'contentMediaType')
+             then t.form <> 'string'
+           when k.key in ('not', 'if', 'then', 'else', 'items', 'contains', 'additionalProperties', 'propertyNames', 'unevaluatedItems', 'unevaluatedProperties', 'contentSchema')
+             then t.form not in ('object', 'boolean')
+           when k.key in ('allOf', 'anyOf', 'oneOf', 'prefixItems')
+             then t.form <> 'array' or k.value = '[]' or k.value @? 'strict $[*] ? (@.type() != "object" && @.type() != "boolean")'
+           when k.key in ('properties', 'patternProperties', 'dependentSchemas', '$defs')
+             then t.form <> 'object' or exists (select from jsonb_each(k.value) e where jsonb_typeof(e.value) not in ('object', 'boolean'))
+           when k.key in ('minLength', 'maxLength', 'minItems', 'maxItems', 'minProperties', 'maxProperties', 'minContains', 'maxContains')
+             then case when t.form <> 'number' then true else (k.value #>> '{}')::numeric < 0 or (k.value #>> '{}')::numeric % 1 <> 0 end
+           when k.key in ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum') then t.form <> 'number'
+           when k.key = 'multipleOf' then case when t.form <> 'number' then true else (k.value #>> '{}')::numeric <= 0 end
+           when k.key = 'uniqueItems' then t.form <> 'boolean'
+           when k.key = 'enum' then t.form <> 'array'
+           when k.key = 'required' then t.form <> 'array' or k.value @? 'strict $[*] ? (@.type() != "string")'
+           when k.key = 'dependentRequired'
+             then t.form <> 'object' or exists (select from jsonb_each(k.value) e where jsonb_typeof(e.value) <> 'array' or e.value @? 'strict $[*] ? (@.type() != "string")')
+           when k.key = 'type'
+             then not (t.form = 'string' and k.value <@ '["null","boolean","object","array","number","string","integer"]'
+                       or t.form = 'array' and k.value <> '[]' and k.value <@ '["null","boolean","object","array","number","string","integer"]')
+           else false end
+   limit 1;
+  if found then
+    raise exception 'this JSON Schema is none: % has the wrong form', v_wrong.key
+      using errcode = 'PT400', detail = format('At #%s.', array_to_string(array['']::text[] || v_wrong.path || v_wrong.key, '/'));
+  end if;
+  if (select count(*) > 5000 or max(cardinality(s.path)) > 400 - 2 from ai.json_subschemas(v_documents) s) then
+    raise exception 'this JSON Schema is too large' using errcode = 'PT400', detail = 'It has more than 5,000 subschemas, or goes deeper than 200 levels.';
+  end if;
+  v_index := ai.json_schema_index(v_documents);
+  select p.key into v_wrong from jsonb_each(v_index -> 'patterns') p where jsonb_typeof(p.value) = 'null' limit 1;
+  if found then
+    raise exception 'this JSON Schema has a pattern that cannot be used'
+      using errcode = 'PT400', detail = left(v_wrong.key, 200),
+            hint = 'Patterns are regular expressions of ECMA-262 in unicode mode, at most 1,000 characters, without back references.';
+  end if;
+  select r.ref into v_wrong
+    from ai.json_subschemas(v_documents) s
+   cross join lateral (select k.key, s.schema ->> k.key as ref from (values ('$ref'), ('$dynamicRef')) k (key) where s.schema ? k.key) r
+   where jsonb_typeof(s.schema) = 'object'
+     and (ai.json_schema_target(v_documents, v_index, s.base, r.ref, r.key = '$dynamicRef', '{}')).schema is null
+   limit 1;
+  if found then
+    raise exception 'this JSON Schema has a reference that leads nowhere'
+      using errcode = 'PT400', detail = left(v_wrong.ref, 200), hint = 'References lead into the schema itself ($defs, $anchor, $id); nothing is fetched.';
+  end if;
+end
+$$;
+comment on function ai.check_json_schema(jsonb) is 'Raises PT400 unless this is a JSON Schema (draft 2020-12) that Martlet can apply.';
+
+revoke execute on function ai.check_json_schema(jsonb) from public;
+grant execute on function ai.check_json_schema(jsonb) to ai_user;
