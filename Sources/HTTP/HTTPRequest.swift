@@ -9,6 +9,9 @@ package struct HTTPRequest: Sendable {
   package var headers: [(name: String, value: String)]
   package var body: [UInt8]
 
+  /// Time to wait before anything is done, in milliseconds; nothing but memory is held meanwhile. It counts
+  /// against `firstAnswerTimeout` and `totalTimeout`.
+  package var delay = 0
   /// From the start of the name lookup to the end of the TLS handshake, in milliseconds.
   package var connectTimeout = 5_000
   /// The longest pause without a byte in either direction, in milliseconds, rounded up to whole

@@ -20,6 +20,7 @@ final class TransferLoop {
   private var timer: UInt64?
   private var commands: [Inbox.Command] = []
   private var deadlines = Deadlines()
+  private var waitingRoom = WaitingRoom()
   private var memory: AnswerMemory
 
   private static let keptExchanges = 512
@@ -59,6 +60,7 @@ final class TransferLoop {
       runTimer()
       reap()
       endLate()
+      callWaiting()
       let count = martlet_epoll_wait(
         epoll, ready.baseAddress, Int32(Self.batch), millisecondsToWait())
       for index in 0..<max(0, Int(count)) {
@@ -79,6 +81,9 @@ final class TransferLoop {
     }
     let stopped = TransferFailure(kind: .cancelled, message: "the transfer pool was stopped")
     for exchange in active.values { end(exchange, failure: stopped) }
+    for waiting in waitingRoom.empty() {
+      waiting.sink.finished(.notStarted(.cancelled, stopped.message, since: waiting.since))
+    }
     idle.removeAll()
   }
 
@@ -88,8 +93,15 @@ final class TransferLoop {
     for command in commands {
       switch command {
       case .start(let id, let request, let sink, let time):
-        start(id, request, sink, time)
+        if request.delay > 0 {
+          waitingRoom.add(id, request, sink, since: time)
+        } else {
+          start(id, request, sink, time)
+        }
       case .cancel(let id):
+        if let waiting = waitingRoom.remove(id) {
+          waiting.sink.finished(.notStarted(.cancelled, "cancelled", since: waiting.since))
+        }
         guard let exchange = active[id] else { continue }
         end(exchange, failure: TransferFailure(kind: .cancelled, message: "cancelled"))
       }
@@ -98,17 +110,20 @@ final class TransferLoop {
     return !stopped
   }
 
+  /// `asked`: when it was asked for; `now`: from when its times count, where it had to wait.
   private func start(
-    _ id: TransferID, _ request: HTTPRequest, _ sink: any TransferSink, _ time: UInt64
+    _ id: TransferID, _ request: HTTPRequest, _ sink: any TransferSink, _ asked: UInt64,
+    at now: UInt64? = nil
   ) {
+    let time = now ?? asked
     guard let exchange = idle.popLast() ?? Exchange() else {
-      sink.finished(.notStarted(.other, "no libcurl handle", since: time))
+      sink.finished(.notStarted(.other, "no libcurl handle", since: asked))
       return
     }
-    if let problem = exchange.prepare(request, id: id, sink: sink, at: time, configuration) {
+    if let problem = exchange.prepare(request, id: id, sink: sink, at: asked, configuration) {
       exchange.recycle()
       idle.append(exchange)
-      sink.finished(.notStarted(.invalidRequest, problem, since: time))
+      sink.finished(.notStarted(.invalidRequest, problem, since: asked))
       return
     }
     exchange.onEarlyEnd = { [unowned self] exchange in self.drain(exchange) }
@@ -121,6 +136,18 @@ final class TransferLoop {
     if code != CURLM_OK {
       end(
         exchange, failure: TransferFailure(kind: .other, message: "libcurl error \(code.rawValue)"))
+    }
+  }
+
+  /// Begins the transfers whose time has come, and ends those that waited for too long.
+  private func callWaiting() {
+    while let (id, waiting, verdict) = waitingRoom.next(at: monotonicNanoseconds()) {
+      switch verdict {
+      case .begin(let request):
+        start(id, request, waiting.sink, waiting.since, at: monotonicNanoseconds())
+      case .tooLate(let kind, let words):
+        waiting.sink.finished(.notStarted(kind, words, since: waiting.since))
+      }
     }
   }
 
@@ -189,6 +216,7 @@ final class TransferLoop {
     while let first = deadlines.first, active[first.id] == nil { deadlines.removeFirst() }
     var due = timer
     if let first = deadlines.first { due = min(due ?? .max, first.time) }
+    if let first = waitingRoom.due { due = min(due ?? .max, first) }
     for exchange in draining { due = min(due ?? .max, exchange.drainUntil) }
     guard let due else { return -1 }
     let now = monotonicNanoseconds()

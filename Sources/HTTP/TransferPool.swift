@@ -64,7 +64,7 @@ package final class TransferPool: Sendable {
 
   deinit { stop() }
 
-  /// Begins a transfer. Never blocks; may be called from a sink. After `stop` the sink is told
+  /// Begins a transfer, after its `delay`. Never blocks; may be called from a sink. After `stop` the sink is told
   /// `cancelled` before this returns.
   @discardableResult
   package func start(_ request: HTTPRequest, sink: any TransferSink) -> TransferID {

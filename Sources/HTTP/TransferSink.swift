@@ -33,6 +33,9 @@ package enum BodyVerdict: Sendable {
 /// Names a transfer of one pool; never used twice.
 package struct TransferID: Sendable, Hashable {
   let number: UInt64
+
+  /// A pool makes its own; this is for what stands in for one.
+  package init(number: UInt64) { self.number = number }
 }
 
 /// How a transfer ended.

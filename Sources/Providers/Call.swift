@@ -35,10 +35,12 @@ package struct Call: Sendable {
   /// Options of the provider merged with those of the model, such as
   /// `{"anthropic_version": "2023-06-01"}`. UTF-8 JSON object.
   package var options: [UInt8]
+  /// What is left of the call's whole time, in milliseconds; nil: not known.
+  package var timeout: Int?
 
   package init(
     kind: CallKind, dialect: String, baseURL: String, secret: String?, headers: [String: String],
-    model: String, stream: Bool, request: [UInt8], options: [UInt8]
+    model: String, stream: Bool, request: [UInt8], options: [UInt8], timeout: Int? = nil
   ) {
     self.kind = kind
     self.dialect = dialect
@@ -49,5 +51,6 @@ package struct Call: Sendable {
     self.stream = stream
     self.request = request
     self.options = options
+    self.timeout = timeout
   }
 }

@@ -45,8 +45,10 @@ package enum TransferEnd: Sendable {
   case broken(Failure.Signal, String)
 }
 
-/// Reads one response. A pure state machine: no I/O, no clock but the one given for HTTP dates.
-/// Calls come in the order `head`, `receive`*, `finish`; `finish` alone where no response came.
+/// Reads the response to a call, or the responses of a call that takes several requests. A pure state
+/// machine: no I/O, no clock but the one given for HTTP dates. Calls come in the order `head`, `receive`*,
+/// `followUp`; where that gives a request they begin anew with its response, else `finish` is the last.
+/// `head` and `receive` are missing where no response came.
 package protocol ResponseReader: Sendable {
   /// Takes status and headers; gives the framing of the body.
   mutating func head(_ head: ResponseHead) -> Framing
@@ -62,8 +64,21 @@ package protocol ResponseReader: Sendable {
   /// True once anything of the answer itself was received: text, reasoning or the call of a tool.
   var hasBegun: Bool { get }
 
+  /// Asked when a response has ended: what is to be sent for the rest of the answer; nil: nothing. Not
+  /// asked where the call is over anyway (cancelled, out of time, too large).
+  mutating func followUp(_ end: TransferEnd) -> FollowUp?
+
   /// Gives the result.
   mutating func finish(_ end: TransferEnd) -> Outcome
+
+  /// What tells the provider that nobody waits for the answer any more, where the call ends before it;
+  /// nil: nothing runs there, or nothing can stop it. Asked after `finish`.
+  var farewell: FollowUp? { get }
+}
+
+extension ResponseReader {
+  package mutating func followUp(_ end: TransferEnd) -> FollowUp? { nil }
+  package var farewell: FollowUp? { nil }
 }
 
 /// A wire protocol: how a call is written, how its answer is read.

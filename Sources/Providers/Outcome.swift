@@ -12,6 +12,8 @@ package struct Usage: Sendable, Equatable {
   /// books then estimate them from the text that arrived.
   package var output: Int? = 0
   package var reasoning = 0
+  /// False: the provider counted no tokens, only `units`; the books then estimate the tokens.
+  package var countsTokens = true
   /// What is billed beside tokens, or is a part of them that has another price: amounts as decimal
   /// text by the names that `ai.prices.rates` uses, such as `images`, `seconds` or `audio_input`.
   package var units: [String: String] = [:]

@@ -26,6 +26,15 @@ struct Capture: Sendable {
   private var response: [UInt8] = []
   private var responseBytes = 0
   private var digest = Digest()
+  private var exchanges = 1
+  /// What had been received when the present response began.
+  private var mark: Mark?
+
+  private struct Mark: Sendable {
+    var kept: Int
+    var bytes: Int
+    var digest: Digest
+  }
 
   /// - Parameters:
   ///   - request: the body, as it is sent.
@@ -48,6 +57,19 @@ struct Capture: Sendable {
     // A little more than is kept, so that a key on the border is found.
     let room = Self.largestBody + secret.count - response.count
     if room > 0 { response.append(contentsOf: bytes.prefix(room)) }
+  }
+
+  /// Another response begins, of the same call.
+  ///
+  /// - Parameter superseding: it takes the place of the last one, which only said "not yet". The first stays.
+  mutating func goesOn(superseding: Bool) {
+    exchanges += 1
+    if superseding, let mark {
+      response.removeLast(response.count - mark.kept)
+      responseBytes = mark.bytes
+      digest = mark.digest
+    }
+    mark = Mark(kept: response.count, bytes: responseBytes, digest: digest)
   }
 
   /// nil: it could not be sealed.
@@ -79,6 +101,7 @@ struct Capture: Sendable {
     json.member("request_sha256", whole.hex)
     json.member("response_bytes", responseBytes)
     json.member("response_sha256", digest.hex)
+    if exchanges > 1 { json.member("exchanges", exchanges) }
     if order.withContent {
       json.member("request_truncated", request.count > Self.largestBody)
       json.member("response_truncated", responseBytes > Self.largestBody)

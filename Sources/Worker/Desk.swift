@@ -13,6 +13,8 @@ final class Desk: Sendable {
     var tally = Tally()
     var identity: Identity
     var isStopping = false
+    /// Providers that are being told that nobody waits any more.
+    var farewells = 0
     var isOnceDone = false
   }
 
@@ -232,6 +234,18 @@ final class Desk: Sendable {
     handshakeWake.signal()
     workerWake.signal()
   }
+
+  func farewellBegins() { state.withLock { $0.farewells += 1 } }
+
+  func farewellEnded() {
+    let isLast = state.withLock { state in
+      state.farewells -= 1
+      return state.farewells == 0
+    }
+    if isLast { workerWake.signal() }
+  }
+
+  var hasFarewells: Bool { state.withLock { $0.farewells > 0 } }
 
   var isStopping: Bool { state.withLock { $0.isStopping } }
   var isOnceDone: Bool { state.withLock { $0.isOnceDone } }

@@ -101,7 +101,8 @@ struct Dispatcher {
       // Of a model that cannot stream the answer is shown when it is there.
       stream: streams && wishes?.streaming ?? true,
       request: rows.bytes(row, 10) ?? [],
-      options: options)
+      options: options,
+      timeout: timeout)
 
     let order = rows.bytes(row, 18).flatMap { memory.keys.capture[$0] }
 
@@ -132,10 +133,19 @@ struct Dispatcher {
       report: report(fence, host(of: written.url), call),
       capture: order.map {
         Capture($0, fence: fence, request: written.body, secret: call.secret)
-      }, dropped: written.dropped)
+      },
+      dropped: written.dropped, onward: onward(written, request, call))
     desk.begin(fence, streams: streams)
     let transfer = pool.start(request, sink: attempt)
     if desk.started(fence, transfer) { pool.cancel(transfer) }
+  }
+
+  private func onward(_ written: ProviderRequest, _ limits: HTTPRequest, _ call: Call) -> Onward {
+    var (first, limits) = (written, limits)
+    first.body = []
+    limits.body = []
+    limits.headers = []
+    return Onward(transport: pool, first: first, base: call.baseURL, limits: limits)
   }
 
   private func report(_ fence: Fence, _ provider: String, _ call: Call) -> Report {

@@ -40,11 +40,11 @@ extension Settlement {
     if let usage = reply.usage {
       json.key("usage")
       json.beginObject()
-      json.member("input", usage.input)
+      json.member("input", usage.countsTokens ? usage.input : nil)
       json.member("cache_read", usage.cacheRead)
       json.member("cache_write", usage.cacheWrite)
       json.member("cache_write_1h", usage.cacheWrite1h)
-      json.member("output", usage.output)
+      json.member("output", usage.countsTokens ? usage.output : nil)
       json.member("reasoning", usage.reasoning)
       json.endObject()
     }

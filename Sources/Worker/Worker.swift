@@ -85,6 +85,10 @@ package final class Worker: Service {
       loops.cancelAll()
     }
     await say(setup, farewellOf: desk.identity)
+    let patience = ContinuousClock.now + Self.lastReports
+    while desk.hasFarewells, .now < patience, !Task.isCancelled {
+      await desk.workerWake.wait(until: patience)
+    }
     pool.stop()
 
     let tally = desk.tally

@@ -18,9 +18,12 @@ protocol AnswerAssembler: Sendable {
   /// Takes a unit that is not JSON if it is a marker of the protocol; gives nil if it is not.
   mutating func marker(_ data: [UInt8]) -> String?
 
-  /// Takes a whole body, or as much of one as arrived; gives its text. Sets `isComplete` if it is an
+  /// Takes a whole body; gives its text. Sets `isComplete` if it is an
   /// answer; sets `fault` or leaves both alone if it is not.
   mutating func whole(_ json: JSON) -> String
+
+  /// Takes as much of a whole body as arrived where it broke off; gives its text.
+  mutating func cut(_ json: JSON) -> String
 
   /// The terminal marker was seen.
   var isComplete: Bool { get }
@@ -32,6 +35,16 @@ protocol AnswerAssembler: Sendable {
   /// ends properly here, as it does with servers that leave the marker out.
   var mayEnd: Bool { get }
 
+  /// What arrived is sound and says that the answer is not there yet: a job that runs.
+  var isPending: Bool { get }
+
+  /// Asked when a response has ended without completing the answer: what is to be sent for the rest of it;
+  /// nil: nothing, the call ends here.
+  mutating func followUp(_ ended: ResponseEnd) -> FollowUp?
+
+  /// See `ResponseReader.farewell`.
+  var farewell: FollowUp? { get }
+
   /// The first error that the provider reported inside of its answer.
   var fault: Failure? { get }
 
@@ -41,4 +54,39 @@ protocol AnswerAssembler: Sendable {
 
 extension AnswerAssembler {
   static var maxValues: Int { 1 << 20 }
+  mutating func cut(_ json: JSON) -> String { whole(json) }
+  var isPending: Bool { false }
+  mutating func followUp(_ ended: ResponseEnd) -> FollowUp? { nil }
+  var farewell: FollowUp? { nil }
+}
+
+/// How one of several responses ended.
+enum ResponseEnd: Sendable {
+  /// All of it came, and could be read.
+  case complete(wait: Int?)
+  /// Its status is not 2xx.
+  case refused(status: Int, wait: Int?)
+  /// It broke off, or none came.
+  case broken(Failure.Signal)
+  /// It came, and is not what the protocol says.
+  case unreadable
+
+  /// Whether the same may be asked again: nothing was said about what was asked for. The statuses are
+  /// those that the official SDKs repeat a GET for.
+  var isPassing: Bool {
+    switch self {
+    case .complete: false
+    case .refused(let status, _):
+      [408, 409, 425, 429].contains(status) || (500...599).contains(status)
+    case .broken, .unreadable: true
+    }
+  }
+
+  /// What the provider asks to wait, in milliseconds.
+  var wait: Int? {
+    switch self {
+    case .complete(let wait), .refused(_, let wait): wait
+    case .broken, .unreadable: nil
+    }
+  }
 }

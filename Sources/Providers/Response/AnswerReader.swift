@@ -15,6 +15,9 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   private var malformedWasLast = false
   /// The whole body ended before its JSON did.
   private var cut = false
+  /// What is read answers a further request of the call.
+  private var isFollowing = false
+  private var firstRequestID: String?
 
   /// `now` gives seconds since 1970; asked only for a Retry-After date without a Date beside it.
   init(_ assembler: Assembler, for call: Call, now: @escaping @Sendable () -> Int = HTTPDate.now) {
@@ -72,15 +75,50 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     switch JSON.parse(data, limit: Assembler.maxValues) {
     case .whole(let json):
       let text = assembler.whole(json)
-      if !assembler.isComplete && assembler.fault == nil { malformed = data }
+      if !assembler.isComplete && assembler.fault == nil && !assembler.isPending {
+        malformed = data
+      }
       return text
     case .cut(let json):
       cut = true
-      return json.map { assembler.whole($0) } ?? ""
+      return json.map { assembler.cut($0) } ?? ""
     case .invalid:
       malformed = data
       return ""
     }
+  }
+
+  mutating func followUp(_ end: TransferEnd) -> FollowUp? {
+    guard !assembler.isComplete, assembler.fault == nil else { return nil }
+    guard let next = assembler.followUp(ended(end)) else { return nil }
+    firstRequestID = firstRequestID ?? requestID
+    isFollowing = true
+    head = nil
+    errorBody = []
+    // What was cut off comes again; a hole stays one.
+    if malformedWasLast || next.supersedes { malformed = nil }
+    malformedWasLast = false
+    cut = false
+    return next
+  }
+
+  var farewell: FollowUp? {
+    assembler.isComplete || assembler.fault != nil ? nil : assembler.farewell
+  }
+
+  private func ended(_ end: TransferEnd) -> ResponseEnd {
+    guard let head else {
+      guard case .broken(let signal, _) = end else { return .broken(.empty) }
+      return .broken(signal)
+    }
+    guard (200...299).contains(head.status) else {
+      return .refused(status: head.status, wait: httpFailure(head).retryAfterMilliseconds)
+    }
+    if case .broken(let signal, _) = end { return .broken(signal) }
+    if malformed != nil || cut { return .unreadable }
+    // What OpenAI's SDK asks before it polls.
+    let hint = head.headers["openai-poll-after-ms"].flatMap(Double.init).map(RetryAfter.clamp)
+    return .complete(wait: RetryAfter.milliseconds(head.headers, now: now) ?? hint)
   }
 
   mutating func finish(_ end: TransferEnd) -> Outcome {
@@ -90,8 +128,8 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
       }
       return .failure(failure(signal, words))
     }
-    guard (200...299).contains(head.status) else { return .failure(httpFailure(head)) }
     if let fault = assembler.fault { return .failure(described(fault)) }
+    guard (200...299).contains(head.status) else { return .failure(httpFailure(head)) }
     guard let (signal, words) = obstacle(end, head.status) else { return .success(finished()) }
     return .failure(failure(signal, words))
   }
@@ -119,9 +157,9 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   }
 
   private var requestID: String? {
-    guard let head else { return nil }
+    if firstRequestID != nil { return firstRequestID }
     for name in Assembler.requestIDHeaders {
-      if let value = head.headers[name], !value.isEmpty {
+      if let value = head?.headers[name], !value.isEmpty {
         return FailureText.clean(value, limit: 200, secret: secret)
       }
     }
@@ -138,7 +176,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     failure.message = FailureText.clean(failure.message, secret: secret)
     failure.type = failure.type.map { FailureText.clean($0, limit: 200, secret: secret) }
     failure.code = failure.code.map { FailureText.clean($0, limit: 200, secret: secret) }
-    guard let head else { return failure }
+    guard let head else { return withPartial(failure) }
     failure.httpStatus = head.status
     failure.requestID = requestID ?? failure.requestID
     failure.retryAfterMilliseconds =
@@ -148,6 +186,11 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     case "false": failure.shouldRetry = false
     default: break
     }
+    return withPartial(failure)
+  }
+
+  private func withPartial(_ failure: Failure) -> Failure {
+    var failure = failure
     if sawUnit {
       let partial = finished()
       failure.requestID = failure.requestID ?? partial.requestID
@@ -157,7 +200,8 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   }
 
   private func httpFailure(_ head: ResponseHead) -> Failure {
-    var failure = Failure(.http, message: "")
+    // That a job cannot be asked for says nothing of the job, which may have been done and paid for.
+    var failure = Failure(isFollowing ? .truncated : .http, message: "")
     var said: ProviderError?
     switch JSON.parse(errorBody) {
     case .whole(let json), .cut(.some(let json)): said = ProviderError(json)
@@ -174,6 +218,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     } else {
       failure.message = "HTTP \(head.status) with \(FailureText.describe(errorBody))"
     }
+    if isFollowing { failure.message = "the answer could not be fetched: \(failure.message)" }
     return described(failure)
   }
 
