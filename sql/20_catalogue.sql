@@ -67,7 +67,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_class text;
+  v_kind text;
 begin
   if tg_op = 'TRUNCATE' then
     raise exception 'price versions are not truncated' using errcode = 'PT409', detail = 'What was billed by them could not be derived again.';
@@ -93,18 +93,9 @@ begin
     return new;
   end if;
 
-  if jsonb_typeof(new.rates) <> 'object' then
-    raise exception 'rates must be a JSON object' using errcode = 'PT400';
-  end if;
-  for v_class in select key from jsonb_each(new.rates)
-                  where key not in ('input', 'cache_read', 'cache_write', 'cache_write_1h', 'output', 'reasoning')
-                     or jsonb_typeof(value) <> 'number' or (value #>> '{}')::numeric < 0 loop
-    raise exception 'the rate "%" is not one of a token class, or not a number from 0', v_class
-      using errcode = 'PT400', hint = 'Classes: input, cache_read, cache_write, cache_write_1h, output, reasoning; money per million tokens.';
-  end loop;
-  perform from ai.models where id = new.model_id for no key update;
-  if not new.rates ? 'input' or (not new.rates ? 'output' and (select kind from ai.models where id = new.model_id) in ('chat', 'completion')) then
-    raise exception 'a price needs rates for input and, unless the model embeds, output' using errcode = 'PT400';
+  select m.kind into v_kind from ai.models m where m.id = new.model_id for no key update;
+  if new.rates is not null then
+    perform ai.check_rates(new.rates, v_kind);
   end if;
   if exists (select from ai.prices p where p.model_id = new.model_id and p.valid_from > new.valid_from) then
     raise exception 'a later price version exists already'

@@ -143,14 +143,10 @@ begin
   end if;
   if not exists (select from ai.models m where m.id = new.model_id and m.tenant_id = (select ai.tenant_id())) then
     raise exception 'a tenant prices its own models' using errcode = 'PT403', hint = 'select id, name from ai.models where tenant_id = ai.tenant_id();';
-  elsif new.rates is null or jsonb_typeof(new.rates) <> 'object' then
-    raise exception 'rates must be a JSON object' using errcode = 'PT400';
-  elsif exists (select from jsonb_each(new.rates) r
-                 where jsonb_typeof(r.value) = 'number' and ((r.value #>> '{}')::numeric > 1000000 or scale((r.value #>> '{}')::numeric) > 12)) then
-    raise exception 'a rate is at most 1000000, with 12 digits after the point' using errcode = 'PT400';
   elsif (select count(*) from ai.prices p where p.model_id = new.model_id) >= 1000 then
     raise exception 'a model has at most 1000 price versions' using errcode = 'PT409';
   end if;
+  perform ai.check_rates(new.rates, null, 1000000, 12);
   return new;
 end
 $$;

@@ -89,7 +89,7 @@ begin
     when 'weighted' then
       return case when p_weight > 0 then -ln(ai.draw(p_seed, p_model)) / p_weight else 'infinity' end;
     when 'cheapest' then
-      return coalesce((select ai.token_cost(p.rates, p_tokens, 0, 0, 0, c_output, 0)::double precision
+      return coalesce((select ai.usual_cost(p.rates, p_tokens, c_output)::double precision
                          from ai.prices p where p.model_id = p_model and p.valid_from <= ai.now() and ai.now() < p.valid_to limit 1), 'infinity');
     when 'fastest' then
       return coalesce((select s.ttft_ms * power(0.5, least(greatest(extract(epoch from ai.now() - s.updated_at), 0) / 600, 1000))

@@ -79,15 +79,18 @@ begin
        where l.id = any (p_lanes) and v_state.ids[w.pos] = c
        group by l.id
     ), prices as materialized (
-      select m.id, p.rates
+      -- What is no text has no max_tokens that would hold it: ai.most_cost() asks for a bound.
+      select m.id, p.rates, p.plain and o.kind not in ('image', 'transcription', 'speech') as plain
         from (select distinct unnest(p_models) as id) m
-        left join lateral (select p.rates from ai.prices p where p.model_id = m.id and p.valid_from <= v_now and v_now < p.valid_to limit 1) p on true
+        join ai.models o on o.id = m.id
+        left join lateral (select p.rates, p.plain from ai.prices p where p.model_id = m.id and p.valid_from <= v_now and v_now < p.valid_to limit 1) p on true
        where v_state.any_money
     )
     select u.id, u.lane_id, l.positions, l.counters, u.follows, u.first::integer as requests, u.input + u.output as tokens,
-           case when v_state.any_money then ai.dearest_cost(p.rates, u.input, u.output) end as cost
-      from unnest(p_ids, p_lanes, p_models, p_input_tokens::bigint[], p_output_tokens::bigint[], p_first, p_follows)
-           with ordinality u (id, lane_id, model_id, input, output, first, follows, at)
+           case when not v_state.any_money then null when p.plain is not false then ai.dearest_cost(p.rates, u.input, u.output)
+                else ai.most_call_cost(p.rates, u.tenant_id, u.id, u.input, u.output, v_now) end as cost
+      from unnest(p_ids, p_tenants, p_lanes, p_models, p_input_tokens::bigint[], p_output_tokens::bigint[], p_first, p_follows)
+           with ordinality u (id, tenant_id, lane_id, model_id, input, output, first, follows, at)
       left join lanes l on l.id = u.lane_id
       left join prices p on p.id = u.model_id
      order by u.at
@@ -175,7 +178,7 @@ as $$
   select jsonb_strip_nulls(jsonb_build_object(
     'class', case when p_metric in ('cost', 'credit') then 'budget' else 'limit' end,
     'code', case when p_metric in ('cost', 'credit') then 'PT402' else 'PT429' end,
-    'message', case when p_need is null then 'a budget applies, and the model has no price'
+    'message', case when p_need is null then 'a budget applies, and the model has no price, or one that does not bound this call'
                     when p_metric = 'credit' then 'the prepaid credit does not suffice'
                     when p_need > p_amount then format('the limit of %s can never admit this', t.words)
                     else format('the limit of %s is reached', t.words) end,
@@ -183,7 +186,7 @@ as $$
     'needed', case when p_metric in ('tokens', 'cost', 'credit') then p_need end,
     'retry_after', case when p_need <= p_amount and p_metric <> 'credit'
                         then case when isfinite(p_until) then greatest(ceil(extract(epoch from p_until - p_now)), 1) else 1 end end,
-    'hint', case when p_need is null then 'insert into ai.prices (model_id, rates) values (…)'
+    'hint', case when p_need is null then 'insert into ai.prices (model_id, rates) values (…); where a request does not say how much of a class it may use, rates.most has to.'
                  when p_metric = 'credit' then 'select ai.add_credit(tenant, amount)'
                  when p_need > p_amount and p_metric in ('tokens', 'cost') then 'A shorter input, or a smaller params.max_tokens, needs less.'
                  else 'select * from ai.limits_status();' end))

@@ -61,7 +61,8 @@ begin
   select array_agg(r.generation_id) as ids, array_agg(r.tenant_id) as tenants, array_agg(r.lane_id) as lanes, array_agg(r.attempts) as tries,
          array_agg(r.target) as targets, array_agg(r.path::text) as routes, array_agg(m.id) as models, array_agg(r.leader_id) as leaders,
          array_agg(r.input_bytes) as inputs,
-         array_agg(case when r.kind not in ('chat', 'completion') then 0
+         array_agg(case when r.kind in ('image', 'transcription', 'speech') then coalesce(m.max_output_tokens, 0)
+                        when r.kind not in ('chat', 'completion') then 0
                         else least(coalesce(ai.token_count(r.params -> 'max_completion_tokens'), ai.token_count(r.params -> 'max_tokens'), m.max_output_tokens, s.max_output_tokens),
                                    m.max_output_tokens)::integer end) as outputs,
          null::text[] as counters, null::text[] as amounts, bool_or(not m.enabled or not v.enabled) as disabled

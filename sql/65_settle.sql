@@ -59,7 +59,7 @@ begin
            greatest(coalesce(u.output, case when b.bills = 'arrived' then ceil(octet_length(r.text) / 4.0) end, 0), u.reasoning)::integer as output_tokens,
            u.reasoning::integer as reasoning_tokens,
            b.bills <> 'no' and (u.input is null or (u.output is null and b.bills = 'arrived' and r.text <> '')) as estimated,
-           p.id as price_id, p.rates,
+           p.id as price_id, p.rates, p.plain, n.units,
            -- Handed back before anything was sent: no attempt at a provider, so nothing for the books.
            r.outcome = 'released' and r.signal is null and not coalesce(r.sent, false) as unsent, coalesce(r.sent, true) as sent,
            exists (select from ai.cancellations c where c.generation_id = l.generation_id) as cancel_requested,
@@ -95,13 +95,22 @@ begin
                                      when o.outcome = 'cancelled' then case when r.sent then 'arrived' else 'no' end
                                      when not coalesce(r.sent, true) then 'no'
                                      else coalesce(f.billed, 'arrived') end as bills) b
-      left join lateral (select p.id, p.rates from ai.prices p
+      left join lateral (select p.id, p.rates, p.plain from ai.prices p
                           where p.model_id = l.model_id and p.valid_from <= l.claimed_at and l.claimed_at < p.valid_to limit 1) p on true
+      -- What is billed beside tokens of text: of most calls nothing, and then nothing is worked out.
+     cross join lateral (select case when p.plain is not false and (r.usage ? 'units') is not true then null
+                                     when u.input is null and b.bills <> 'no'
+                                     then ai.billed_units(coalesce(r.usage -> 'units', ai.estimated_units(p.rates, l.tenant_id, l.generation_id, l.input_bytes,
+                                                                                              coalesce(t.latency_ms / 1000, extract(epoch from v_now - l.claimed_at)))), p.rates, true)
+                                     else ai.billed_units(r.usage -> 'units', p.rates, b.bills <> 'no' or u.input is not null) end as units offset 0) n
 
   ), decided as materialized (
     -- What follows: `end` with a status, or `queue` for the same or the next target after some time.
     select a.*, case when g.rejected is not null then 'rejected' else d.status end as status, d.next_target, d.delay_ms, g.shown_text, g.rejected, g.stages,
-           ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens) as cost,
+           case when a.plain and a.units is null
+                then ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens)
+                else ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens,
+                                   a.units, a.service_tier) end as cost,
            case when coalesce(nullif(a.rest, ''), g.shown_text) <> '' and a.stream then 1 else 0 end as tails,
            -- Whether subscribers have seen text that another attempt would contradict.
            a.stream and d.status is null
@@ -128,13 +137,13 @@ begin
   ), books as (
     insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, http_status,
       error_class, error_code, input_tokens, cached_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-      estimated, price_id, cost, ttft_ms, latency_ms, service_tier, request_id, capture)
+      estimated, price_id, cost, ttft_ms, latency_ms, service_tier, request_id, capture, units)
     select d.tenant_id, d.generation_id, d.attempt, d.claimed_at, d.user_id, d.provider, d.model, d.model_used, d.kind,
            case when d.outcome = 'released' or d.signal = 'abandoned' then 'abandoned' else d.outcome end,
            case when d.http_status between 100 and 999 then d.http_status end,
            case when d.outcome <> 'succeeded' then d.error ->> 'class' end, coalesce(d.error_code, d.error_type), d.input_tokens, d.cached_tokens,
            d.cache_write_tokens, d.cache_write_1h_tokens, d.output_tokens, d.reasoning_tokens, d.estimated, d.price_id, d.cost,
-           d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id, d.captured
+           d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id, d.captured, d.units
       from decided d where not d.unsent
 
   ), events as (

@@ -2,7 +2,8 @@
 
 -- What ai.estimate() needs to know of a route, looked up once for each size of text: the first target with its rates and the
 -- usual length of its answers, and for the dearest case the dearest rates and the longest answer of each target.
---   {"model", "input", "output", "usual", "most", "targets": [{"input", "output", "most"}]}
+--   {"model", "rates", "input", "output", "usual", "most", "targets": [{"rates", "input", "output", "most"}]}
+-- rates are null where two numbers say the same.
 -- Raises PT401, PT403, PT404.
 create or replace function ai.estimate_basis(p_kind text, p_model text, p_profile text, p_bytes integer) returns jsonb
 language plpgsql stable security definer
@@ -23,17 +24,19 @@ begin
   end if;
   -- Ids of generations are time-ordered: the last calls of a tenant are the end of its part of the key.
   with targets as materialized (
-    select u.at, m.name, p.rates, case when p_kind = 'embedding' then 0 else coalesce(m.max_output_tokens, s.max_output_tokens) end as most
+    select u.at, m.name, p.rates, p.plain, case when p_kind in ('chat', 'completion') then coalesce(m.max_output_tokens, s.max_output_tokens)
+                                                 when p_kind in ('image', 'transcription', 'speech') then coalesce(m.max_output_tokens, 0) else 0 end as most
       from unnest(v_route) with ordinality u (id, at)
       join ai.models m on m.id = u.id
      cross join ai.settings s
-      left join lateral (select o.rates from ai.prices o where o.model_id = m.id and o.valid_from <= ai.now() and ai.now() < o.valid_to limit 1) p on true
+      left join lateral (select o.rates, o.plain from ai.prices o where o.model_id = m.id and o.valid_from <= ai.now() and ai.now() < o.valid_to limit 1) p on true
   )
   select jsonb_build_object(
-           'model', f.name, 'input', (f.rates ->> 'input')::numeric, 'output', coalesce((f.rates ->> 'output')::numeric, 0), 'most', f.most,
+           'model', f.name, 'rates', case when not f.plain then f.rates end, 'input', (f.rates ->> 'input')::numeric, 'output', coalesce((f.rates ->> 'output')::numeric, 0), 'most', f.most,
            'usual', (select avg(c.output_tokens) from (select c.* from ai.llm_calls c where c.tenant_id = v_tenant order by c.generation_id desc limit c_calls) c
                       where c.model = f.name and c.status = 'succeeded' and c.cache is null),
            'targets', (select jsonb_agg(jsonb_build_object(
+                                'rates', case when not t.plain then t.rates end,
                                 'input', greatest((t.rates ->> 'input')::numeric, (t.rates ->> 'cache_write')::numeric, (t.rates ->> 'cache_write_1h')::numeric),
                                 'output', greatest((t.rates ->> 'output')::numeric, (t.rates ->> 'reasoning')::numeric, 0), 'most', t.most)) from targets t))
     into v_basis from targets f where f.at = 1;
@@ -44,7 +47,7 @@ comment on function ai.estimate_basis(text, text, text, integer) is 'Rates and l
 
 -- What a generation would cost, by four bytes a token of input and the usual length of the model's last answers to the tenant
 -- (without any, or where max_tokens is less: the most that it may write). cost_max is the dearest target of the route with
--- every byte a token and the longest answer. Money is null where a model has no price. Nothing is counted that joins the
+-- every byte a token and the longest answer, and a minute where machine time is billed. Money is null where a model has no price, or one that does not bound a call. Nothing is counted that joins the
 -- prompt later: passages, templates, history.
 --
 -- Fast over many rows, because what it looks up is kept until the statement ends, in a setting that is this session's own
@@ -64,6 +67,8 @@ declare
   v_basis  jsonb;
   v_asked  bigint;
   v_target jsonb;
+  v_most   numeric;
+  c_seconds constant numeric := 60;  -- of machine time, where that is billed
 begin
   if (prompt is null) = (messages is null) then
     raise exception 'an estimate needs either prompt or messages' using errcode = 'PT400';
@@ -88,9 +93,20 @@ begin
   target := v_basis ->> 'model';
   input_tokens := (v_bytes + 3) / 4;
   output_tokens := ceil(least((v_basis ->> 'usual')::numeric, (v_basis ->> 'most')::numeric, v_asked));
-  cost := trim_scale(0.000001 * (input_tokens * (v_basis ->> 'input')::numeric + output_tokens * (v_basis ->> 'output')::numeric));
+  cost := case when jsonb_typeof(v_basis -> 'rates') = 'object'
+    then ai.token_cost(v_basis -> 'rates', input_tokens, 0, 0, 0, coalesce(output_tokens, 0), 0,
+                       jsonb_strip_nulls(ai.unit_bounds(v_basis -> 'rates', kind, params, v_bytes, c_seconds)), params ->> 'service_tier')
+    else trim_scale(0.000001 * (input_tokens * (v_basis ->> 'input')::numeric + output_tokens * (v_basis ->> 'output')::numeric)) end;
   for v_target in select value from jsonb_array_elements(v_basis -> 'targets') loop
-    if jsonb_typeof(v_target -> 'input') = 'null' then
+    if jsonb_typeof(v_target -> 'rates') = 'object' then
+      v_most := ai.most_cost(v_target -> 'rates', kind, params, v_bytes, least((v_target ->> 'most')::bigint, v_asked), c_seconds);
+      if v_most is null then
+        cost_max := null;
+        return;
+      end if;
+      cost_max := greatest(cost_max, v_most);
+      continue;
+    elsif jsonb_typeof(v_target -> 'input') = 'null' then
       cost_max := null;
       return;
     end if;

@@ -46,6 +46,14 @@ extension Settlement {
       json.member("cache_write_1h", usage.cacheWrite1h)
       json.member("output", usage.countsTokens ? usage.output : nil)
       json.member("reasoning", usage.reasoning)
+      if !usage.units.isEmpty {
+        json.key("units")
+        json.beginObject()
+        for (name, amount) in usage.units.sorted(by: { $0.key < $1.key }) {
+          json.member(text: name, amount)
+        }
+        json.endObject()
+      }
       json.endObject()
     }
     json.member("model", reply.model)

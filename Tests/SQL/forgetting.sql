@@ -60,7 +60,7 @@ llm_calls kept provider model model_used kind status error_class error_code serv
 members gone user_id role
 messages gone user_id role content
 migrations kept version name checksum door
-models kept name wire_name kind capabilities options
+models kept name wire_name kind capabilities options price_key
 partitioning kept table_name
 permissions kept name description
 prepared gone messages
@@ -69,7 +69,7 @@ profile_rules kept kind tier metadata profile
 profiles kept name kind strategy
 prompt_templates kept name description system collection search_mode context_sources
 provider_accounts kept secret
-providers kept name dialect base_url secret headers options
+providers kept name dialect base_url secret headers options price_map
 realtime_key kept key
 redactions gone placeholder original
 retry_rules kept dialect signal code class action billed why

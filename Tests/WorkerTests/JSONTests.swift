@@ -94,6 +94,19 @@ private let fence = Fence(high: 0x01a1_fcc3_44d1_7d47, low: 0x822e_2189_e104_5b8
       ])
   }
 
+  @Test("units are told by name, as they were read, in one order")
+  func units() throws {
+    var settlement = Settlement(fence: fence, outcome: .succeeded)
+    var reply = Reply()
+    var usage = Usage()
+    usage.units = ["seconds": "12.345678901", "images:hd_1024x1024": "2", "audio_input": "7"]
+    reply.usage = usage
+    settlement.reply = reply
+    let json = try written(settlement)
+    let written = (json["usage"] as? [String: Any])?["units"] as? [String: String]
+    #expect(written == usage.units)
+  }
+
   @Test("a failure has all members of the contract")
   func failure() throws {
     var settlement = Settlement(fence: fence, outcome: .failed)

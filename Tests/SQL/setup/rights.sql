@@ -81,8 +81,12 @@ function cache_report(timestamp with time zone, timestamp with time zone): user
 function cancel(uuid): user definer -- only a generation that the caller may see
 function cancel_batch(uuid): user definer -- only a batch that the caller may see
 function cancel_rebuild(text): user definer -- own tenant; document:write
+function check_costs(timestamp with time zone, timestamp with time zone): user
 function check_own_headers(jsonb): admin
 function check_own_options(jsonb, text): admin
+function check_rate_block(jsonb, text, numeric, integer): admin
+function check_rates(jsonb, text, numeric, integer): admin
+function check_tiers(jsonb, text, numeric, integer): admin
 function chat(uuid, text, boolean, jsonb, text, text, text, text, text, integer, text, jsonb): user
 function collection_status(text): user
 function collection_to_search(text, vector): user
@@ -97,6 +101,7 @@ function delete_document(uuid): user definer -- own tenant; document:write
 function delete_profile(text, text): admin definer -- own tenant; model:write
 function disable_member(text): user definer -- own tenant; member:write, no member with more than the caller has
 function drop_role(text): user definer -- own tenant; member:write, no role with more than the caller has
+function effective_rates(jsonb, numeric, text): user monitor
 function embed(text, text, text, jsonb, text, jsonb): user
 function enable_member(text): user definer -- own tenant; member:write, no member with more than the caller has
 function estimate(text, jsonb, text, text, jsonb, text): user definer -- own tenant; writes nothing
@@ -109,6 +114,8 @@ function generate(text, jsonb, text, text, jsonb, boolean, text, timestamp with 
 function hybrid_search(text, vector, integer, double precision, double precision, integer, text, jsonb): user
 function idempotent_generation(text): user definer -- own tenant and user
 function identity(): user worker monitor definer -- tells only who asks
+function is_token_class(text): user monitor
+function is_unit_class(text): admin
 function invalidate_cache(text, text, text, integer, interval, text, text, text, boolean): user definer -- own tenant; policy:write, prompt:write or document:write
 function limits_status(): user definer -- own tenant, own user without billing:read
 function login(text, boolean, interval): user definer -- only with an API key
@@ -155,6 +162,7 @@ function tenant_totals(timestamp with time zone, timestamp with time zone): moni
 function tenant_id(): user worker monitor definer -- tells only who asks
 function text_matches(text, text, integer, jsonb): user definer -- own tenant; document:read
 function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint): user monitor
+function token_cost(jsonb, bigint, bigint, bigint, bigint, bigint, bigint, jsonb, text): user monitor
 function unit_vector(vector): user
 function usage_report(timestamp with time zone, timestamp with time zone, text): user
 function use_session(text): user definer -- only with an API key or token
