@@ -11,6 +11,6 @@ comment on column ai.prices.rates is
 alter table ai.providers add column price_map text
   constraint providers_price_map check (price_map ~ '^[a-z0-9][a-z0-9._-]{0,62}$');
 comment on column ai.providers.price_map is 'What LiteLLM''s price map calls it (litellm_provider); null: the same name.';
-alter table ai.models add column price_key text
-  constraint models_price_key check (length(price_key) between 1 and 500);
-comment on column ai.models.price_key is 'The key of its entry in LiteLLM''s price map; null: found by the name.';
+alter table ai.models add column price_entry text
+  constraint models_price_entry check (length(price_entry) between 1 and 500);
+comment on column ai.models.price_entry is 'The key of its entry in LiteLLM''s price map; null: found by the name.';

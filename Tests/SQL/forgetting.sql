@@ -60,7 +60,7 @@ llm_calls kept provider model model_used kind status error_class error_code serv
 members gone user_id role
 messages gone user_id role content
 migrations kept version name checksum door
-models kept name wire_name kind capabilities options price_key
+models kept name wire_name kind capabilities options price_entry
 partitioning kept table_name
 permissions kept name description
 prepared gone messages
