@@ -64,7 +64,8 @@ let package = Package(
 
     .testTarget(name: "PostgresTests", dependencies: ["Postgres"], swiftSettings: strict),
     .testTarget(name: "HTTPTests", dependencies: ["HTTP"], swiftSettings: strict),
-    .testTarget(name: "ProvidersTests", dependencies: ["Providers"], swiftSettings: strict),
+    .testTarget(
+      name: "ProvidersTests", dependencies: ["Providers", "HTTP"], swiftSettings: strict),
     .testTarget(name: "SealingTests", dependencies: ["Sealing"], swiftSettings: strict),
     .testTarget(
       name: "MigrateTests", dependencies: ["Migrate", "Postgres"], swiftSettings: strict),

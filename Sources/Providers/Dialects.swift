@@ -6,6 +6,10 @@ package enum Dialects {
     switch name {
     case OpenAI.name: OpenAI.self
     case AnthropicMessages.name: AnthropicMessages.self
+    case Ollama.name: Ollama.self
+    case TextGeneration.name: TextGeneration.self
+    case TextEmbeddings.name: TextEmbeddings.self
+    case HuggingFace.name: HuggingFace.self
     default: nil
     }
   }

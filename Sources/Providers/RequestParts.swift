@@ -85,14 +85,56 @@ struct RequestParts {
     return messages
   }
 
-  /// A request whose headers are the dialect's own and those of the provider's row, which replace
-  /// own headers of the same name. The option `auth` says how the secret travels: `bearer`, or the
-  /// name of the header that holds it (such as Azure's `api-key`).
-  func post(
-    path: String, auth: String, ownHeaders: [(name: String, value: String)], body: [UInt8]
-  ) throws(Failure) -> ProviderRequest {
+  /// The input of any kind but a chat: a text that is not empty.
+  func text() throws(Failure) -> String {
+    guard let input = request["input"], input.kind == .string else {
+      throw Failure(.unsendable, message: "the request has no text as its input")
+    }
+    guard let text = input.string, !text.isEmpty else {
+      throw Failure(.unsendable, message: "the input is empty")
+    }
+    return text
+  }
+
+  /// The input of an embedding: a text, or an array of up to 2,048.
+  func texts() throws(Failure) -> JSON {
+    guard let input = request["input"] else {
+      throw Failure(.unsendable, message: "the request has no input")
+    }
+    if input.kind == .string { return input }
+    let texts = input.elements
+    guard !texts.isEmpty, texts.allSatisfy({ $0.kind == .string }) else {
+      throw Failure(.unsendable, message: "an embedding needs a text or several")
+    }
+    guard texts.count <= OpenAIEmbeddings.maxTexts else {
+      throw Failure(
+        .unsendable,
+        message: "one call embeds at most \(OpenAIEmbeddings.maxTexts) texts, not \(texts.count)")
+    }
+    return input
+  }
+
+  /// The base URL without slashes at its end.
+  var base: Substring {
     var base = Substring(call.baseURL)
     while base.hasSuffix("/") { base.removeLast() }
+    return base
+  }
+
+  /// `path` without `prefix` where the base URL already ends in that: people configure both.
+  func path(_ path: String, after prefix: String) -> String {
+    base.hasSuffix(prefix) && path.hasPrefix(prefix) ? String(path.dropFirst(prefix.count)) : path
+  }
+
+  /// A request whose headers are the dialect's own and those of the provider's row, which replace
+  /// own headers of the same name. The option `auth` says how the secret travels: `bearer`, or the
+  /// name of the header that holds it (such as Azure's `api-key`). `streamType` is the content type
+  /// of a stream, asked for where the answer is to be one.
+  func post(
+    path: String, auth: String = "bearer", ownHeaders: [(name: String, value: String)] = [],
+    streamType: String = "text/event-stream", body: [UInt8]
+  ) throws(Failure) -> ProviderRequest {
+    let base = base
     let scheme = base.prefix(8).lowercased()
     guard scheme.hasPrefix("http://") || scheme.hasPrefix("https://"),
       base.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F })
@@ -102,7 +144,7 @@ struct RequestParts {
     }
     var headers: [(name: String, value: String)] = [
       ("content-type", "application/json"),
-      ("accept", call.stream && call.kind == .chat ? "text/event-stream" : "application/json"),
+      ("accept", call.stream ? streamType : "application/json"),
     ]
     headers += ownHeaders
     if let secret = call.secret {

@@ -99,7 +99,7 @@ import Testing
       type: "server_error", code: nil, message: "The serv"),
   ]
 
-  @Test(arguments: matrix, ["openai", "anthropic"])
+  @Test(arguments: matrix, ["openai", "anthropic", "ollama", "tgi", "tei", "huggingface"])
   func everyErrorShapeIsUnderstood(_ said: Said, _ dialect: String) throws {
     for stream in [false, true] {
       let reading = try read(call(dialect, stream: stream), status: said.status, text: said.body)

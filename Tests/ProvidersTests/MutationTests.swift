@@ -18,9 +18,7 @@ import Testing
     var random = SeededGenerator(seed: seed)
     for round in 0..<60 {
       for recording in TruncationTests.recordings {
-        let body = Array(recording.body.utf8)
-        var units =
-          recording.stream ? events(body) : [Unit(event: nil, data: body)]
+        var units = recording.units
         if recording.stream, Int.random(in: 0..<3, using: &random) == 0 {
           units.swapAt(
             Int.random(in: 0..<units.count, using: &random),
@@ -31,7 +29,7 @@ import Testing
           units[at].data = damage(units[at].data, &random)
         }
         let reading = try read(
-          call(recording.dialect, stream: recording.stream), units: units,
+          recording.call, units: units,
           end: Bool.random(using: &random) ? .complete : .broken(.reset, "gone"))
         expectSound(reading, "seed \(seed), round \(round)")
       }
@@ -42,9 +40,12 @@ import Testing
   func damagedRequestsAreRefusedOrValid(_ seed: UInt64) throws {
     var random = SeededGenerator(seed: seed)
     for round in 0..<100 {
-      for dialect in ["openai", "anthropic"] {
-        let request = damage(Array(RequestTests.everything.utf8), &random)
-        var damaged = call(dialect, stream: Bool.random(using: &random))
+      let chats = ["openai", "anthropic", "ollama", "tgi", "huggingface"].map {
+        (dialect: $0, kind: CallKind.chat, request: RequestTests.everything)
+      }
+      for (dialect, kind, text) in chats + KindRequest.everything {
+        let request = damage(Array(text.utf8), &random)
+        var damaged = call(dialect, kind: kind, stream: Bool.random(using: &random))
         damaged.request = request
         // PostgreSQL hands out nothing but valid JSON.
         guard isStorable(request) else { continue }

@@ -9,7 +9,11 @@ func call(
   request: String = #"{"messages":[{"role":"user","content":"Hi"}],"params":{}}"#,
   options: String = "{}"
 ) -> Call {
-  let bases = ["openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"]
+  let bases = [
+    "openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com",
+    "ollama": "http://localhost:11434", "tgi": "http://localhost:3000",
+    "tei": "http://localhost:8080", "huggingface": "https://router.huggingface.co",
+  ]
   return Call(
     kind: kind, dialect: dialect, baseURL: baseURL ?? bases[dialect] ?? "", secret: secret,
     headers: headers, model: model, stream: stream, request: Array(request.utf8),
@@ -91,6 +95,17 @@ func events(_ body: [UInt8], unfinished: Bool = false) -> [Unit] {
   return units
 }
 
+/// A simple framer of lines. What stands after the last line feed is a line, too: the transport hands
+/// it over where the body ends.
+func lines(_ body: [UInt8]) -> [Unit] {
+  body.split(separator: 0x0A).map { Unit(event: nil, data: Array($0)) }
+}
+
+/// The content type of a dialect's streams.
+func streamType(_ dialect: String) -> String {
+  dialect == "ollama" ? "application/x-ndjson" : "text/event-stream"
+}
+
 /// Reads a response. `end` stands for what the transport says at the end of the body.
 func read(
   _ call: Call, status: Int = 200, headers: [String: String] = [:], units: [Unit]? = nil,
@@ -98,7 +113,7 @@ func read(
 ) throws -> Reading {
   var reader = try dialect(of: call).reader(for: call)
   var headers = headers
-  let type = call.stream && status < 300 ? "text/event-stream" : "application/json"
+  let type = call.stream && status < 300 ? streamType(call.dialect) : "application/json"
   headers["content-type"] = headers["content-type"] ?? type
   let framing = reader.head(ResponseHead(status: status, headers: headers))
   var units = units
@@ -106,7 +121,7 @@ func read(
     switch framing {
     case .events: units = events(body, unfinished: unfinished)
     case .whole: units = [Unit(event: nil, data: body)]
-    case .lines: Issue.record("no dialect here reads lines")
+    case .lines: units = lines(body)
     }
   }
   var shown = ""

@@ -8,11 +8,17 @@ protocol AnswerAssembler: Sendable {
   /// Whether this protocol sends streams at all.
   static var streams: Bool { get }
 
+  /// How a stream is cut into units where its content type does not tell.
+  static var streamFraming: Framing { get }
+
   /// JSON values and keys that one unit of a response may have. Small ones take far more memory than
   /// their text.
   static var maxValues: Int { get }
 
-  /// Takes the JSON of one event; gives the text that became visible.
+  /// Takes status and headers, before anything else: some protocols count tokens there.
+  mutating func head(_ head: ResponseHead)
+
+  /// Takes the JSON of one event or line; gives the text that became visible.
   mutating func event(named name: String?, _ json: JSON) -> String
 
   /// Takes a unit that is not JSON if it is a marker of the protocol; gives nil if it is not.
@@ -53,7 +59,10 @@ protocol AnswerAssembler: Sendable {
 }
 
 extension AnswerAssembler {
+  static var streamFraming: Framing { .events }
   static var maxValues: Int { 1 << 20 }
+  mutating func head(_ head: ResponseHead) {}
+  mutating func marker(_ data: [UInt8]) -> String? { nil }
   mutating func cut(_ json: JSON) -> String { whole(json) }
   var isPending: Bool { false }
   mutating func followUp(_ ended: ResponseEnd) -> FollowUp? { nil }

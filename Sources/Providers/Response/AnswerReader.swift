@@ -27,9 +27,10 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     self.now = now
   }
 
-  var isComplete: Bool {
-    if case .whole = framing { return false }
-    return assembler.isComplete || assembler.fault != nil
+  var isComplete: Bool { !isWhole && (assembler.isComplete || assembler.fault != nil) }
+
+  private var isWhole: Bool {
+    if case .whole = framing { true } else { false }
   }
 
   var hasBegun: Bool { assembler.hasBegun }
@@ -39,14 +40,19 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   mutating func head(_ head: ResponseHead) -> Framing {
     self.head = head
     let type = (head.headers["content-type"] ?? "").lowercased()
+    assembler.head(head)
     if !(200...299).contains(head.status) || !Assembler.streams {
       framing = .whole
     } else if type.hasPrefix("text/event-stream") {
       framing = .events
+    } else if ["application/x-ndjson", "application/ndjson", "application/jsonl"]
+      .contains(where: type.hasPrefix)
+    {
+      framing = .lines
     } else if type.contains("/json") || type.contains("+json") || type.hasPrefix("text/html") {
       framing = .whole
     } else {
-      framing = streaming ? .events : .whole
+      framing = streaming ? Assembler.streamFraming : .whole
     }
     return framing
   }
@@ -60,7 +66,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     }
     guard !assembler.isComplete, assembler.fault == nil, !isBlank(data) else { return "" }
     sawUnit = true
-    if case .events = framing {
+    if !isWhole {
       malformedWasLast = false
       if let text = assembler.marker(data) { return text }
       guard case .whole(let json) = JSON.parse(data, limit: Assembler.maxValues),
