@@ -1,10 +1,10 @@
 /// Parameters on their way into a protocol that does not have all of OpenAI's: what has been written
 /// is taken, and what nobody took passes as it is, unless it is a word of OpenAI's, which the provider
-/// would not understand.
+/// would not understand: that is left out.
 struct ParameterTranslation {
-  private let parts: RequestParts
+  /// Knows what was left out: the request is posted by it.
+  private(set) var parts: RequestParts
   private var taken: Set<String> = []
-  private var dropped: [String] = []
 
   init(_ parts: RequestParts) {
     self.parts = parts
@@ -12,18 +12,14 @@ struct ParameterTranslation {
 
   var options: JSON { parts.options }
 
-  /// The parameter, which counts as said.
+  /// The parameter, which counts as said; nil where it was not given.
   mutating func take(_ name: String) -> JSON? {
     taken.insert(name)
     return parts.param(name)
   }
 
-  /// Notes that a parameter was left out, if the request has it.
-  mutating func drop(_ name: String) {
-    guard parts.param(name) != nil, !dropped.contains(name) else { return }
-    taken.insert(name)
-    dropped.append(name)
-  }
+  /// Leaves a parameter out.
+  mutating func drop(_ name: String) { parts.leaveOut(name) }
 
   /// The limit of output tokens, by either name.
   mutating func takeOutputLimit() -> JSON? {
@@ -37,54 +33,27 @@ struct ParameterTranslation {
     return stop.kind == .array ? stop.elements : [stop]
   }
 
-  /// Refuses what would change what an answer is: several of them, sound, functions of the old form.
-  mutating func refuseOtherAnswers() throws(Failure) {
-    if let n = take("n"), n.int != 1 {
-      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
-    }
-    if take("functions") != nil || take("function_call") != nil {
-      throw Failure(.unsendable, message: "functions and function_call are out of date: use tools")
-    }
-    let modalities = take("modalities")?.elements ?? []
-    if take("audio") != nil || modalities.contains(where: { $0.string != "text" }) {
-      throw Failure(.unsendable, message: "this provider answers with text only")
+  /// Refuses what would change what is asked: more than one answer.
+  mutating func refuseSeveralAnswers() throws(Failure) {
+    for name in ["n", "best_of"] {
+      if let count = take(name), count.int != 1 {
+        throw Failure(.unsendable, message: "\(name) must be 1: a generation has one answer")
+      }
     }
   }
 
   /// What nobody took and OpenAI does not have: the provider's own parameters. What is left of
-  /// OpenAI's is noted as left out.
+  /// OpenAI's is left out.
   mutating func takeRest() -> [(key: String, value: JSON)] {
-    var rest: [(key: String, value: JSON)] = []
-    for (name, value) in parts.params where !taken.contains(name) {
-      if Self.ownMembers.contains(name) { continue }
-      if Self.openAI.contains(name) {
-        drop(name)
-      } else {
-        rest.removeAll { $0.key == name }
-        rest.append((name, value))
-      }
-    }
-    return rest
+    let open = parts.params.filter { !taken.contains($0.key) && !Self.ownMembers.contains($0.key) }
+    parts.leaveOut(Set(open.map(\.key)).intersection(Self.openAI))
+    return open.filter { !Self.openAI.contains($0.key) }
   }
 
-  /// The names of what was left out, in the order of the request.
-  consuming func finish() throws(Failure) -> [String] {
-    dropped
-  }
+  /// Written by the dialects themselves; an encoding of numbers changes nothing but bytes.
+  private static let ownMembers = ParameterVocabulary.workersOwn.union(
+    ["inputs", "stream_options", "encoding_format"])
 
-  /// Written by the dialects themselves, or meant for Martlet; an encoding changes nothing but bytes.
-  private static let ownMembers: Set<String> = [
-    "model", "messages", "input", "inputs", "prompt", "stream", "stream_options",
-    "encoding_format", "strict",
-  ]
-
-  /// OpenAI's parameters, of chats, completions and embeddings.
-  private static let openAI: Set<String> = [
-    "audio", "best_of", "dimensions", "echo", "frequency_penalty", "function_call", "functions",
-    "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "metadata", "modalities",
-    "moderation", "n", "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "response_format",
-    "safety_identifier", "seed", "service_tier", "stop", "store", "suffix", "temperature",
-    "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
-  ]
+  private static let openAI = ParameterVocabulary.chat.union(ParameterVocabulary.completion)
+    .union(ParameterVocabulary.embedding)
 }

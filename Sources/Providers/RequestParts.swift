@@ -129,12 +129,13 @@ struct RequestParts {
   /// A request whose headers are the dialect's own and those of the provider's row, which replace
   /// own headers of the same name. The option `auth` says how the secret travels: `bearer`, or the
   /// name of the header that holds it (such as Azure's `api-key`). `streamType` is the content type
-  /// of a stream, asked for where the answer is to be one.
+  /// of a stream, asked for where the answer is to be one. `base` stands for the provider's own.
   func post(
-    path: String, auth: String = "bearer", ownHeaders: [(name: String, value: String)] = [],
+    base: Substring? = nil, path: String, auth: String = "bearer",
+    ownHeaders: [(name: String, value: String)] = [],
     streamType: String = "text/event-stream", body: [UInt8]
   ) throws(Failure) -> ProviderRequest {
-    let base = base
+    let base = base ?? self.base
     let scheme = base.prefix(8).lowercased()
     guard scheme.hasPrefix("http://") || scheme.hasPrefix("https://"),
       base.utf8.allSatisfy({ $0 > 0x20 && $0 != 0x7F })

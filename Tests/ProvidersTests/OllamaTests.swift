@@ -63,9 +63,12 @@ import Testing
       "{\(tools), \"tool_choice\": \"required\", \"parallel_tool_calls\": false}")
     #expect(forced.0["tools"] != nil)
     #expect(forced.1 == ["tool_choice", "parallel_tool_calls"])
+    let unsaid = try said(
+      #"{"functions": [], "audio": {}, "response_format": {"type": "xml"}, "n": 1}"#)
+    #expect(unsaid.1.sorted() == ["audio", "functions", "response_format"])
     for params in [
-      #"{"n": 2}"#, #"{"functions": []}"#, #"{"audio": {}}"#, #"{"modalities": ["audio"]}"#,
-      #"{"response_format": {"type": "json_schema"}}"#, #"{"response_format": {"type": "xml"}}"#,
+      #"{"n": 2}"#, #"{"best_of": 2}"#, #"{"user": "u", "strict": true}"#,
+      #"{"response_format": {"type": "json_schema"}, "strict": true}"#,
     ] {
       let call = call("ollama", request: "{\(message), \"params\": \(params)}")
       #expect(try refusal(call)?.signal == .unsendable, "\(params)")

@@ -12,39 +12,31 @@ package enum HuggingFace: Dialect {
   package static let name = "huggingface"
 
   package static func request(for call: Call) throws(Failure) -> ProviderRequest {
-    let parts = try RequestParts(call)
-    var params = ParameterTranslation(parts)
+    var params = ParameterTranslation(try RequestParts(call))
     let body: [UInt8]
     var pipeline = ""
     switch call.kind {
     case .chat:
-      let chat = chat(call)
-      return try OpenAI.request(
-        for: parts.options["grammar"]?.bool == true ? GrammarFormat.rewritten(chat) : chat)
+      let isGrammar = params.options["grammar"]?.bool == true
+      return try isGrammar ? GrammarFormat.chat(chat(call)) : OpenAI.request(for: chat(call))
     case .completion:
-      body = try TextGenerationParameters.body(parts, &params, flag: call.stream)
+      body = try TextGenerationParameters.body(&params, flag: call.stream)
     case .embedding:
       pipeline = "/pipeline/feature-extraction"
-      body = try HuggingFaceTasks.features(parts, &params)
+      body = try HuggingFaceTasks.features(&params)
     case .classification:
-      body = try HuggingFaceTasks.classification(parts, &params)
+      body = try HuggingFaceTasks.classification(&params)
     case .rerank:
       pipeline = "/pipeline/sentence-similarity"
-      body = try HuggingFaceTasks.similarity(parts, &params)
+      body = try HuggingFaceTasks.similarity(&params)
     default:
       throw Failure(.unsendable, message: "the dialect huggingface has no \(call.kind.rawValue)")
     }
-    var target = parts
-    var path = ""
-    if parts.options["dedicated"]?.bool != true {
-      var call = call
-      call.baseURL = String(base(call))
-      target = try RequestParts(call)
-      path = "/hf-inference/models/" + (try pathOfModel(call.model)) + pipeline
+    if params.options["dedicated"]?.bool == true {
+      return try params.parts.post(path: "", body: body)
     }
-    var request = try target.post(path: path, body: body)
-    request.dropped = try params.finish()
-    return request
+    let path = "/hf-inference/models/" + (try pathOfModel(call.model)) + pipeline
+    return try params.parts.post(base: base(call), path: path, body: body)
   }
 
   package static func reader(for call: Call) -> any ResponseReader {

@@ -2,12 +2,12 @@
 enum HuggingFaceTasks {
   /// Feature extraction, whose parameters stand beside the input.
   static func features(
-    _ parts: RequestParts, _ params: inout ParameterTranslation
+    _ params: inout ParameterTranslation
   ) throws(Failure) -> [UInt8] {
-    var writer = JSONWriter(reserving: parts.call.request.count + 64)
+    var writer = JSONWriter(reserving: params.parts.call.request.count + 64)
     writer.beginObject()
     writer.key("inputs")
-    writer.splice(try parts.texts())
+    writer.splice(try params.parts.texts())
     for (name, value) in params.takeRest() {
       writer.key(name)
       writer.splice(value)
@@ -18,11 +18,11 @@ enum HuggingFaceTasks {
 
   /// By the labels of the model, or in zero-shot by `params.labels`.
   static func classification(
-    _ parts: RequestParts, _ params: inout ParameterTranslation
+    _ params: inout ParameterTranslation
   ) throws(Failure) -> [UInt8] {
-    var writer = JSONWriter(reserving: parts.call.request.count + 64)
+    var writer = JSONWriter(reserving: params.parts.call.request.count + 64)
     writer.beginObject()
-    writer.member("inputs", try parts.text())
+    writer.member("inputs", try params.parts.text())
     let labels = params.take("labels") ?? params.take("candidate_labels")
     _ = params.take("candidate_labels")
     if let labels {
@@ -50,13 +50,13 @@ enum HuggingFaceTasks {
 
   /// Sentence similarity: the query against each document.
   static func similarity(
-    _ parts: RequestParts, _ params: inout ParameterTranslation
+    _ params: inout ParameterTranslation
   ) throws(Failure) -> [UInt8] {
-    var writer = JSONWriter(reserving: parts.call.request.count + 64)
+    var writer = JSONWriter(reserving: params.parts.call.request.count + 64)
     writer.beginObject()
     writer.key("inputs")
     writer.beginObject()
-    writer.member("source_sentence", try parts.text())
+    writer.member("source_sentence", try params.parts.text())
     writer.key("sentences")
     try Documents.write(params.take("documents"), to: &writer)
     writer.endObject()

@@ -34,10 +34,8 @@ package enum Ollama: Dialect {
     }
     if call.kind != .embedding { writer.member("stream", call.stream) }
     writer.endObject()
-    var request = try parts.post(
+    return try translation.parts.post(
       path: parts.path(path, after: "/api"), streamType: "application/x-ndjson", body: writer.bytes)
-    request.dropped = try translation.finish()
-    return request
   }
 
   package static func reader(for call: Call) -> any ResponseReader {

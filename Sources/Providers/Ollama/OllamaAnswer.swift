@@ -61,9 +61,9 @@ struct OllamaAnswer: AnswerAssembler {
     if isDone {
       text += contentText.end()
       message.reasoning += thinkingText.end()
-      finish(json)
     }
     message.content += text
+    if isDone { finish(json) }
     return text
   }
 

@@ -39,8 +39,8 @@ enum OllamaParameters {
   private static func writeGeneration(
     _ params: inout ParameterTranslation, to writer: inout JSONWriter
   ) throws(Failure) {
-    try params.refuseOtherAnswers()
-    try writeFormat(&params, to: &writer)
+    try params.refuseSeveralAnswers()
+    writeFormat(&params, to: &writer)
     writeThinking(&params, to: &writer)
     for name in ["logprobs", "top_logprobs"] {
       guard let value = params.take(name) else { continue }
@@ -54,24 +54,20 @@ enum OllamaParameters {
   /// `format`: the schema itself, or `json` for any JSON.
   private static func writeFormat(
     _ params: inout ParameterTranslation, to writer: inout JSONWriter
-  ) throws(Failure) {
+  ) {
     let format = params.take("response_format")
     if let own = params.take("format") {
       writer.key("format")
       writer.splice(own)
       return
     }
-    switch format?["type"]?.string {
-    case nil, "text": break
-    case "json_object": writer.member("format", "json")
-    case "json_schema":
-      guard let schema = format?["json_schema"]?["schema"] else {
-        throw Failure(.unsendable, message: "response_format.json_schema has no schema")
-      }
+    if format?["type"]?.string == "json_object" {
+      writer.member("format", "json")
+    } else if let schema = format?["json_schema"]?["schema"] {
       writer.key("format")
       writer.splice(schema)
-    case let type?:
-      throw Failure(.unsendable, message: "Ollama knows no response_format of type \"\(type)\"")
+    } else {
+      params.drop("response_format")
     }
   }
 

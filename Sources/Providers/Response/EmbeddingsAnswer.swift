@@ -34,6 +34,9 @@ struct EmbeddingsAnswer: AnswerAssembler {
 
   mutating func event(named name: String?, _ json: JSON) -> String { "" }
 
+  /// Half of a list, and perhaps half of a number: of no use.
+  mutating func cut(_ json: JSON) -> String { "" }
+
   mutating func whole(_ json: JSON) -> String {
     if ProviderError.isError(json) {
       fault = Failure(embedded: ProviderError(json))

@@ -38,9 +38,7 @@ package enum TextEmbeddings: Dialect {
     }
     for (name, value) in params.takeRest() { write(name, value, to: &writer) }
     writer.endObject()
-    var request = try parts.post(path: path, body: writer.bytes)
-    request.dropped = try params.finish()
-    return request
+    return try params.parts.post(path: path, body: writer.bytes)
   }
 
   package static func reader(for call: Call) -> any ResponseReader {

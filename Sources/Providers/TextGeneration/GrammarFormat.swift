@@ -1,32 +1,17 @@
 /// OpenAI's `response_format`, said to servers that take a grammar instead:
 /// `{"type": "json_object", "value": <schema>}`, as `huggingface_hub` sends it to its own inference.
 enum GrammarFormat {
-  /// The schema that is asked for; nil where the format is text.
-  static func schema(of format: JSON?) throws(Failure) -> JSON? {
-    switch format?["type"]?.string {
-    case nil, "text": return nil
-    case "json_schema":
-      guard let schema = format?["json_schema"]?["schema"] else {
-        throw Failure(.unsendable, message: "response_format.json_schema has no schema")
-      }
-      return schema
-    case "json_object":
-      guard let own = format?["value"] else {
-        throw Failure(
-          .unsendable, message: "this provider needs a schema: response_format of type json_schema")
-      }
-      return own
-    case let type?:
-      throw Failure(
-        .unsendable, message: "this provider knows no response_format of type \"\(type)\"")
-    }
+  /// The schema that is asked for; nil where there is none, so that nothing can be said.
+  static func schema(of format: JSON?) -> JSON? {
+    format?["json_schema"]?["schema"] ?? format?["value"]
   }
 
-  /// The chat with its `response_format` translated, all else as it was.
-  static func rewritten(_ call: Call) throws(Failure) -> Call {
-    let parts = try RequestParts(call)
-    guard let format = parts.param("response_format") else { return call }
-    let schema = try schema(of: format)
+  /// The request of a chat in OpenAI's protocol, its `response_format` translated or left out.
+  static func chat(_ call: Call) throws(Failure) -> ProviderRequest {
+    var parts = try RequestParts(call)
+    guard let format = parts.param("response_format") else { return try OpenAI.request(for: call) }
+    let schema = schema(of: format)
+    if schema == nil { parts.leaveOut("response_format") }
     var writer = JSONWriter(reserving: call.request.count + 64)
     writer.beginObject()
     for (name, value) in parts.request.members where name != "params" {
@@ -35,7 +20,7 @@ enum GrammarFormat {
     }
     writer.key("params")
     writer.beginObject()
-    for (name, value) in parts.params where name != "response_format" {
+    for (name, value) in parts.request["params"]?.members ?? [] where name != "response_format" {
       writer.key(name)
       writer.splice(value)
     }
@@ -51,6 +36,11 @@ enum GrammarFormat {
     writer.endObject()
     var call = call
     call.request = writer.bytes
-    return call
+    var request = try parts.accounted(OpenAI.request(for: call))
+    // What only the other left out: the option may name parameters of its own.
+    for name in try OpenAI.request(for: call).dropped where !request.dropped.contains(name) {
+      request.dropped.append(name)
+    }
+    return request
   }
 }

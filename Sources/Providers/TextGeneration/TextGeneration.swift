@@ -10,14 +10,12 @@ package enum TextGeneration: Dialect {
   package static func request(for call: Call) throws(Failure) -> ProviderRequest {
     switch call.kind {
     case .chat:
-      return try OpenAI.request(for: GrammarFormat.rewritten(chat(call)))
+      return try GrammarFormat.chat(chat(call))
     case .completion:
-      let parts = try RequestParts(call)
-      var params = ParameterTranslation(parts)
-      let body = try TextGenerationParameters.body(parts, &params)
-      var request = try parts.post(path: call.stream ? "/generate_stream" : "/generate", body: body)
-      request.dropped = try params.finish()
-      return request
+      var params = ParameterTranslation(try RequestParts(call))
+      let body = try TextGenerationParameters.body(&params)
+      return try params.parts.post(
+        path: call.stream ? "/generate_stream" : "/generate", body: body)
     default:
       throw Failure(.unsendable, message: "the dialect tgi has no \(call.kind.rawValue)")
     }

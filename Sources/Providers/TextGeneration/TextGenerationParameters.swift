@@ -3,15 +3,12 @@
 enum TextGenerationParameters {
   /// `{"inputs", "parameters"}`, and `stream` where `flag` says so.
   static func body(
-    _ parts: RequestParts, _ params: inout ParameterTranslation, flag stream: Bool? = nil
+    _ params: inout ParameterTranslation, flag stream: Bool? = nil
   ) throws(Failure) -> [UInt8] {
-    try params.refuseOtherAnswers()
-    if let best = params.take("best_of"), best.int != 1 {
-      throw Failure(.unsendable, message: "best_of must be 1: a generation has one answer")
-    }
-    var writer = JSONWriter(reserving: parts.call.request.count + 128)
+    try params.refuseSeveralAnswers()
+    var writer = JSONWriter(reserving: params.parts.call.request.count + 128)
     writer.beginObject()
-    writer.member("inputs", try parts.text())
+    writer.member("inputs", try params.parts.text())
     writer.key("parameters")
     writer.beginObject()
     // Without it there is no finish reason, and no count of tokens.
@@ -31,7 +28,7 @@ enum TextGenerationParameters {
       writer.endArray()
     }
     writeSampling(&params, to: &writer)
-    try writeGrammar(&params, to: &writer)
+    writeGrammar(&params, to: &writer)
     for (name, value) in params.takeRest() {
       writer.key(name)
       writer.splice(value)
@@ -63,14 +60,16 @@ enum TextGenerationParameters {
 
   private static func writeGrammar(
     _ params: inout ParameterTranslation, to writer: inout JSONWriter
-  ) throws(Failure) {
+  ) {
     let format = params.take("response_format")
     if let own = params.take("grammar") {
       writer.key("grammar")
       writer.splice(own)
       return
     }
-    guard let schema = try GrammarFormat.schema(of: format) else { return }
+    guard let schema = GrammarFormat.schema(of: format) else {
+      return params.drop("response_format")
+    }
     writer.key("grammar")
     writer.beginObject()
     writer.member("type", "json")
