@@ -94,7 +94,7 @@ comment on function ai.question_text(text, jsonb) is 'The question in a generati
 create or replace function ai.check_input(
   p_kind text, p_prompt text, p_messages jsonb, p_model text, p_profile text, p_params jsonb, p_stream boolean, p_priority text, p_run_after timestamptz,
   p_deadline_ms integer, p_metadata jsonb, p_cache text, p_cache_tags text[], p_max_bytes integer) returns void
-language plpgsql stable parallel safe security invoker
+language plpgsql stable parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -127,7 +127,7 @@ begin
   if p_params <> '{}' then
     perform ai.check_params(p_params);
   end if;
-  if p_kind in ('rerank', 'classification') then
+  if p_kind in ('rerank', 'classification') or p_kind = 'chat' and p_params ? 'response_format' then
     perform ai.check_kind_params(p_kind, p_params);
   end if;
   if p_deadline_ms is not null and p_deadline_ms not between 1 and 86400000 then

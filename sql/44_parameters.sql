@@ -20,9 +20,9 @@ as $$
 $$;
 comment on function ai.capability_options(jsonb, jsonb) is 'What of a model''s capabilities its dialect must know, as options of the call.';
 
--- Raises PT400 for parameters without which a request of its kind means nothing.
+-- Raises PT400 for parameters without which a request of its kind means nothing, and for a response_format whose answers could not be checked.
 create or replace function ai.check_kind_params(p_kind text, p_params jsonb) returns void
-language plpgsql immutable parallel safe security invoker
+language plpgsql immutable parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -36,6 +36,9 @@ begin
   elsif jsonb_typeof(v_texts) <> 'array' or jsonb_array_length(v_texts) not between 1 and 1000
      or exists (select from jsonb_array_elements(v_texts) d where jsonb_typeof(d.value) <> 'string') then
     raise exception 'params.% must be an array of 1 to 1000 texts', v_name using errcode = 'PT400';
+  end if;
+  if p_kind = 'chat' and jsonb_typeof(p_params -> 'response_format') <> 'null' then
+    perform ai.check_response_format(p_params -> 'response_format');
   end if;
 end
 $$;

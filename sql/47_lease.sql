@@ -38,7 +38,8 @@ begin
     select * from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_leaders) p (generation_id, tenant_id, lane_id, attempts, target, leader_id)
   ), asked as materialized (
     select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params,
-           coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes
+           coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text)
+             + case when g.params ? 'response_format' then 300 else 0 end as input_bytes
       from picked p
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.generation_id and g.status = 'queued'
       join ai.tenants t on t.id = p.tenant_id and t.enabled
@@ -129,7 +130,8 @@ begin
              u.attempts + 1 as attempt, g.user_id, g.kind, g.profile, g.batch_id, s.deadline_ms as usual_ms, g.stream, g.replay, g.prompt, g.messages, g.params,
              greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
-             r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text) as input_bytes,
+             r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text)
+             + case when g.params ? 'response_format' then 300 else 0 end as input_bytes,
              m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, m.capabilities, v.id as provider_id, v.tenant_id as provider_tenant, v.name as provider, v.dialect, v.base_url, v.headers,
              v.options as provider_options
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.outputs, v_go.counters, v_go.amounts)
@@ -155,7 +157,7 @@ begin
                    -- A batch has weeks; one call of it has not.
                    case when r.batch_id is not null then p_now + r.usual_ms * interval '1 ms' end) as stop_at,
              case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held,
-             k.ref as secret_ref, k.own as own_key, c.key_id,
+             k.ref as secret_ref, k.own as own_key, c.key_id, case when g.params ? 'response_format' then g.steps + g.repairs end as step,
              case c.mode when 'all' then 'content' when 'metadata' then 'metadata'
                          when 'sampled' then case when ai.is_sampled(r.generation_id, c.percent) then 'content' end end as capture
         from ready r
@@ -166,9 +168,9 @@ begin
         join ai.generations g on g.tenant_id = r.tenant_id and g.id = r.generation_id
     ), leased as (
       insert into ai.leases (generation_id, attempt, worker_id, tenant_id, user_id, lane_id, target, model_id, stream, input_bytes,
-                             waiting_since, deadline_at, claimed_at, counters, amounts, held, route, replay, secret, capture, own_key)
+                             waiting_since, deadline_at, claimed_at, counters, amounts, held, route, replay, secret, capture, own_key, step)
       select f.generation_id, f.attempt, p_worker, f.tenant_id, f.user_id, f.lane_id, f.target, f.model_id, f.stream, f.input_bytes,
-             f.waiting_since, f.deadline_at, p_now, f.counters, f.amounts, f.held, f.path, f.replay, f.secret, f.capture, coalesce(f.own_key, false)
+             f.waiting_since, f.deadline_at, p_now, f.counters, f.amounts, f.held, f.path, f.replay, f.secret, f.capture, coalesce(f.own_key, false), f.step
         from final f
     ), started as (
       update ai.generations g
@@ -183,17 +185,19 @@ begin
              || f.provider_options || f.model_options
              || case when f.capabilities = '{}' then '{}' else ai.capability_options(f.capabilities, f.provider_options || f.model_options) end,
            f.wire_name, f.stream and not f.held,
-           case when f.kind = 'chat'
+           case when f.params ? 'response_format' then ai.format_request(q.request, f.capabilities) else q.request end,
+           greatest(1, (extract(epoch from f.stop_at - p_now) * 1000)::integer),
+           f.secret_ref, f.provider_tenant is not null, f.provider_tenant is not null and not v_private,
+           case when f.capture is not null then jsonb_build_object('mode', f.capture, 'tenant', f.tenant_id, 'key', f.key_id) end
+      from final f
+     cross join lateral (
+       select case when f.kind = 'chat'
                 then jsonb_build_object('messages', coalesce(f.prepared, f.messages, jsonb_build_array(jsonb_build_object('role', 'user', 'content', f.prompt))))
                 else jsonb_build_object('input', coalesce(f.prepared, f.messages, to_jsonb(f.prompt))) end
              || jsonb_build_object(
                   -- A reservation holds only if the answer cannot be longer than what was reserved.
                   'params', case when f.kind not in ('chat', 'completion') or f.counters is null or f.params ?| array['max_tokens', 'max_completion_tokens'] then f.params
-                                 else f.params || jsonb_build_object('max_tokens', f.output_bound) end),
-           greatest(1, (extract(epoch from f.stop_at - p_now) * 1000)::integer),
-           f.secret_ref, f.provider_tenant is not null, f.provider_tenant is not null and not v_private,
-           case when f.capture is not null then jsonb_build_object('mode', f.capture, 'tenant', f.tenant_id, 'key', f.key_id) end
-      from final f;
+                                 else f.params || jsonb_build_object('max_tokens', f.output_bound) end) as request) q;
 end
 $$;
 comment on function ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]) is

@@ -106,7 +106,7 @@ begin
 
   ), decided as materialized (
     -- What follows: `end` with a status, or `queue` for the same or the next target after some time.
-    select a.*, case when g.rejected is not null then 'rejected' else d.status end as status, d.next_target, d.delay_ms, g.shown_text, g.rejected, g.stages,
+    select a.*, case when g.rejected is not null then 'rejected' else d.status end as status, d.next_target, d.delay_ms, g.shown_text, g.rejected, g.stages, c.more,
            case when a.plain and a.units is null
                 then ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens)
                 else ai.token_cost(a.rates, a.input_tokens, a.cached_tokens, a.cache_write_tokens, a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens,
@@ -121,16 +121,24 @@ begin
              jsonb_strip_nulls(jsonb_build_object(
                'class', case when a.outcome in ('cancelled', 'released') then a.outcome else coalesce(a.class, 'unknown') end, 'signal', a.signal,
                'http_status', a.http_status, 'type', a.error_type, 'code', a.error_code, 'message', a.error_message,
-               'params', case when a.signal = 'unsendable' then to_jsonb(a.dropped) end, 'provider', a.provider)) end as error
+               'params', case when a.signal = 'unsendable' then to_jsonb(a.dropped) end, 'provider', a.provider))
+             else nullif(c.more -> 'error', 'null') end as error
       from attempts a
      cross join lateral ai.after_attempt(a.outcome, a.unsent, a.action, a.should_retry, a.retry_after_ms, a.attempt, a.target, a.tenant_id, a.generation_id,
-                                         a.cancel_requested, a.deadline_at, v_now, v_settings.max_attempts,
+                                         a.cancel_requested, a.deadline_at, v_now, v_settings.max_attempts + coalesce(a.step, 0),
                                          v_settings.backoff_base_ms, v_settings.backoff_cap_ms, v_settings.retry_after_cap_ms,
-                                         a.route, a.replay, a.class, coalesce(a.error_code, a.error_type)) d
+                                         a.route, a.replay, a.class, coalesce(a.error_code, a.error_type)) w
+      -- An answer need not be the end: one that does not fit its schema is asked for again, and tools have results.
+     cross join lateral (select case when a.step is not null and w.status = 'succeeded' then
+                                  (select to_jsonb(o) from ai.go_on(a.tenant_id, a.generation_id, a.attempt, a.lane_id, a.target, a.deadline_at, a.text, a.message, a.finish_reason) o)
+                                end as more offset 0) c
+     cross join lateral (select case c.more ->> 'action' when 'again' then null when 'wait' then null when 'fail' then 'failed' else w.status end as status,
+                                case c.more ->> 'action' when 'again' then a.target else w.next_target end as next_target,
+                                case c.more ->> 'action' when 'again' then 0 else w.delay_ms end as delay_ms) d
       -- What was held back passes the guardrails before anybody sees it. shown_text is null where nothing was held.
      cross join lateral (select case when a.held and d.status is not null then
                                   (select jsonb_build_object('text', o.text, 'rejected', o.rejected, 'stages', o.stages)
-                                     from ai.guard_output(a.tenant_id, a.generation_id, a.user_id, a.text) o) end as held offset 0) h
+                                     from ai.guard_output(a.tenant_id, a.generation_id, a.user_id, coalesce(c.more ->> 'bare', a.text)) o) end as held offset 0) h
      cross join lateral (select case when h.held is not null then coalesce(h.held ->> 'text', '') end as shown_text,
                                 case when d.status = 'succeeded' then nullif(h.held -> 'rejected', 'null') end as rejected, h.held -> 'stages' as stages) g
 
@@ -141,7 +149,7 @@ begin
     select d.tenant_id, d.generation_id, d.attempt, d.claimed_at, d.user_id, d.provider, d.model, d.model_used, d.kind,
            case when d.outcome = 'released' or d.signal = 'abandoned' then 'abandoned' else d.outcome end,
            case when d.http_status between 100 and 999 then d.http_status end,
-           case when d.outcome <> 'succeeded' then d.error ->> 'class' end, coalesce(d.error_code, d.error_type), d.input_tokens, d.cached_tokens,
+           case when d.outcome <> 'succeeded' then d.error ->> 'class' when d.more ->> 'reason' = 'invalid_output' then 'invalid_output' end, coalesce(d.error_code, d.error_type), d.input_tokens, d.cached_tokens,
            d.cache_write_tokens, d.cache_write_1h_tokens, d.output_tokens, d.reasoning_tokens, d.estimated, d.price_id, d.cost,
            d.ttft_ms::integer, d.latency_ms::integer, d.service_tier, d.request_id, d.captured, d.units
       from decided d where not d.unsent
@@ -150,14 +158,15 @@ begin
     insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
     select d.generation_id, d.last_seq + 1, d.tenant_id, d.attempt, 'delta', coalesce(d.shown_text, d.rest) from decided d where d.tails = 1
     union all
-    select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, d.attempt, case when d.shown then 'reset' else 'retry' end, d.error ->> 'class'
+    select d.generation_id, d.last_seq + d.tails + 1, d.tenant_id, d.attempt, case when d.shown then 'reset' else 'retry' end, coalesce(d.more ->> 'reason', d.error ->> 'class')
       from decided d where d.status is null
     returning generation_id, seq, tenant_id, type, data
 
   ), ended as (
     update ai.generations g
-       set status = d.status, output = nullif(coalesce(d.shown_text, d.text), ''),
-           output_message = case when d.shown_text is null then d.message when d.rejected is null then d.message || jsonb_build_object('content', d.shown_text) end,
+       set status = d.status, output = nullif(coalesce(d.shown_text, d.more ->> 'bare', d.text), ''),
+           output_message = case when coalesce(d.shown_text, d.more ->> 'bare') is null then d.message
+                                 when d.rejected is null then d.message || jsonb_build_object('content', coalesce(d.shown_text, d.more ->> 'bare')) end,
            embedding = d.embedding::text::ai.embedding, stages = case when jsonb_typeof(d.stages) = 'array' then coalesce(g.stages, '[]') || d.stages else g.stages end,
            finish_reason = d.finish_reason, error = case when d.status = 'failed' and d.deadline_at <= v_now then d.error || c_late else d.error end,
            degraded = case when d.status <> 'failed' then g.degraded end, provider = d.provider, model_used = coalesce(d.model_used, d.model),
@@ -174,6 +183,7 @@ begin
   ), returned as (
     update ai.generations g
        set status = 'queued', error = d.error, last_seq = d.last_seq + d.tails + 1,
+           steps = g.steps + case when d.more ->> 'reason' = 'tools' then 1 else 0 end, repairs = g.repairs + case when d.more ->> 'reason' = 'invalid_output' then 1 else 0 end,
            cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end
       from decided d
      where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is null and g.finished_at is null
