@@ -161,6 +161,13 @@ begin
     action := 'fail';
     error := jsonb_build_object('class', 'invalid_output', 'code', 'PT422', 'message', 'the answer does not fit its schema', 'errors', v_verdict.errors);
   end if;
+exception when others then
+  -- One answer must not keep those that are settled with it from their end.
+  if ai.says_again(sqlstate) then
+    raise;
+  end if;
+  action := 'fail';
+  error := jsonb_build_object('class', 'unprepared', 'code', 'PT500', 'message', 'what follows this answer could not be done', 'sqlstate', sqlstate);
 end
 $$;
 comment on function ai.go_on(uuid, uuid, smallint, bigint, smallint, timestamptz, text, jsonb, text) is 'What follows an answer of a generation that may take several calls.';
@@ -202,7 +209,9 @@ begin
   if v_value is null then
     raise exception 'the answer is not JSON' using errcode = 'PT422', hint = 'params.response_format asks for JSON.';
   end if;
-  execute format('select r.value from jsonb_to_record($1) r (value %s)', format_type(pg_typeof(p_type)::oid, null)) into v_given using jsonb_build_object('value', v_value);
+  execute format('select %s from jsonb_to_record($1) r (value %s)',
+                 case when (select t.typtype = 'c' from pg_type t where t.oid = pg_typeof(p_type)::oid) then '(r.value).*' else 'r.value' end, format_type(pg_typeof(p_type)::oid, null))
+    into v_given using jsonb_build_object('value', v_value);
   return v_given;
 end
 $$;

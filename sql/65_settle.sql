@@ -178,7 +178,7 @@ begin
       from decided d
      where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is not null and g.finished_at is null
     returning g.tenant_id, g.id, g.cache_key is not null or g.purpose is not null or g.conversation_id is not null or g.template is not null or g.collection is not null
-                                 or g.stages is not null as concerns_others
+                                 or g.stages is not null or d.step is not null as concerns_others
 
   ), returned as (
     update ai.generations g

@@ -266,7 +266,7 @@ select is_empty($$
        'ask', 'uuid_v7', 'token_cost', 'check_costs', 'check_rate_block', 'check_rates', 'check_tiers', 'effective_rates', 'is_token_class', 'is_unit_class', 'cosine_distance', 'unit_vector', 'vector_size', 'vector_schema', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks', 'collection_to_search', 'no_collection',
        'idempotent_generation', 'check_own_headers', 'check_own_options', 'private_providers', 'audit_hash', 'audit_chains', 'audited_tables', 'opened_call', 'rotate_api_key',
        -- values in, values out
-       'check_json_schema', 'json_fits', 'json_schema_errors',
+       'check_json_schema', 'json_fits', 'json_schema_errors', 'parse_json', 'output_as',
        -- for the owner of a vectorized table: the last tests of this file, and Tests/SQL/vectorize_tables.sql
        'add_vectorizer', 'find_vectorizer', 'managed_vectorizer', 'manages', 'note_all_read', 'note_changes', 'note_rows', 'places_query', 'read_rows', 'refresh_vectorizer', 'remove_vectorizer',
        'revectorize', 'rows_query', 'search_rows', 'start_building', 'stop_vectorizing', 'vectorize_progress', 'vectorize_retry', 'visible_places') $$, 'every function that app roles call is in the matrix, or is known to need no permission');

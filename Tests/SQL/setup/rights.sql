@@ -82,6 +82,7 @@ function cancel(uuid): user definer -- only a generation that the caller may see
 function cancel_batch(uuid): user definer -- only a batch that the caller may see
 function cancel_rebuild(text): user definer -- own tenant; document:write
 function check_costs(timestamp with time zone, timestamp with time zone): user
+function check_json_schema(jsonb): user definer -- reads nothing
 function check_own_headers(jsonb): admin
 function check_own_options(jsonb, text): admin
 function check_rate_block(jsonb, text, numeric, integer): admin
@@ -117,6 +118,8 @@ function identity(): user worker monitor definer -- tells only who asks
 function is_token_class(text): user monitor
 function is_unit_class(text): admin
 function invalidate_cache(text, text, text, integer, interval, text, text, text, boolean): user definer -- own tenant; policy:write, prompt:write or document:write
+function json_fits(jsonb, jsonb, boolean): user
+function json_schema_errors(jsonb, jsonb, boolean, jsonb, integer): user definer -- reads nothing
 function limits_status(): user definer -- own tenant, own user without billing:read
 function login(text, boolean, interval): user definer -- only with an API key
 function logout(text): user definer -- only the session of a token that the caller has
@@ -131,7 +134,9 @@ function note_all_read(bigint, text[]): user definer -- the caller owns the tabl
 function note_changes(): user definer -- a trigger: notes rows of the table it hangs on
 function note_rows(bigint, text[], text[], uuid[]): user definer -- the caller owns the table or the schema
 function only_user(): user worker monitor definer -- tells only who asks
+function output_as(uuid, anyelement): user
 function own_providers(): user definer -- own tenant; model:write
+function parse_json(text): user definer -- reads nothing
 function pause_batch(uuid): user definer -- only a batch that the caller may see
 function places_query(bigint): user definer -- own tenant; only the text of a query, run with the caller's rights
 function pre_request(): user definer -- only with an API key or token
