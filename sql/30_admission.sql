@@ -224,6 +224,10 @@ begin
 
   perform ai.check_input(new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.stream, new.priority, new.run_after,
                          new.deadline_ms, new.metadata, new.cache, new.cache_tags, v_settings.max_input_bytes);
+  if new.messages @? '$[*].content[*] ? (@.type == "artifact" || @.type == "image_url" || @.type == "input_audio" || @.type == "file")' then
+    new.input_artifacts := ai.check_files(new.tenant_id, new.user_id, new.messages);
+  end if;
+  v_cacheable := new.kind not in ('image', 'speech');  -- their answers are files
   if new.template is not null or new.collection is not null or new.conversation_id is not null or new.batch_id is not null then
     if new.kind <> 'chat' and (new.template is not null or new.collection is not null or new.conversation_id is not null) then
       raise exception 'only a chat takes a template, a collection or a conversation' using errcode = 'PT400';

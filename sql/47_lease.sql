@@ -39,7 +39,8 @@ begin
   ), asked as materialized (
     select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params,
            coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text)
-             + case when g.params ? 'response_format' then 300 else 0 end as input_bytes
+             + case when g.params ? 'response_format' then 300 else 0 end
+             + case when g.input_artifacts is not null then ai.files_weight(p.tenant_id, g.input_artifacts) else 0 end as input_bytes
       from picked p
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.generation_id and g.status = 'queued'
       join ai.tenants t on t.id = p.tenant_id and t.enabled
@@ -131,7 +132,9 @@ begin
              greatest(g.created_at, g.run_after) as waiting_since,
              greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at,
              r.messages as prepared, coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text)
-             + case when g.params ? 'response_format' then 300 else 0 end as input_bytes,
+             + case when g.params ? 'response_format' then 300 else 0 end
+             + case when g.input_artifacts is not null then ai.files_weight(u.tenant_id, g.input_artifacts) else 0 end as input_bytes,
+             g.input_artifacts is not null or g.conversation_id is not null and r.messages is not null as has_files,
              m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, m.capabilities, v.id as provider_id, v.tenant_id as provider_tenant, v.name as provider, v.dialect, v.base_url, v.headers,
              v.options as provider_options
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.outputs, v_go.counters, v_go.amounts)
@@ -185,7 +188,12 @@ begin
              || f.provider_options || f.model_options
              || case when f.capabilities = '{}' then '{}' else ai.capability_options(f.capabilities, f.provider_options || f.model_options) end,
            f.wire_name, f.stream and not f.held,
-           case when f.params ? 'response_format' then ai.format_request(q.request, f.capabilities) else q.request end,
+           case when f.params ? 'response_format' and f.kind in ('chat', 'completion') then ai.format_request(q.request, f.capabilities) else q.request end
+             || case when f.has_files then
+                  (select case when o.files is not null then jsonb_build_object('files', o.files) else '{}' end
+                     from ai.request_files(f.tenant_id, f.user_id, coalesce(f.prepared, f.messages),
+                                           f.kind <> 'chat' or coalesce(((f.provider_options || f.model_options) -> 'fetch_urls')::text = 'true', f.dialect in ('ollama', 'gemini'))) o (files))
+                else '{}' end,
            greatest(1, (extract(epoch from f.stop_at - p_now) * 1000)::integer),
            f.secret_ref, f.provider_tenant is not null, f.provider_tenant is not null and not v_private,
            case when f.capture is not null then jsonb_build_object('mode', f.capture, 'tenant', f.tenant_id, 'key', f.key_id) end

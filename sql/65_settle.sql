@@ -36,7 +36,7 @@ begin
         id uuid, attempt integer, outcome text, tail text, output text, message jsonb, embedding jsonb, embeddings jsonb, finish_reason text, usage jsonb,
         model text, service_tier text, request_id text, signal text, http_status integer, error_type text, error_code text,
         error_message text, retry_after_ms bigint, should_retry boolean, sent boolean, ttft_ms numeric, latency_ms numeric, sealed jsonb,
-        dropped text[])
+        dropped text[], files uuid[])
 
   ), leases as materialized (
     select l.*
@@ -47,7 +47,7 @@ begin
 
   ), attempts as materialized (
     -- Everything that is known of each attempt that is still leased.
-    select l.*, o.outcome, r.text, case when l.held then '' else r.rest end as rest, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
+    select l.*, o.outcome, r.text, case when l.held then '' else r.rest end as rest, r.message, r.embedding, r.files, r.finish_reason, r.model as model_used, r.service_tier, r.request_id,
            o.signal, r.http_status, r.error_type, r.error_code, coalesce(r.error_message, x.misfit) as error_message, r.retry_after_ms, r.should_retry, r.dropped, t.ttft_ms, t.latency_ms,
            coalesce(m.name, '(removed)') as model, coalesce(m.kind, 'chat') as kind, coalesce(v.name, '(removed)') as provider, f.class, f.action,
            -- Totals include their parts, whatever a provider says: no part is worth less than nothing.
@@ -168,6 +168,7 @@ begin
            output_message = case when coalesce(d.shown_text, d.more ->> 'bare') is null then d.message
                                  when d.rejected is null then d.message || jsonb_build_object('content', coalesce(d.shown_text, d.more ->> 'bare')) end,
            embedding = d.embedding::text::ai.embedding, stages = case when jsonb_typeof(d.stages) = 'array' then coalesce(g.stages, '[]') || d.stages else g.stages end,
+           artifacts = case when d.status = 'succeeded' then d.files end,
            finish_reason = d.finish_reason, error = case when d.status = 'failed' and d.deadline_at <= v_now then d.error || c_late else d.error end,
            degraded = case when d.status <> 'failed' then g.degraded end, provider = d.provider, model_used = coalesce(d.model_used, d.model),
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
@@ -240,6 +241,8 @@ begin
             from decided d where not d.unsent) as seen,
          (select jsonb_agg(jsonb_build_object('id', d.generation_id, 'attempt', d.attempt, 'tenant_id', d.tenant_id, 'claimed_at', d.claimed_at, 'capture', d.captured))
             from decided d where d.captured <> 'lost' and not d.unsent) as kept,
+         (select jsonb_agg(jsonb_build_object('tenant_id', d.tenant_id, 'id', d.generation_id, 'attempt', d.attempt)) from decided d
+           where d.files is not null and d.status = 'succeeded') as files,
          (select count(pg_notify(n.channel, n.payload))
             from (select c.channel, c.payload
                     from (select n.*, ai.event_payload(n.generation_id, n.seq, n.type, n.data || n.state) as payload from news n) n
@@ -250,6 +253,9 @@ begin
                    order by n.generation_id, n.seq) n) as notified
     into v_done;
 
+  if v_done.files is not null then
+    perform ai.keep_artifacts(v_done.files);
+  end if;
   if v_done.kept is not null then
     perform ai.keep_sealed(v_done.kept, p_results);
   end if;

@@ -113,8 +113,13 @@ begin
            case when v_mark.finished_at is not null then 0
                 else nullif((select count(*) from ai.forgotten_left l where l.tenant_id = v_tenant and l.user_id = p_user_id and l.what || 's' = w.what)
                             + (select count(*) from ai.conversations c
-                                where w.what = 'conversations' and c.tenant_id = v_tenant and c.user_id = p_user_id and (v_mark.anew_id is null or c.id < v_mark.anew_id)), 0) end
-      from unnest(array['memberships', 'keys and bindings', 'generations', 'calls', 'sealed calls', 'conversations', 'documents', 'batches', 'cached answers'])
+                                where w.what = 'conversations' and c.tenant_id = v_tenant and c.user_id = p_user_id and (v_mark.anew_id is null or c.id < v_mark.anew_id))
+                            + (select count(*) from ai.artifacts a
+                                where w.what = 'artifacts' and a.tenant_id = v_tenant and a.user_id = p_user_id and (v_mark.anew_id is null or a.id < v_mark.anew_id))
+                            + (select count(*) from ai.artifact_objects o
+                                where w.what = 'artifacts' and o.tenant_id = v_tenant and o.user_id = p_user_id and (v_mark.anew_id is null or o.artifact_id < v_mark.anew_id)
+                                  and not exists (select from ai.artifacts a where a.tenant_id = o.tenant_id and a.id = o.artifact_id)), 0) end
+      from unnest(array['memberships', 'keys and bindings', 'generations', 'calls', 'sealed calls', 'conversations', 'artifacts', 'documents', 'batches', 'cached answers'])
            with ordinality w (what, n)
      order by w.n;
 end

@@ -87,7 +87,7 @@ end
 $$;
 comment on function ai.forget_step(uuid, text[], smallint, text, text, boolean) is 'Erases the next rows of people who are being forgotten and have come equally far.';
 
--- Tries again what was left of one person, and erases conversations. The caller holds the mark.
+-- Tries again what was left of one person, and erases conversations and files. The caller holds the mark.
 create or replace function ai.forget_left(p_tenant uuid, p_user text, p_in_app boolean) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -95,7 +95,7 @@ set enable_seqscan = off
 as $$
 declare
   v_one  record;
-  v_sums jsonb := jsonb_build_object('conversations', ai.erase_conversations(p_tenant, p_user));
+  v_sums jsonb := jsonb_build_object('conversations', ai.erase_conversations(p_tenant, p_user), 'artifacts', ai.erase_artifacts(p_tenant, p_user));
 begin
   for v_one in
     select e.what, sum(e.erased) as erased
@@ -147,7 +147,8 @@ begin
   end if;
   if v_mark.stage = c_around and v_named is false
      and not exists (select from ai.forgotten_left l where l.tenant_id = p_tenant and l.user_id = p_user)
-     and not exists (select from ai.conversations c where c.tenant_id = p_tenant and c.user_id = p_user and (v_mark.anew_id is null or c.id < v_mark.anew_id)) then
+     and not exists (select from ai.conversations c where c.tenant_id = p_tenant and c.user_id = p_user and (v_mark.anew_id is null or c.id < v_mark.anew_id))
+     and not ai.has_artifacts(p_tenant, p_user, v_mark.anew_id) then
     v_mark.finished_at := p_now;
     v_mark.pseudonym := null;
   end if;

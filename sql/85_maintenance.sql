@@ -194,7 +194,7 @@ end
 $$;
 comment on function ai.do_chore(text, text, timestamptz) is 'Runs one chore of maintenance; an error becomes a warning.';
 
--- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "forgetting", "unlisted"}, about once a minute {"partitions_made",
+-- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "forgetting", "artifacts_swept", "unlisted"}, about once a minute {"partitions_made",
 -- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made", "sessions_forgotten", "audit_appended"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
 -- {"skipped": true} where another worker is at it.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
@@ -219,6 +219,7 @@ begin
   v_done := v_done || ai.do_chore('collections_finished', 'finish_collections', v_now);
   perform ai.sweep_cancelled_batches(), ai.record_unrecorded();
   v_done := v_done || ai.do_chore('forgetting', 'continue_forgetting', v_now);
+  v_done := v_done || ai.do_chore('artifacts_swept', 'sweep_artifacts', v_now);
 
   if v_state.partitions_at < v_now - interval '1 minute' then
     begin

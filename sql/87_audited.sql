@@ -19,6 +19,8 @@ as $$
       ('data_keys',         'tenant_id',     '{}',        '{}'),
       ('secrets',           'tenant_id',     '{}',        '{}'),
       ('capture_policies',  'tenant_id',     '{}',        '{}'),
+      ('artifact_policies', 'tenant_id',     '{}',        '{}'),
+      ('artifact_stores',   'none',          '{}',        '{}'),
       ('guardrails',        'tenant_id',     '{compiled}', '{compiled}'),
       ('limits',            'tenant_id',     '{}',        '{}'),
       ('credits',           'tenant_id',     '{}',        '{}'),

@@ -114,6 +114,10 @@ static const unsigned char migrations_26[] = {
 #embed "../../migrations/20261121150600_structured_outputs_and_tools.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_27[] = {
+#embed "../../migrations/20261121150700_artifacts.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -363,114 +367,126 @@ static const unsigned char sql_61[] = {
 };
 
 static const unsigned char sql_62[] = {
-#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/36_artifacts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_63[] = {
-#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_64[] = {
-#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_65[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_66[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_67[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_68[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_69[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_70[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_71[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_72[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_73[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_74[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_75[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_76[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_77[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_78[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_80[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_81[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_82[] = {
-#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_83[] = {
-#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_84[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_85[] = {
-#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_86[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_87[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_88[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_89[] = {
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_90[] = {
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_91[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_92[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -502,6 +518,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_24, "20261121150400_parameters.sql"),
   FILE_ENTRY(migrations_25, "20261121150500_prices.sql"),
   FILE_ENTRY(migrations_26, "20261121150600_structured_outputs_and_tools.sql"),
+  FILE_ENTRY(migrations_27, "20261121150700_artifacts.sql"),
   {0, 0, 0},
 };
 
@@ -568,34 +585,37 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_59, "33_prompts.sql"),
   FILE_ENTRY(sql_60, "34_context.sql"),
   FILE_ENTRY(sql_61, "35_enqueue.sql"),
-  FILE_ENTRY(sql_62, "40_workers.sql"),
-  FILE_ENTRY(sql_63, "44_parameters.sql"),
-  FILE_ENTRY(sql_64, "44_response_format.sql"),
-  FILE_ENTRY(sql_65, "45_claim.sql"),
-  FILE_ENTRY(sql_66, "46_prepare.sql"),
-  FILE_ENTRY(sql_67, "47_lease.sql"),
-  FILE_ENTRY(sql_68, "48_held_back.sql"),
-  FILE_ENTRY(sql_69, "50_realtime.sql"),
-  FILE_ENTRY(sql_70, "60_failures.sql"),
-  FILE_ENTRY(sql_71, "61_next_step.sql"),
-  FILE_ENTRY(sql_72, "62_breakers.sql"),
-  FILE_ENTRY(sql_73, "63_explain_route.sql"),
-  FILE_ENTRY(sql_74, "65_settle.sql"),
-  FILE_ENTRY(sql_75, "66_afterwards.sql"),
-  FILE_ENTRY(sql_76, "70_cancel.sql"),
-  FILE_ENTRY(sql_77, "75_asking.sql"),
-  FILE_ENTRY(sql_78, "76_conversations.sql"),
-  FILE_ENTRY(sql_79, "78_batches.sql"),
-  FILE_ENTRY(sql_80, "79_progress.sql"),
-  FILE_ENTRY(sql_81, "80_usage.sql"),
-  FILE_ENTRY(sql_82, "83_erasing.sql"),
-  FILE_ENTRY(sql_83, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_84, "83_forgetting.sql"),
-  FILE_ENTRY(sql_85, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_86, "84_statistics.sql"),
-  FILE_ENTRY(sql_87, "85_maintenance.sql"),
-  FILE_ENTRY(sql_88, "86_state.sql"),
-  FILE_ENTRY(sql_89, "87_audited.sql"),
+  FILE_ENTRY(sql_62, "36_artifacts.sql"),
+  FILE_ENTRY(sql_63, "37_artifact_stores.sql"),
+  FILE_ENTRY(sql_64, "38_artifact_inputs.sql"),
+  FILE_ENTRY(sql_65, "40_workers.sql"),
+  FILE_ENTRY(sql_66, "44_parameters.sql"),
+  FILE_ENTRY(sql_67, "44_response_format.sql"),
+  FILE_ENTRY(sql_68, "45_claim.sql"),
+  FILE_ENTRY(sql_69, "46_prepare.sql"),
+  FILE_ENTRY(sql_70, "47_lease.sql"),
+  FILE_ENTRY(sql_71, "48_held_back.sql"),
+  FILE_ENTRY(sql_72, "50_realtime.sql"),
+  FILE_ENTRY(sql_73, "60_failures.sql"),
+  FILE_ENTRY(sql_74, "61_next_step.sql"),
+  FILE_ENTRY(sql_75, "62_breakers.sql"),
+  FILE_ENTRY(sql_76, "63_explain_route.sql"),
+  FILE_ENTRY(sql_77, "65_settle.sql"),
+  FILE_ENTRY(sql_78, "66_afterwards.sql"),
+  FILE_ENTRY(sql_79, "70_cancel.sql"),
+  FILE_ENTRY(sql_80, "75_asking.sql"),
+  FILE_ENTRY(sql_81, "76_conversations.sql"),
+  FILE_ENTRY(sql_82, "78_batches.sql"),
+  FILE_ENTRY(sql_83, "79_progress.sql"),
+  FILE_ENTRY(sql_84, "80_usage.sql"),
+  FILE_ENTRY(sql_85, "83_erasing.sql"),
+  FILE_ENTRY(sql_86, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_87, "83_forgetting.sql"),
+  FILE_ENTRY(sql_88, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_89, "84_statistics.sql"),
+  FILE_ENTRY(sql_90, "85_maintenance.sql"),
+  FILE_ENTRY(sql_91, "86_state.sql"),
+  FILE_ENTRY(sql_92, "87_audited.sql"),
   {0, 0, 0},
 };
 

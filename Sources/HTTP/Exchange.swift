@@ -129,7 +129,11 @@ final class Exchange {
     if resolvedList != nil { martlet_curl_set_list(easy, CURLOPT_RESOLVE, resolvedList) }
 
     setBody(request)
-    setHeaders(request.headers)
+    if let signature = request.signature {
+      set(CURLOPT_AWS_SIGV4, "aws:amz:\(signature.region):s3")
+      set(CURLOPT_USERPWD, signature.credentials)
+    }
+    setHeaders(request.headers, isSigned: request.signature != nil)
     let code = martlet_curl_set_string(easy, CURLOPT_URL, request.url)
     return code == CURLE_OK ? nil : "libcurl refuses the address"
   }
@@ -148,10 +152,11 @@ final class Exchange {
     if request.method != "POST" { set(CURLOPT_CUSTOMREQUEST, request.method) }
   }
 
-  private func setHeaders(_ headers: [(name: String, value: String)]) {
+  private func setHeaders(_ headers: [(name: String, value: String)], isSigned: Bool) {
     // A name without a value takes the header out: no waiting for `100 Continue`, no form type.
-    append("Expect:")
-    if !headers.contains(where: { $0.name.lowercased() == "content-type" }) {
+    // A signature would cover it although it is not sent; a store answers `100 Continue` at once.
+    if !isSigned { append("Expect:") }
+    if !isSigned, !headers.contains(where: { $0.name.lowercased() == "content-type" }) {
       append("Content-Type:")
     }
     for (name, value) in headers {

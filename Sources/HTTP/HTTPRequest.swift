@@ -1,3 +1,16 @@
+/// What a request to an S3-compatible store is signed with.
+package struct S3Signature: Sendable {
+  /// Access key id, a colon, secret access key.
+  package var credentials: String
+  /// Such as `eu-central-1`.
+  package var region: String
+
+  package init(credentials: String, region: String) {
+    self.credentials = credentials
+    self.region = region
+  }
+}
+
 /// One HTTP request with the limits it runs under.
 package struct HTTPRequest: Sendable {
   /// An HTTP token, upper case by convention.
@@ -34,6 +47,10 @@ package struct HTTPRequest: Sendable {
   /// at the time of the connection and again when a kept connection is used. Where it is not public
   /// the failure is `forbidden`, and nothing was sent.
   package var publicOnly = false
+
+  /// Signed by libcurl as AWS Signature Version 4 for S3; the header `x-amz-content-sha256` must be among
+  /// `headers`, and no header may be without a value.
+  package var signature: S3Signature?
 
   package init(
     method: String = "POST", url: String, headers: [(name: String, value: String)] = [],

@@ -36,10 +36,12 @@ final class Attempt: TransferSink, @unchecked Sendable {
   private var capture: Capture?
   /// Parameters that the request went without.
   private let dropped: [String]
+  private let baggage: Baggage?
 
   init(
     fence: Fence, streams: Bool, reader: any ResponseReader, desk: Desk, report: Report,
-    capture: Capture? = nil, dropped: [String] = [], onward: Onward? = nil
+    capture: Capture? = nil, dropped: [String] = [], onward: Onward? = nil,
+    baggage: Baggage? = nil
   ) {
     self.fence = fence
     self.streams = streams
@@ -49,6 +51,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
     self.capture = capture
     self.dropped = dropped
     self.onward = onward
+    self.baggage = baggage
   }
 
   func head(status: Int, headers: [String: String]) {
@@ -132,6 +135,11 @@ final class Attempt: TransferSink, @unchecked Sendable {
       settlement.firstText = settlement.latency
     }
     if let farewell = reader.farewell { onward?.say(farewell, desk) }
+    baggage?.giveBack()
+    if let baggage, settlement.outcome == .succeeded, settlement.reply?.files.isEmpty == false {
+      return baggage.keep(settlement, report)
+    }
+    settlement.reply?.files = []
     report.finished(settlement)
     desk.finished(settlement)
   }

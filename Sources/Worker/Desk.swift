@@ -26,10 +26,16 @@ final class Desk: Sendable {
   let settlerWake = Wake()
   let handshakeWake = Wake()
   let pulseWake = Wake()
+  /// Woken when there may be something to do with stores.
+  let jobsWake = Wake()
   /// Woken when the worker may have become idle, or is to stop.
   let workerWake = Wake()
 
-  init(identity: Identity, concurrency: Int, once: Bool) {
+  /// What files under way take.
+  let files: FileMemory
+
+  init(identity: Identity, concurrency: Int, once: Bool, files: FileMemory = FileMemory()) {
+    self.files = files
     self.concurrency = max(1, concurrency)
     backlog = max(1_024, concurrency * 4)
     state = Mutex(
@@ -61,8 +67,10 @@ final class Desk: Sendable {
 
   func nextClaim() -> ClaimMachine.Action {
     let (action, stepped) = state.withLock { state in
-      let room = min(
-        concurrency - state.roster.transferring, backlog - state.roster.unsettled)
+      // Where files wait for a store that does not take them, no more calls are begun.
+      let room =
+        files.isFull
+        ? 0 : min(concurrency - state.roster.transferring, backlog - state.roster.unsettled)
       let action = state.claims.next(at: .now, room: room, isIdle: state.roster.isEmpty)
       if action == .finished { state.isOnceDone = true }
       return (action, state.claims.wantsLockStep)

@@ -18,6 +18,7 @@ struct Dispatcher {
   private let secrets: Secrets
   private let logger: Logger
   private let local: LocalQueue
+  private let porter: Porter?
 
   /// Silence after which a provider is given up: of a stream, and of one that does not stream, which is
   /// silent until it answers. Generations of batches have weeks; no call of theirs shall hang as long.
@@ -28,13 +29,15 @@ struct Dispatcher {
   private static let longest = 86_400_000
 
   init(
-    desk: Desk, pool: TransferPool, secrets: Secrets, logger: Logger, local: LocalQueue
+    desk: Desk, pool: TransferPool, secrets: Secrets, logger: Logger, local: LocalQueue,
+    porter: Porter? = nil
   ) {
     self.desk = desk
     self.pool = pool
     self.secrets = secrets
     self.logger = logger
     self.local = local
+    self.porter = porter
   }
 
   /// Starts every call of a claim; gives how many there were, and the header.
@@ -62,17 +65,22 @@ struct Dispatcher {
       do throws(Failure) {
         try start(fence, rows, row, &memory)
       } catch {
-        var settlement = Settlement(fence: fence, outcome: .failed)
-        settlement.failure = error
-        settlement.sent = false
-        desk.begin(fence, streams: false)
-        desk.finished(settlement)
-        logger.info(
-          "a call could not be made",
-          metadata: ["generation": "\(fence)", "reason": "\(error.signal.rawValue)"])
+        refuse(fence, error)
       }
     }
     return (fences.count, header, cursor)
+  }
+
+  /// Reports a call that cannot be made.
+  private func refuse(_ fence: Fence, _ failure: Failure) {
+    var settlement = Settlement(fence: fence, outcome: .failed)
+    settlement.failure = failure
+    settlement.sent = false
+    desk.begin(fence, streams: false)
+    desk.finished(settlement)
+    logger.info(
+      "a call could not be made",
+      metadata: ["generation": "\(fence)", "reason": "\(failure.signal.rawValue)"])
   }
 
   /// What calls of one claim have in common, looked up once.
@@ -118,24 +126,80 @@ struct Dispatcher {
       throw Failure(
         .unsendable, message: "this worker does not speak the dialect \(dialectName.prefix(50))")
     }
-    let written = try dialect.request(for: call)
+    let ready = Ready(
+      fence: fence, call: call, dialect: dialect, streams: streams,
+      deadline: .now + .milliseconds(timeout), wishes: wishes,
+      publicOnly: rows.bool(row, 17) ?? true, order: order)
+    let files = try RequestFile.wanted(by: call.request)
+    guard !files.isEmpty, let porter else { return try send(ready) }
+    desk.begin(fence, streams: streams)
+    porter.fetch(
+      Porter.Fetch(fence: fence, files: files, deadline: ready.deadline) { contents, memory in
+        self.send(ready, with: contents, memory)
+      })
+  }
+
+  /// A call of which everything is known but the files in its messages.
+  private struct Ready: Sendable {
+    let fence: Fence
+    var call: Call
+    let dialect: any Dialect.Type
+    let streams: Bool
+    let deadline: ContinuousClock.Instant
+    let wishes: Wishes?
+    let publicOnly: Bool
+    let order: CaptureOrder?
+  }
+
+  /// Sends a call whose files were fetched.
+  private func send(
+    _ ready: Ready, with contents: Result<[String: FileContent], Failure>, _ memory: Int
+  ) {
+    let fence = ready.fence
+    do throws(Failure) {
+      if let ending = desk.ending(of: fence) {
+        var settlement = Settlement(
+          fence: fence, outcome: ending == .cancelled ? .cancelled : .released)
+        settlement.sent = false
+        desk.files.giveBack(memory)
+        return desk.finished(settlement)
+      }
+      var ready = ready
+      ready.call.timeout = max(1, Int((ready.deadline - .now) / .milliseconds(1)))
+      ready.call.request = try FilledRequest.fill(ready.call.request, with: contents.get())
+      try send(ready, memory)
+    } catch {
+      desk.files.giveBack(memory)
+      refuse(fence, error)
+    }
+  }
+
+  /// - Parameter memory: bytes that were taken for the call's files, given back at its end.
+  private func send(_ ready: Ready, _ memory: Int = 0) throws(Failure) {
+    let (fence, call, wishes) = (ready.fence, ready.call, ready.wishes)
+    let written = try ready.dialect.request(for: call)
     var request = HTTPRequest(
       method: written.method, url: written.url, headers: written.headers, body: written.body)
-    request.totalTimeout = timeout
+    request.totalTimeout = max(1, Int((ready.deadline - .now) / .milliseconds(1)))
     request.stallTimeout =
       wishes?.stall
       ?? (call.stream ? Self.stallMilliseconds.stream : Self.stallMilliseconds.whole)
     request.firstAnswerTimeout = wishes?.firstToken ?? 0
     if call.kind == .chat { request.maxHeldBytes = Self.longestAnswer }
-    request.publicOnly = rows.bool(row, 17) ?? true
+    request.publicOnly = ready.publicOnly
     let attempt = Attempt(
-      fence: fence, streams: streams, reader: dialect.reader(for: call), desk: desk,
+      fence: fence, streams: ready.streams, reader: ready.dialect.reader(for: call), desk: desk,
       report: report(fence, host(of: written.url), call),
-      capture: order.map {
+      capture: ready.order.map {
         Capture($0, fence: fence, request: written.body, secret: call.secret)
       },
-      dropped: written.dropped, onward: onward(written, request, call))
-    desk.begin(fence, streams: streams)
+      dropped: written.dropped, onward: onward(written, request, call),
+      baggage: porter.map {
+        Baggage(
+          porter: $0, provider: call.baseURL, publicOnly: ready.publicOnly,
+          deadline: ready.deadline, memory: memory)
+      })
+    desk.begin(fence, streams: ready.streams)
     let transfer = pool.start(request, sink: attempt)
     if desk.started(fence, transfer) { pool.cancel(transfer) }
   }

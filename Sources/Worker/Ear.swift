@@ -54,6 +54,7 @@ final class Ear: Sendable {
     for try await notification in listener.notifications {
       if notification.channel == channel {
         desk.pulseWake.signal()
+        desk.jobsWake.signal()
       } else {
         desk.notified()
       }

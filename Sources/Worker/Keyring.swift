@@ -73,6 +73,13 @@ final class Keyring {
 
   // MARK: Secrets
 
+  /// One secret by its reference, for what is not part of a claim; nil: it was removed.
+  func secret(
+    _ ref: Int, _ worker: String, _ link: Link
+  ) async throws(PostgresError) -> Result<SecretBytes, Failure>? {
+    try await open(secrets: [ref], worker, link)[ref]
+  }
+
   private func open(
     secrets refs: Set<Int>, _ worker: String, _ link: Link
   ) async throws(PostgresError) -> [Int: Result<SecretBytes, Failure>] {

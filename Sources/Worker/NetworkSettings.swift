@@ -9,6 +9,8 @@ package import HTTP
 /// How the worker reaches providers, as its environment says.
 package struct NetworkSettings: Sendable {
   package var transfers = TransferPool.Configuration()
+  /// Bytes that files may take on their way into requests and out of answers.
+  package var fileMemory = 512 << 20
   /// Variables for proxies that other programs follow and this one does not, where one is set.
   package var ignoredProxy: String?
 
@@ -46,6 +48,12 @@ package struct NetworkSettings: Sendable {
         throw Problem(description: "MARTLET_ANSWER_MEMORY: 64 to 1048576, in MiB")
       }
       transfers.answerMemory = megabytes << 20
+    }
+    if let text = value("MARTLET_FILE_MEMORY") {
+      guard let megabytes = Int(text), (64...1 << 20).contains(megabytes) else {
+        throw Problem(description: "MARTLET_FILE_MEMORY: 64 to 1048576, in MiB")
+      }
+      fileMemory = megabytes << 20
     }
   }
 }

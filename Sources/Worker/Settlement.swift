@@ -23,6 +23,8 @@ struct Settlement: Sendable {
   /// From the start of the transfer, in milliseconds.
   var firstText: Double?
   var latency = 0.0
+  /// Ids of the files that the model made, once they are stored; until then they lie in `reply`.
+  var artifacts: [String] = []
   /// What is kept of the call.
   var sealed: SealedCall?
   /// Names of parameters that were left out, or for which a strict call was not sent.

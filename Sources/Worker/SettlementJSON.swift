@@ -15,6 +15,7 @@ extension Settlement {
     json.member("sent", sent)
     json.member("ttft_ms", milliseconds: firstText)
     json.member("latency_ms", milliseconds: latency)
+    if !artifacts.isEmpty { json.member("files", texts: artifacts) }
     if let sealed { write(sealed, to: &json) }
     let dropped = dropped.isEmpty ? failure?.parameters ?? reply?.dropped ?? [] : dropped
     if !dropped.isEmpty { json.member("dropped", texts: dropped) }

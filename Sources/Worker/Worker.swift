@@ -71,7 +71,8 @@ package final class Worker: Service {
     guard let identity = try await register(setup) else { return Tally() }
     logger[metadataKey: "worker"] = "\(identity.worker)"
     let desk = Desk(
-      identity: identity, concurrency: configuration.concurrency, once: configuration.once)
+      identity: identity, concurrency: configuration.concurrency, once: configuration.once,
+      files: FileMemory(limit: configuration.network.fileMemory))
     var pools = configuration.network.transfers
     pools.keptConnections = max(64, configuration.concurrency * 2)
     let pool = try TransferPool(pools)
@@ -107,14 +108,17 @@ package final class Worker: Service {
     _ loops: inout TaskGroup<Void>, _ desk: Desk, _ pool: TransferPool, _ setup: Setup
   ) {
     let local = LocalQueue()
+    let porter = Porter(desk: desk, pool: pool, secrets: configuration.secrets, setup: setup)
     let ear = Ear(desk: desk, setup: setup)
     let dispatcher = Dispatcher(
-      desk: desk, pool: pool, secrets: configuration.secrets, logger: setup.logger, local: local)
+      desk: desk, pool: pool, secrets: configuration.secrets, logger: setup.logger, local: local,
+      porter: porter)
     loops.addTask { await Claimer(desk: desk, dispatcher: dispatcher, setup: setup).run() }
     loops.addTask { await Settler(desk: desk, pool: pool, setup: setup).run() }
     loops.addTask { await Pulse(desk: desk, pool: pool, setup: setup, ear: ear).run() }
     loops.addTask { await Maintenance(desk: desk, setup: setup).run() }
     loops.addTask { await local.run(desk) }
+    loops.addTask { await porter.run() }
     loops.addTask { await ear.run() }
     if !configuration.once {
       loops.addTask { await Handshake(desk: desk, setup: setup).run() }

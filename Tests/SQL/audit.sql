@@ -10,7 +10,7 @@ create table t.not_audited (name text);
 insert into t.not_audited values
   -- content, and what belongs to it
   ('generations'), ('llm_calls'), ('stream_events'), ('conversations'), ('messages'), ('unrecorded_answers'), ('batches'), ('redactions'), ('idempotency_keys'),
-  ('collections'), ('documents'), ('chunks'), ('chunk_vectors'), ('staged_vectors'), ('cache_entries'), ('cache_questions'), ('cache_spaces'), ('sealed_calls'),
+  ('collections'), ('documents'), ('chunks'), ('chunk_vectors'), ('staged_vectors'), ('cache_entries'), ('cache_questions'), ('cache_spaces'), ('sealed_calls'), ('artifacts'), ('artifact_parts'), ('artifact_objects'),
   ('vectorizers'), ('vectorizer_versions'), ('vectorized_rows'), ('vectorizer_problems'),
   -- what workers and sessions write while they work
   ('lanes'), ('active_lanes'), ('parked_lanes'), ('queue'), ('delayed'), ('waiting'), ('prepared'), ('workers'), ('leases'), ('cancellations'), ('leaders'), ('unshared'),
@@ -60,6 +60,8 @@ select sql, case chain when 'alpha' then t.alpha() when 'gamma' then '0c000000-0
    '{"sealed": null, "replaced_at": "1970-01-01T00:00:00+00:00"}'),
   ($$ insert into ai.capture_policies (tenant_id, mode) values (t.alpha(), 'all') $$, 'alpha', 'insert', 'capture_policies', null, '{"mode": "all"}'),
   ($$ insert into ai.capture_policies (mode) values ('off') $$, null, 'insert', 'capture_policies', null, '{"mode": "off"}'),
+  ($$ insert into ai.artifact_policies (tenant_id, max_bytes) values (t.alpha(), 1000) $$, 'alpha', 'insert', 'artifact_policies', null, '{"max_bytes": 1000}'),
+  ($$ insert into ai.artifact_stores (name, endpoint, bucket, secret) values ('s', 'https://s3.test', 'files', 'S3_KEY') $$, null, 'insert', 'artifact_stores', null, '{"bucket": "files"}'),
   ($$ insert into ai.guardrails (tenant_id, name, detector, options) values (t.alpha(), 'g', 'terms', '{"terms": ["a"]}') $$, 'alpha', 'insert', 'guardrails', null,
    '{"options": {"terms": ["a"]}}'),
   ($$ update ai.guardrails set options = '{"terms": ["b"]}' where name = 'g' $$, 'alpha', 'update', 'guardrails', '{"options": {"terms": ["a"]}}', '{"options": {"terms": ["b"]}}'),

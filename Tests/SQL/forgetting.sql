@@ -13,6 +13,10 @@ create table t.columns (line text);
 copy t.columns from stdin;
 api_keys gone user_id name prefix hash permissions
 api_keys named created_by
+artifact_objects gone user_id key state
+artifact_parts gone content
+artifact_stores kept name endpoint region bucket prefix secret
+artifacts gone user_id name media_type status sha256
 audit_heads kept hash
 audit_log kept login user_id source action object key before after prev_hash hash
 audit_pending kept login user_id source action object key before after
@@ -151,6 +155,7 @@ declare
   v_talk     uuid := ai.uuid_v7();
   v_batch    uuid := ai.uuid_v7();
   v_document uuid := ai.uuid_v7();
+  v_artifact uuid := ai.uuid_v7();
   v_api_key  uuid := ai.uuid_v7();
   v_chunk    bigint;
   v_library  bigint := (select id from ai.collections where tenant_id = p_tenant);
@@ -184,6 +189,9 @@ begin
   perform t.plant('llm_calls', m, v_book || who || jsonb_build_object('generation_id', ai.uuid_floor(ai.now() - interval '1 year' - random() * interval '1 day'), 'attempt', 1, 'provider', 'mtap-first', 'model', 'mtap/one',
     'model_used', 'one', 'kind', 'chat', 'status', 'succeeded', 'error_class', null, 'error_code', null, 'service_tier', null, 'units', null, 'cache', null, 'capture', null, 'cost', 0.000001,
     'created_at', now()));
+  perform t.plant('artifacts', m, who || jsonb_build_object('id', v_artifact, 'media_type', 'text/plain', 'bytes', 8, 'sha256', '\x' || encode(sha256(convert_to(m, 'UTF8')), 'hex'),
+    'status', 'ready', 'move_at', null, 'recall_at', null, 'recalled_until', null, 'damaged_at', null, 'expires_at', null));
+  perform t.plant('artifact_parts', m, jsonb_build_object('tenant_id', p_tenant, 'artifact_id', v_artifact, 'n', 0));
   perform t.plant('messages', m, who || jsonb_build_object('conversation_id', v_talk, 'seq', 1, 'role', 'user', 'generation_id', v_id));
   insert into ai.unrecorded_answers (tenant_id, conversation_id, generation_id) values (p_tenant, v_talk, v_id);
   perform t.plant('documents', m, who || jsonb_build_object('id', v_document, 'uri', m || md5(p_user), 'collection_id', v_library, 'status', 'ready', 'chunks', 1, 'revision', 1, 'live_revision', 1));
@@ -236,7 +244,7 @@ create function t.books() returns table (what text, key text, figures text) lang
 $$;
 create table t.before as select * from t.rows();
 create table t.books_before as select * from t.books();
-select set_eq('select * from t.traces()', array['api_keys', 'batches', 'cache_entries', 'cache_spaces', 'chunk_vectors', 'chunks', 'conversations', 'counters', 'documents', 'embedding_jobs', 'generations',
+select set_eq('select * from t.traces()', array['api_keys', 'artifact_parts', 'artifacts', 'batches', 'cache_entries', 'cache_spaces', 'chunk_vectors', 'chunks', 'conversations', 'counters', 'documents', 'embedding_jobs', 'generations',
   'idempotency_keys', 'limits', 'llm_calls', 'members', 'messages', 'prepared', 'redactions', 'role_bindings', 'sealed_calls', 'sessions', 'stream_events', 'vectorizers'], 'the person is in all of these');
 
 -- Who may
@@ -264,9 +272,9 @@ select is_empty('(select relation, line from t.before except select * from t.row
 create table t.said (what text, erased bigint, remaining bigint);
 grant all on t.said to public;
 grant select on t.said to public;
-select is(t.as_role('mtap_officer', $$ insert into t.said select * from ai.forget_user('p-person') $$), 'ok 9', 'who has the permission may');
+select is(t.as_role('mtap_officer', $$ insert into t.said select * from ai.forget_user('p-person') $$), 'ok 10', 'who has the permission may');
 select results_eq('select * from t.said', $$ values ('memberships', 1::bigint, null::bigint), ('keys and bindings', 2, null), ('generations', 0, 3), ('calls', 1, null), ('sealed calls', 0, null),
-  ('conversations', 1, null), ('documents', 1, null), ('batches', 1, null), ('cached answers', 0, null) $$, 'what it could do at once; what is cached is left to a worker');
+  ('conversations', 1, null), ('artifacts', 1, null), ('documents', 1, null), ('batches', 1, null), ('cached answers', 0, null) $$, 'what it could do at once; what is cached is left to a worker');
 select t.worker() as w \gset
 select is(ai.continue_forgetting(ai.now()), 1, 'the chore of a worker does the rest');
 select is_empty('select * from t.traces()', 'nothing of the person is anywhere');
@@ -274,9 +282,9 @@ select is(ai.continue_forgetting(ai.now()), 1, 'in this database there was none 
 select results_eq($$ select finished_at is not null, pseudonym, stage from ai.forgotten $$, $$ values (true, null::text, 6::smallint) $$,
   'so all is done, and nothing tells any more whom the pseudonym stands for');
 select is(ai.continue_forgetting(ai.now()), 0, 'nothing more is to be done');
-select is(t.as_role('mtap_officer', $$ insert into t.said select * from ai.forget_user('p-person') $$), 'ok 9', 'asked again,');
-select results_eq($$ select what, erased, remaining from t.said offset 9 $$, $$ values ('memberships', 1::bigint, 0::bigint), ('keys and bindings', 2, 0), ('generations', 3, 0), ('calls', 4, 0),
-  ('sealed calls', 3, 0), ('conversations', 1, 0), ('documents', 1, 0), ('batches', 1, 0), ('cached answers', 4, 0) $$, 'it says what was done, and that nothing remains');
+select is(t.as_role('mtap_officer', $$ insert into t.said select * from ai.forget_user('p-person') $$), 'ok 10', 'asked again,');
+select results_eq($$ select what, erased, remaining from t.said offset 10 $$, $$ values ('memberships', 1::bigint, 0::bigint), ('keys and bindings', 2, 0), ('generations', 3, 0), ('calls', 4, 0),
+  ('sealed calls', 3, 0), ('conversations', 1, 0), ('artifacts', 1, 0), ('documents', 1, 0), ('batches', 1, 0), ('cached answers', 4, 0) $$, 'it says what was done, and that nothing remains');
 
 -- Books, and others
 select is_empty('(select * from t.books() except all select * from t.books_before) union all (select * from t.books_before except all select * from t.books())',

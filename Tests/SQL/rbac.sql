@@ -77,6 +77,7 @@ insert into ai.members (tenant_id, user_id, role) values (t.alpha(), 'pawn', 'po
 update ai.members set enabled = false where user_id = 'off';
 select id as key from ai.create_api_key('of abe', p_tenant_id => t.alpha(), p_user_id => 'abe') \gset
 insert into ai.capture_policies (tenant_id, mode) values (t.alpha(), 'off');
+insert into ai.artifacts (tenant_id, id, user_id, media_type, bytes, sha256, status) values (t.alpha(), ai.uuid_v7(), 'abe', 'text/plain', 0, sha256(''), 'ready') returning id as file \gset
 insert into ai.members (tenant_id, user_id, role) values (t.alpha(), 'gone', 'powerless');
 select ai.forget_user('gone', t.alpha()) \g /dev/null
 set constraints all immediate;
@@ -98,6 +99,8 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('count what caches saved others', 'select from ai.cache_report()', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
   ('read the streams of others', format('select ai.subscribe(%L), ai.read_stream(%1$L)', :'abe'), '{inference:read}', 'ok 1', 'PT404'),
   ('explain the routes of others', format('select distinct true from ai.explain_route(%L)', :'abe'), '{inference:read}', 'ok 1', 'PT404'),
+  ('see files of others', 'select from ai.artifacts where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
+  ('read files of others', format('select ai.artifact_content(%L), ai.recall_artifact(%1$L)', :'file'), '{inference:read}', 'ok 1', 'PT404'),
   ('follow batches of others', 'select ai.batch_progress(id) from ai.batches where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   -- what is one's own
   ('see what is its own', 'select from ai.generations where user_id = (select ai.user_id())', null, 'ok 1', ''),
@@ -117,6 +120,8 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('begin a conversation', 'select ai.start_conversation()', '{inference:execute}', 'ok 1', 'PT403'),
   ('converse', 'select ai.chat(id, ''x'', model => ''mtap/one'') from ai.conversations where user_id = (select ai.user_id())', '{inference:execute}', 'ok 1', 'PT403'),
   ('delete its conversation', 'select ai.delete_conversation(id) from ai.conversations where user_id = (select ai.user_id())', '{inference:execute,person:forget}', 'ok 1', 'PT403'),
+  ('add a file', 'select ai.add_artifact(''x'', ''text/plain'')', '{inference:execute}', 'ok 1', 'PT403'),
+  ('delete a file', 'select ai.delete_artifact(ai.uuid_v7())', '{inference:execute}', 'ok 1', 'PT403'),
   ('cancel', 'select ai.cancel(id) from ai.generations where user_id = (select ai.user_id())', '{inference:execute}', 'ok 1', 'PT403'),
   ('make a batch', 'select ai.create_batch(''x'')', '{inference:execute}', 'ok 1', 'PT403'),
   ('pause a batch', 'select ai.pause_batch(id) from ai.batches where user_id = (select ai.user_id())', '{inference:execute}', 'ok 1', 'PT403'),
@@ -204,6 +209,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('remove a secret', 'select ai.remove_secret(''NO_SUCH_API_KEY'')', '{secret:write}', 'PT404', 'PT403'),
   ('destroy the tenant''s key', 'select ai.destroy_data_keys()', '{secret:write}', 'ok 1', 'PT403'),
   ('open a sealed call', format('select ai.open_call(%L)', :'abe'), '{call:open}', 'PT404', 'PT403'),
+  ('see how large files may be', 'select from ai.artifact_policies', '{policy:read,policy:write}', 'ok 1', 'ok 0'),
   ('see which calls are kept', 'select from ai.capture_policies', '{policy:read,policy:write}', 'ok 1', 'ok 0'),
   ('say which calls are kept', 'update ai.capture_policies set mode = ''all''', '{policy:write}', 'ok 1', 'ok 0'),
   ('see the audit log', 'select from ai.audit_log limit 1', '{audit:read}', 'ok 1', 'ok 0'),

@@ -32,6 +32,8 @@ insert into t.sees values
   ('ai.guardrails',       0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.limits',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.credits',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.artifacts',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.artifact_policies', 0, 1, 1, 0, 'x', 'x', 'x', 'x'),
   ('ai.cache_policies',   0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.capture_policies', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.collections',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),

@@ -57,6 +57,18 @@ struct JSONWriter {
     comma = true
   }
 
+  /// A string of `prefix`, which needs no escape, and the bytes in base 64: written in place, since they
+  /// may be many.
+  mutating func string(_ prefix: String, base64 content: [UInt8]) {
+    separate()
+    bytes.reserveCapacity(bytes.count + prefix.utf8.count + (content.count + 2) / 3 * 4 + 256)
+    bytes.append(UInt8(ascii: "\""))
+    bytes.append(contentsOf: prefix.utf8)
+    Base64.append(content, to: &bytes)
+    bytes.append(UInt8(ascii: "\""))
+    comma = true
+  }
+
   /// Writes a value that came from a provider or a model. Recursion is bounded by the parser's limit.
   mutating func copy(_ json: JSON) {
     switch json.kind {

@@ -11,6 +11,9 @@ package enum OpenAI: Dialect {
     switch call.kind {
     case .chat: try OpenAIChat.request(for: call)
     case .embedding: try OpenAIEmbeddings.request(for: call)
+    case .image: try OpenAIImages.request(for: call)
+    case .transcription: try OpenAITranscriptions.request(for: call)
+    case .speech: try OpenAISpeech.request(for: call)
     default: throw Failure(.unsendable, message: "the dialect openai has no \(call.kind.rawValue)")
     }
   }
@@ -18,6 +21,9 @@ package enum OpenAI: Dialect {
   package static func reader(for call: Call) -> any ResponseReader {
     switch call.kind {
     case .embedding: AnswerReader(OpenAIEmbeddingAnswer(to: call), for: call)
+    case .image: AnswerReader(OpenAIImageAnswer(), for: call)
+    case .transcription: OpenAITranscriptionReader(for: call)
+    case .speech: OpenAISpeechReader(for: call)
     default: AnswerReader(OpenAIChatAnswer(), for: call)
     }
   }

@@ -26,6 +26,31 @@ enum Base64 {
     return out
   }
 
+  /// Appends the text for `bytes`, with padding.
+  static func append(_ bytes: [UInt8], to text: inout [UInt8]) {
+    func digit(_ bits: UInt32) -> UInt8 {
+      switch UInt8(truncatingIfNeeded: bits & 63) {
+      case let bits where bits < 26: 0x41 + bits
+      case let bits where bits < 52: 0x61 + bits - 26
+      case let bits where bits < 62: 0x30 + bits - 52
+      case 62: UInt8(ascii: "+")
+      default: UInt8(ascii: "/")
+      }
+    }
+    var at = 0
+    while at < bytes.count {
+      let count = min(3, bytes.count - at)
+      var group = UInt32(bytes[at]) << 16
+      if count > 1 { group |= UInt32(bytes[at + 1]) << 8 }
+      if count > 2 { group |= UInt32(bytes[at + 2]) }
+      text.append(digit(group >> 18))
+      text.append(digit(group >> 12))
+      text.append(count > 1 ? digit(group >> 6) : UInt8(ascii: "="))
+      text.append(count > 2 ? digit(group) : UInt8(ascii: "="))
+      at += 3
+    }
+  }
+
   private static func value(of byte: UInt8) -> UInt32? {
     switch byte {
     case 0x41...0x5A: UInt32(byte - 0x41)

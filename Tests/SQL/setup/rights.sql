@@ -20,6 +20,8 @@ type embedding: public usage
 -- tables
 table api_key_uses: user select
 table api_keys: user select(id, tenant_id, user_id, name, prefix, permissions, created_by, created_at, expires_at, revoked_at, replaces)
+table artifact_policies: user select
+table artifacts: user select(tenant_id, id, user_id, name, media_type, bytes, sha256, shared, generation_id, position, created_at, expires_at)
 table audit_heads: user select
 table audit_log: user select
 table batches: user select
@@ -67,12 +69,14 @@ function open_call(uuid, integer): user definer -- own tenant; call:open; books 
 function opened_call(uuid): user definer -- what the same login has opened by open_call(), still sealed
 function acting_role(): user
 function acts_as_owner(): user definer -- tells only of the caller's own roles
+function add_artifact(bytea, text, text, boolean, interval): user definer -- own tenant; inference:execute
 function add_document(text, text, text, text, jsonb): user definer -- own tenant; document:write
 function add_member(text, text): user definer -- own tenant; member:write, no role with more than the caller has
 function add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text): user definer -- the caller owns the table; own tenant
 procedure ask(text, text, text, text, integer, text, text): user
 function audit_chains(uuid): user
 function audit_hash(bytea, uuid, bigint, timestamp with time zone, text, uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb): user
+function artifact_content(uuid, integer): user definer -- only a file that the caller may see
 function audit_head(uuid): user
 function audit_verify(uuid, bigint, bytea): user
 function audited_tables(): user
@@ -98,6 +102,7 @@ function create_batch(text, jsonb, boolean): user definer -- own tenant and user
 function create_collection(text, text, integer, integer, integer, integer, text): user definer -- own tenant; document:write
 function delete_collection(text): user definer -- own tenant; document:write
 function delete_conversation(uuid): user definer -- only a conversation that the caller may see
+function delete_artifact(uuid): user definer -- own files; with * those of the own tenant
 function delete_document(uuid): user definer -- own tenant; document:write
 function delete_profile(text, text): admin definer -- own tenant; model:write
 function disable_member(text): user definer -- own tenant; member:write, no member with more than the caller has
@@ -144,6 +149,7 @@ function private_providers(): admin definer -- one setting
 function read_rows(bigint, boolean): user
 function read_stream(uuid, integer, integer): user definer -- only a generation that the caller may see
 function rebuild_collection(text, text, integer): user definer -- own tenant; document:write
+function recall_artifact(uuid): user definer -- only a file that the caller may see
 function recall_check(text, integer, integer): user
 function refresh_vectorizer(text): user
 function remove_vectorizer(bigint): user definer -- the caller owns the table or the schema
@@ -182,6 +188,11 @@ function visible_places(): user
 function whoami(): user worker monitor definer -- tells only who asks
 function worker_cancellations(uuid): worker definer -- a worker's own leases
 function worker_claim(uuid, integer, text): worker definer -- the queue, as a worker
+function worker_artifact_done(uuid, text, uuid, uuid): worker definer -- a registered worker; jobs that it was given
+function worker_artifact_jobs(uuid, integer): worker definer -- a registered worker; where objects lie, not what they hold
+function worker_part(uuid, uuid, uuid, integer): worker definer -- a registered worker; it sends the files of all tenants
+function worker_place_files(uuid, uuid, integer, jsonb, boolean): worker definer -- attempts that this worker has leased
+function worker_put_part(uuid, uuid, uuid, integer, bytea): worker definer -- files of attempts that this worker has leased, and those that are fetched back
 function worker_secret(uuid, bigint[]): worker definer -- what is sealed, to be opened by who has the master key; keys of a vault
 function worker_data_keys(uuid, uuid[]): worker definer -- sealed with the master key
 function worker_add_data_key(uuid, uuid, uuid, bytea, text): worker definer -- a tenant's first
