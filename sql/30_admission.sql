@@ -64,7 +64,7 @@ begin
       raise exception 'params.tools must be an array' using errcode = 'PT400';
     elsif v_key = 'strict' and v_type <> 'boolean' then
       raise exception 'params.strict must be true or false' using errcode = 'PT400';
-    elsif v_key in ('response_format', 'metadata') and v_type <> 'object' then
+    elsif v_key = 'metadata' and v_type <> 'object' then
       raise exception 'params.% must be an object', v_key using errcode = 'PT400';
     end if;
   end loop;
