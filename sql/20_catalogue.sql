@@ -3,7 +3,8 @@
 -- The model to call: the named one, or the p_target-th of the profile's route without regard to conditions and
 -- strategy (ai.route_models() has those); null where there is none. A tenant's own model or route goes before the shared
 -- one of the same name. What another tenant owns is never found, whatever refers to it. Own and shared rows are looked
--- up apart, because a comparison that also matches null finds nothing by an index.
+-- up apart, because a comparison that also matches null finds nothing by an index, and in statements of their own, because
+-- every insert asks, and what is not needed need not be prepared.
 create or replace function ai.target_model(p_tenant uuid, p_kind text, p_model text, p_profile text, p_target integer)
 returns bigint
 language plpgsql stable parallel safe security definer
@@ -13,22 +14,36 @@ declare
   v_found bigint;
 begin
   if p_model is not null then
-    return (select m.id
-              from (select o.* from ai.models o where o.tenant_id = p_tenant and o.name = p_model
-                    union all select s.* from ai.models s where s.tenant_id is null and s.name = p_model) m
-              join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
-             where p_target = 1 and m.kind = p_kind and m.enabled
-             order by m.tenant_id nulls last limit 1);
+    if p_target <> 1 then
+      return null;
+    end if;
+    select m.id into v_found
+      from ai.models m
+      join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
+     where m.tenant_id = p_tenant and m.name = p_model and m.kind = p_kind and m.enabled;
+    if not found then
+      select m.id into v_found
+        from ai.models m
+        join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
+       where m.tenant_id is null and m.name = p_model and m.kind = p_kind and m.enabled;
+    end if;
+    return v_found;
   end if;
-  select m.id into v_found
-    from (select o.position, o.model_id, o.enabled from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind
-          union all
-          select s.position, s.model_id, s.enabled from ai.routes s where s.tenant_id is null and s.profile = p_profile and s.kind = p_kind
-             and not exists (select from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind)) r
-    join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind and (m.tenant_id is null or m.tenant_id = p_tenant)
-    join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
-   where r.enabled
-   order by r.position offset p_target - 1 limit 1;
+  if exists (select from ai.routes o where o.tenant_id = p_tenant and o.profile = p_profile and o.kind = p_kind) then
+    select m.id into v_found
+      from ai.routes r
+      join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind and (m.tenant_id is null or m.tenant_id = p_tenant)
+      join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
+     where r.tenant_id = p_tenant and r.profile = p_profile and r.kind = p_kind and r.enabled
+     order by r.position offset p_target - 1 limit 1;
+  else
+    select m.id into v_found
+      from ai.routes r
+      join ai.models m on m.id = r.model_id and m.enabled and m.kind = p_kind and (m.tenant_id is null or m.tenant_id = p_tenant)
+      join ai.providers p on p.id = m.provider_id and p.enabled and (p.tenant_id is null or p.tenant_id = p_tenant)
+     where r.tenant_id is null and r.profile = p_profile and r.kind = p_kind and r.enabled
+     order by r.position offset p_target - 1 limit 1;
+  end if;
   return v_found;
 end
 $$;

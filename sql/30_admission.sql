@@ -166,6 +166,7 @@ declare
   v_settings record;
   v_me       record;
   v_named    boolean;
+  v_bound    boolean := false;
   v_hash     bytea;
   v_known    record;
   v_template record;
@@ -179,7 +180,15 @@ begin
   end if;
   v_named := new.tenant_id is not null or new.user_id is not null;
   if new.purpose is null then
-    select i.tenant_id, i.user_id, i.permissions, i.api_key_id into v_me from ai.identity() i;
+    -- Of a bound login the same probe as in ai.identity(), without the rest of it: this is asked for every row.
+    if coalesce(current_setting('ai.session', true), '') = '' then
+      select b.tenant_id, b.user_id, b.member_permissions as permissions, null::uuid as api_key_id into v_me
+        from ai.role_bindings b where b.role_name = session_user and b.member_enabled;
+      v_bound := found;
+    end if;
+    if not v_bound then
+      select i.tenant_id, i.user_id, i.permissions, i.api_key_id into v_me from ai.identity() i;
+    end if;
     -- Whose tenant this is comes first: what is raised further down tells of its rows, and row-level security refuses only after this trigger.
     if v_me.tenant_id is null and (not v_named or not ai.acts_for_all()) then
       raise exception 'this session is nobody: no generation can be asked for'
@@ -201,33 +210,35 @@ begin
       new.api_key_id := v_me.api_key_id;
     end if;
   end if;
-  if v_named and not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id
-                              where m.tenant_id = new.tenant_id and m.user_id = new.user_id and m.enabled and t.enabled) then
-    raise exception 'no such member in this tenant'
-      using errcode = 'PT403', hint = c_hint;
+  if v_named then  -- by itself, because a condition with a query in it is a query, also where nothing was named
+    if not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id
+                    where m.tenant_id = new.tenant_id and m.user_id = new.user_id and m.enabled and t.enabled) then
+      raise exception 'no such member in this tenant' using errcode = 'PT403', hint = c_hint;
+    end if;
   end if;
   if new.purpose is not null then
     return new;  -- made by Martlet itself, for a generation or a document that has passed all this
   end if;
-  -- All that decides which of the stages below there are for this tenant: one statement of index probes.
+  -- Which of the stages below there may be for this tenant.
   select s.max_input_bytes, s.accepting, s.default_profile,
-         exists (select from ai.profile_rules r where r.tenant_id = new.tenant_id) or exists (select from ai.profile_rules r where r.tenant_id is null) as ruled,
-         exists (select from ai.cache_policies c where c.tenant_id = new.tenant_id and c.enabled)
-           or exists (select from ai.cache_policies c where c.tenant_id is null and c.enabled) as caches,
-         exists (select from ai.guardrails r where r.tenant_id = new.tenant_id and r.enabled)
-           or exists (select from ai.guardrails r where r.tenant_id is null and r.enabled) as guarded
+         array(select p.name from ai.policies_in_use p where p.scope in (new.tenant_id, '00000000-0000-0000-0000-000000000000')) as policies
     into v_settings
     from ai.settings s;
   if not v_settings.accepting then
     raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
   end if;
 
-  perform ai.check_input(new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.stream, new.priority, new.run_after,
-                         new.deadline_ms, new.metadata, new.cache, new.cache_tags, v_settings.max_input_bytes);
-  if new.messages @? '$[*].content[*] ? (@.type == "artifact" || @.type == "image_url" || @.type == "input_audio" || @.type == "file")' then
-    new.input_artifacts := ai.check_files(new.tenant_id, new.user_id, new.messages);
+  -- Most inserts are a prompt and little else, in which there is nothing to find fault with.
+  if (new.kind = 'chat' and ascii(new.prompt) between 33 and 126 and octet_length(new.prompt) <= v_settings.max_input_bytes
+      and new.params = '{}' and new.priority in ('high', 'normal', 'low') and (new.model is null or new.profile is null) and new.messages is null
+      and new.run_after is null and new.deadline_ms is null and new.metadata is null and new.cache is null and new.cache_tags is null) is not true then
+    perform ai.check_input(new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.stream, new.priority, new.run_after,
+                           new.deadline_ms, new.metadata, new.cache, new.cache_tags, v_settings.max_input_bytes);
+    if new.messages @? '$[*].content[*] ? (@.type == "artifact" || @.type == "image_url" || @.type == "input_audio" || @.type == "file")' then
+      new.input_artifacts := ai.check_files(new.tenant_id, new.user_id, new.messages);
+    end if;
+    v_cacheable := new.kind not in ('image', 'speech');  -- their answers are files
   end if;
-  v_cacheable := new.kind not in ('image', 'speech');  -- their answers are files
   if new.template is not null or new.collection is not null or new.conversation_id is not null or new.batch_id is not null then
     if new.kind <> 'chat' and (new.template is not null or new.collection is not null or new.conversation_id is not null) then
       raise exception 'only a chat takes a template, a collection or a conversation' using errcode = 'PT400';
@@ -260,7 +271,7 @@ begin
   end if;
 
   if new.model is null and new.profile is null then
-    new.profile := case when v_settings.ruled
+    new.profile := case when 'profile_rules' = any (v_settings.policies)
                         then ai.choose_profile(new.tenant_id, new.kind, length(ai.question_text(new.prompt, new.messages)), new.metadata)
                         else v_settings.default_profile end;
   end if;
@@ -286,7 +297,7 @@ begin
     end if;
   end if;
 
-  if v_settings.guarded and ai.guards(new.tenant_id, new.kind, 'input') then
+  if 'guardrails' = any (v_settings.policies) and ai.guards(new.tenant_id, new.kind, 'input') then
     select * into v_guarded from ai.guard_input(new.tenant_id, new.id, new.user_id, new.kind, new.prompt, new.messages);
     v_stages := v_stages || coalesce(v_guarded.stages, '[]');
     if v_guarded.rejected is not null then
@@ -305,7 +316,7 @@ begin
     v_cacheable := v_cacheable and not v_stages @? '$[*] ? (@.stage == "guardrails" && @.result != "passed")';
   end if;
 
-  if v_settings.caches and v_cacheable and new.context_sources is null and new.cache is distinct from 'off' then
+  if 'cache_policies' = any (v_settings.policies) and v_cacheable and new.context_sources is null and new.cache is distinct from 'off' then
     select * into v_hit
       from ai.find_exact(new.tenant_id, new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.template,
                          new.template_version, new.collection, new.cache);
@@ -343,6 +354,9 @@ begin
     new.query_id := ai.uuid_v7();
   end if;
   new.stages := nullif(v_stages, '[]');
+  if new.batch_id is not null and new.deadline_ms is null then
+    new.deadline_ms := 2147483647;  -- 24 days; not before the idempotency key has read what the app gave
+  end if;
   return new;
 end
 $$;

@@ -22,6 +22,9 @@ declare
   v_cursor refcursor;
   v_rows   jsonb;
 begin
+  if new.context is not null or new.status <> 'queued' or new.purpose is not null then
+    return new;
+  end if;
   if (new.tenant_id, new.user_id) is distinct from (ai.tenant_id(), ai.user_id()) then
     raise exception 'context sources are read as the caller, who is not the member that is asked for'
       using errcode = 'PT403', hint = 'Ask as that member, or with a template without context sources.';
@@ -76,7 +79,7 @@ revoke execute on function ai.gather_context() from public;
 -- objects
 
 create or replace trigger gather before insert on ai.generations
-  for each row when (new.context_sources is not null and new.context is null and new.status = 'queued' and new.purpose is null)
+  for each row when (new.context_sources is not null)  -- a condition is parsed by every statement, so it is short
   execute function ai.gather_context();
 
 -- Whoever inserts must be able to read what it runs.

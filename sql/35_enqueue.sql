@@ -68,7 +68,7 @@ declare
   v_counters bigint[] := '{}';
   v_lane     bigint;
 begin
-  if exists (select from ai.limits l where l.tenant_id = p_tenant and l.enabled) or exists (select from ai.limits l where l.tenant_id is null and l.enabled) then
+  if exists (select from ai.policies_in_use p where p.scope in (p_tenant, '00000000-0000-0000-0000-000000000000') and p.name = 'limits') then
     v_counters := coalesce(ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile, p_api_key), '{}');
   end if;
   if p_batch is not null then
@@ -92,37 +92,46 @@ $$;
 comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text, uuid) is 'The best lane there is for such a generation; null: not even the tenant''s own.';
 
 -- Trigger AFTER INSERT, each statement: a few statements, however many rows, tenants and lanes. Raises PT404 where no model
--- answers what was inserted. What is alike, nearly every insert, is told from the rest by the first look.
+-- answers what was inserted. What is alike, nearly every insert, is told from the rest by comparing all with the first.
 create or replace function ai.enqueue_generations() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now  timestamptz := ai.now();
-  v_all  record;
-  v_lane bigint;
+  v_now    timestamptz := ai.now();
+  v_one    record;
+  v_all    record;
+  v_lane   bigint;
 begin
-  select i.tenant_id, i.status, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, i.api_key_id, count(*) over () as groups,
-         bool_or(bool_or(i.cached)) over () as any_cached,
-         bool_or(i.purpose is null) as asked,
-         bool_or(i.run_after > v_now) is not true and bool_and(i.query_id is null and i.judge_ids is null) as ready,
-         bool_or(i.cache_key is not null or i.template is not null or i.collection is not null or i.conversation_id is not null or i.purpose in ('chunks', 'rows')) as prepare
-    into v_all
-    from inserted i
-   group by 1, 2, 3, 4, 5, 6, 7, 8, 9
-   order by i.status = 'queued' desc limit 1;
-  if not found or v_all.groups = 1 and v_all.status <> 'queued' and not v_all.any_cached then
+  select i.tenant_id, i.status, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, i.api_key_id, i.purpose into v_one from inserted i limit 1;
+  if not found then
     return null;
   end if;
+  select bool_and(i.tenant_id = v_one.tenant_id and i.status = 'queued' and i.priority = v_one.priority and i.user_id = v_one.user_id and i.kind = v_one.kind
+                  and i.batch_id is not distinct from v_one.batch_id and i.model is not distinct from v_one.model
+                  and i.profile is not distinct from v_one.profile and i.api_key_id is not distinct from v_one.api_key_id
+                  and (i.run_after <= v_now) is not false and i.query_id is null and i.judge_ids is null) as alike,
+         bool_or(i.purpose is null) as asked,
+         bool_or(i.cached) as any_cached,
+         bool_or(i.conversation_id is not null and i.status = 'queued' and i.purpose is null) as any_said,
+         coalesce(bool_or(i.cache_key is not null or i.template is not null or i.collection is not null or i.conversation_id is not null
+                          or i.purpose in ('chunks', 'rows')), false) as prepare
+    into v_all
+    from inserted i;
 
-  if v_all.groups = 1 and v_all.status = 'queued' and v_all.ready then
+  if v_all.any_said then
+    perform ai.append_question(c.tenant_id, c.conversation_id, c.user_id, c.id, c.prompt, c.messages)
+       from (select i.* from inserted i where i.conversation_id is not null and i.status = 'queued' and i.purpose is null
+              order by i.tenant_id, i.conversation_id, i.id) c;
+  end if;
+  if v_all.alike then
     if v_all.asked then
-      perform ai.check_target(v_all.tenant_id, v_all.kind, v_all.model, v_all.profile);
+      perform ai.check_target(v_one.tenant_id, v_one.kind, v_one.model, v_one.profile);
     end if;
-    v_lane := ai.existing_lane(v_all.tenant_id, v_all.priority, v_all.batch_id, v_all.user_id, v_all.kind, v_all.model, v_all.profile, v_all.api_key_id);
+    v_lane := ai.existing_lane(v_one.tenant_id, v_one.priority, v_one.batch_id, v_one.user_id, v_one.kind, v_one.model, v_one.profile, v_one.api_key_id);
     if v_lane is not null then
       insert into ai.queue (lane_id, generation_id, tenant_id, prepare)
-      select v_lane, i.id, i.tenant_id, coalesce(v_all.prepare, false) from inserted i;
+      select v_lane, i.id, i.tenant_id, v_all.prepare from inserted i;
       perform ai.list_lanes(array[v_lane]);
       perform ai.wake_workers();
       return null;
@@ -142,7 +151,7 @@ begin
       from inserted i
      where i.stream and i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
   end if;
-  if v_all.status = 'queued' then
+  if exists (select from inserted i where i.status = 'queued') then
     perform ai.check_target(d.tenant_id, d.kind, d.model, d.profile)
        from (select distinct i.tenant_id, i.kind, i.model, i.profile from inserted i where i.status = 'queued' and i.purpose is null) d;
     perform ai.enqueue_mixed(array_agg(i.tenant_id), array_agg(i.id), v_now) from inserted i where i.status = 'queued';

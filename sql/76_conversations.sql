@@ -110,15 +110,15 @@ end
 $$;
 comment on function ai.append_message(uuid, uuid, text, text, text, uuid) is 'Appends a message to a conversation whose lock is held.';
 
--- Trigger AFTER INSERT, each row that names a conversation: appends the text as guardrails left it. What they refused is
+-- For each new generation that names a conversation: appends the text as guardrails left it. What they refused is
 -- not said in the conversation. Waits for whoever holds the conversation.
-create or replace function ai.append_question() returns trigger
+create or replace function ai.append_question(p_tenant uuid, p_conversation uuid, p_user text, p_id uuid, p_prompt text, p_messages jsonb) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
 declare
-  v_text text := new.prompt;
+  v_text text := p_prompt;
 begin
   if v_text is null then
     select case jsonb_typeof(m.value -> 'content')
@@ -126,16 +126,15 @@ begin
              when 'array' then (select string_agg(c.value ->> 'text', E'\n' order by c.ordinality)
                                   from jsonb_array_elements(m.value -> 'content') with ordinality c where c.value ->> 'type' = 'text') end
       into v_text
-      from jsonb_array_elements(new.messages) with ordinality m
+      from jsonb_array_elements(p_messages) with ordinality m
      where m.value ->> 'role' = 'user' order by m.ordinality desc limit 1;
   end if;
-  perform from ai.conversations c where c.tenant_id = new.tenant_id and c.id = new.conversation_id for no key update;
-  perform ai.append_unrecorded(new.tenant_id, new.conversation_id);
-  perform ai.append_message(new.tenant_id, new.conversation_id, new.user_id, 'user', coalesce(v_text, ''), new.id);
-  return null;
+  perform from ai.conversations c where c.tenant_id = p_tenant and c.id = p_conversation for no key update;
+  perform ai.append_unrecorded(p_tenant, p_conversation);
+  perform ai.append_message(p_tenant, p_conversation, p_user, 'user', coalesce(v_text, ''), p_id);
 end
 $$;
-comment on function ai.append_question() is 'Trigger: appends the text of a generation to its conversation.';
+comment on function ai.append_question(uuid, uuid, text, uuid, text, jsonb) is 'Appends the text of a new generation to its conversation.';
 
 -- Called after a generation has succeeded. Waits for nobody; twice does no harm.
 create or replace function ai.record_answer(p_tenant uuid, p_id uuid) returns void
@@ -210,7 +209,7 @@ comment on function ai.delete_conversation(uuid) is 'Deletes a conversation and 
 revoke execute on function
   ai.start_conversation(text, text, text, text, text, jsonb),
   ai.chat(uuid, text, boolean, jsonb, text, text, text, text, text, integer, text, jsonb),
-  ai.append_unrecorded(uuid, uuid), ai.append_message(uuid, uuid, text, text, text, uuid), ai.append_question(),
+  ai.append_unrecorded(uuid, uuid), ai.append_message(uuid, uuid, text, text, text, uuid), ai.append_question(uuid, uuid, text, uuid, text, jsonb),
   ai.record_answer(uuid, uuid), ai.record_unrecorded(), ai.delete_conversation(uuid) from public;
 grant execute on function
   ai.start_conversation(text, text, text, text, text, jsonb),
@@ -218,10 +217,6 @@ grant execute on function
   ai.delete_conversation(uuid) to ai_user;
 
 -- objects
-
-create or replace trigger converse after insert on ai.generations
-  for each row when (new.conversation_id is not null and new.status = 'queued' and new.purpose is null)
-  execute function ai.append_question();
 
 drop policy if exists visible on ai.conversations;
 create policy visible on ai.conversations for select to ai_user

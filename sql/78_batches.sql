@@ -288,30 +288,12 @@ end
 $$;
 comment on function ai.sweep_cancelled_batches() is 'Ends what was queued into batches after they were cancelled; gives how many.';
 
--- Trigger BEFORE INSERT, each row of a batch that names no deadline: a large batch takes longer than one answer may, and a
--- paused one as long as it likes. So its rows have the longest time there is, 24 days.
-create or replace function ai.extend_batch_deadline() returns trigger
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  new.deadline_ms := 2147483647;
-  return new;
-end
-$$;
-comment on function ai.extend_batch_deadline() is 'Trigger: generations of a batch that name no deadline have 24 days.';
-
-revoke execute on function ai.extend_batch_deadline() from public;
 revoke execute on function ai.check_batch(uuid, text, uuid), ai.check_batch_visible(uuid, text), ai.stopped_lanes(), ai.create_batch(text, jsonb, boolean),
   ai.park_batch(uuid), ai.pause_batch(uuid), ai.resume_batch(uuid), ai.cancel_batch(uuid), ai.end_queued_of_batch(uuid, uuid, boolean),
   ai.sweep_cancelled_batches() from public;
 grant execute on function ai.create_batch(text, jsonb, boolean), ai.pause_batch(uuid), ai.resume_batch(uuid), ai.cancel_batch(uuid) to ai_user;
 
 -- objects
-
--- After `admit`, which reads what the app gave.
-create or replace trigger batch_deadline before insert on ai.generations
-  for each row when (new.batch_id is not null and new.deadline_ms is null and new.status = 'queued') execute function ai.extend_batch_deadline();
 
 drop policy if exists visible on ai.batches;
 create policy visible on ai.batches for select to ai_user

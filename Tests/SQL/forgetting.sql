@@ -67,6 +67,7 @@ migrations kept version name checksum door
 models kept name wire_name kind capabilities options price_entry
 partitioning kept table_name
 permissions kept name description
+policies_in_use kept name
 prepared gone messages
 prices kept rates
 profile_rules kept kind tier metadata profile

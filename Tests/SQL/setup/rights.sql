@@ -62,6 +62,7 @@ table workers: monitor select
 view api_key_list: user select
 
 -- functions
+function is_generation(text, text, text, text, text): user
 function list_secrets(): user definer -- names only; own tenant; secret:read
 function remove_secret(text, uuid): user definer -- own tenant; secret:write
 function destroy_data_keys(uuid): user definer -- own tenant; secret:write
