@@ -73,7 +73,7 @@ $$;
 comment on function ai.check_tiers(jsonb, text, numeric, integer) is 'Raises PT400 unless these are tiers of rates.';
 
 -- Raises PT400 unless these are the rates of a price of a model of this kind; kind null: whatever the kind.
-create or replace function ai.check_rates(p_rates jsonb, p_kind text, p_highest numeric default 1000000000, p_scale integer default 20) returns void
+create or replace function ai.check_rates(p_rates jsonb, p_kind text, p_highest numeric default 1000000000, p_scale integer default 30) returns void
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
@@ -115,7 +115,7 @@ begin
       end if;
     end loop;
   end if;
-  if p_kind is not null and not exists (select from jsonb_object_keys(v_plain) k where ai.is_unit_class(k))
+  if p_kind is not null and not exists (select from jsonb_object_keys(v_plain) k where ai.is_unit_class(k) or p_kind in ('image', 'transcription', 'speech'))
      and not (v_plain ? 'input' and (v_plain ? 'output' or p_kind not in ('chat', 'completion'))) then
     raise exception 'a price needs rates for input and, unless the model only reads, output; or of a class for one' using errcode = 'PT400';
   end if;

@@ -195,306 +195,314 @@ static const unsigned char sql_17[] = {
 };
 
 static const unsigned char sql_18[] = {
-#embed "../../sql/20_prices.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_price_map.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_19[] = {
-#embed "../../sql/20_prices_bounds.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_prices.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_20[] = {
-#embed "../../sql/21_sealing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_prices_bounds.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_21[] = {
-#embed "../../sql/21_secrets.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_prices_import.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_22[] = {
-#embed "../../sql/21_secrets_keeping.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_sealing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_23[] = {
-#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_24[] = {
-#embed "../../sql/23_json_formats.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets_keeping.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_25[] = {
-#embed "../../sql/23_json_patterns.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_26[] = {
-#embed "../../sql/23_json_schema.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_formats.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_27[] = {
-#embed "../../sql/23_json_schema_check.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_patterns.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_28[] = {
-#embed "../../sql/23_json_schema_index.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_schema.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_29[] = {
-#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_schema_check.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_30[] = {
-#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_schema_index.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_31[] = {
-#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_32[] = {
-#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_33[] = {
-#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_34[] = {
-#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_35[] = {
-#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_36[] = {
-#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_37[] = {
-#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_38[] = {
-#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_39[] = {
-#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_40[] = {
-#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_41[] = {
-#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_42[] = {
-#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_43[] = {
-#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_44[] = {
-#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_45[] = {
-#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_46[] = {
-#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_47[] = {
-#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_48[] = {
-#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_49[] = {
-#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_50[] = {
-#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_51[] = {
-#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_52[] = {
-#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_53[] = {
-#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_54[] = {
-#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_55[] = {
-#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_56[] = {
-#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_57[] = {
-#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_58[] = {
-#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_59[] = {
-#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_60[] = {
-#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_61[] = {
-#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_62[] = {
-#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_63[] = {
-#embed "../../sql/36_artifacts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_64[] = {
-#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_65[] = {
-#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/36_artifacts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_66[] = {
-#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_67[] = {
-#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_68[] = {
-#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_69[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_70[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_71[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_72[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_73[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_74[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_75[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_76[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_77[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_78[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_80[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_81[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_82[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_83[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_84[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_85[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_86[] = {
-#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_87[] = {
-#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_88[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_89[] = {
-#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_90[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_91[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_92[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_93[] = {
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_94[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_95[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -550,82 +558,84 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_15, "19_roles.sql"),
   FILE_ENTRY(sql_16, "20_catalogue.sql"),
   FILE_ENTRY(sql_17, "20_own_providers.sql"),
-  FILE_ENTRY(sql_18, "20_prices.sql"),
-  FILE_ENTRY(sql_19, "20_prices_bounds.sql"),
-  FILE_ENTRY(sql_20, "21_sealing.sql"),
-  FILE_ENTRY(sql_21, "21_secrets.sql"),
-  FILE_ENTRY(sql_22, "21_secrets_keeping.sql"),
-  FILE_ENTRY(sql_23, "22_routing.sql"),
-  FILE_ENTRY(sql_24, "23_json_formats.sql"),
-  FILE_ENTRY(sql_25, "23_json_patterns.sql"),
-  FILE_ENTRY(sql_26, "23_json_schema.sql"),
-  FILE_ENTRY(sql_27, "23_json_schema_check.sql"),
-  FILE_ENTRY(sql_28, "23_json_schema_index.sql"),
-  FILE_ENTRY(sql_29, "24_detectors.sql"),
-  FILE_ENTRY(sql_30, "24_injection.sql"),
-  FILE_ENTRY(sql_31, "24_patterns.sql"),
-  FILE_ENTRY(sql_32, "24_redaction.sql"),
-  FILE_ENTRY(sql_33, "25_guardrail_rules.sql"),
-  FILE_ENTRY(sql_34, "25_guardrails.sql"),
-  FILE_ENTRY(sql_35, "25_guardrails_output.sql"),
-  FILE_ENTRY(sql_36, "25_moderation.sql"),
-  FILE_ENTRY(sql_37, "26_limits.sql"),
-  FILE_ENTRY(sql_38, "27_caches.sql"),
-  FILE_ENTRY(sql_39, "27_caches_semantic.sql"),
-  FILE_ENTRY(sql_40, "27_caches_using.sql"),
-  FILE_ENTRY(sql_41, "27_caches_writing.sql"),
-  FILE_ENTRY(sql_42, "27_coalescing.sql"),
-  FILE_ENTRY(sql_43, "28_collections.sql"),
-  FILE_ENTRY(sql_44, "28_documents.sql"),
-  FILE_ENTRY(sql_45, "28_limits_status.sql"),
-  FILE_ENTRY(sql_46, "28_parking.sql"),
-  FILE_ENTRY(sql_47, "28_reservations.sql"),
-  FILE_ENTRY(sql_48, "28_settlements.sql"),
-  FILE_ENTRY(sql_49, "28_splitting.sql"),
-  FILE_ENTRY(sql_50, "28_vectors.sql"),
-  FILE_ENTRY(sql_51, "29_match.sql"),
-  FILE_ENTRY(sql_52, "29_search.sql"),
-  FILE_ENTRY(sql_53, "29_search_indexes.sql"),
-  FILE_ENTRY(sql_54, "30_admission.sql"),
-  FILE_ENTRY(sql_55, "31_embedding_jobs.sql"),
-  FILE_ENTRY(sql_56, "32_vectorize.sql"),
-  FILE_ENTRY(sql_57, "32_vectorize_changes.sql"),
-  FILE_ENTRY(sql_58, "32_vectorized_rows.sql"),
-  FILE_ENTRY(sql_59, "32_vectorized_search.sql"),
-  FILE_ENTRY(sql_60, "33_prompts.sql"),
-  FILE_ENTRY(sql_61, "34_context.sql"),
-  FILE_ENTRY(sql_62, "35_enqueue.sql"),
-  FILE_ENTRY(sql_63, "36_artifacts.sql"),
-  FILE_ENTRY(sql_64, "37_artifact_stores.sql"),
-  FILE_ENTRY(sql_65, "38_artifact_inputs.sql"),
-  FILE_ENTRY(sql_66, "40_workers.sql"),
-  FILE_ENTRY(sql_67, "44_parameters.sql"),
-  FILE_ENTRY(sql_68, "44_response_format.sql"),
-  FILE_ENTRY(sql_69, "45_claim.sql"),
-  FILE_ENTRY(sql_70, "46_prepare.sql"),
-  FILE_ENTRY(sql_71, "47_lease.sql"),
-  FILE_ENTRY(sql_72, "48_held_back.sql"),
-  FILE_ENTRY(sql_73, "50_realtime.sql"),
-  FILE_ENTRY(sql_74, "60_failures.sql"),
-  FILE_ENTRY(sql_75, "61_next_step.sql"),
-  FILE_ENTRY(sql_76, "62_breakers.sql"),
-  FILE_ENTRY(sql_77, "63_explain_route.sql"),
-  FILE_ENTRY(sql_78, "65_settle.sql"),
-  FILE_ENTRY(sql_79, "66_afterwards.sql"),
-  FILE_ENTRY(sql_80, "70_cancel.sql"),
-  FILE_ENTRY(sql_81, "75_asking.sql"),
-  FILE_ENTRY(sql_82, "76_conversations.sql"),
-  FILE_ENTRY(sql_83, "78_batches.sql"),
-  FILE_ENTRY(sql_84, "79_progress.sql"),
-  FILE_ENTRY(sql_85, "80_usage.sql"),
-  FILE_ENTRY(sql_86, "83_erasing.sql"),
-  FILE_ENTRY(sql_87, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_88, "83_forgetting.sql"),
-  FILE_ENTRY(sql_89, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_90, "84_statistics.sql"),
-  FILE_ENTRY(sql_91, "85_maintenance.sql"),
-  FILE_ENTRY(sql_92, "86_state.sql"),
-  FILE_ENTRY(sql_93, "87_audited.sql"),
+  FILE_ENTRY(sql_18, "20_price_map.sql"),
+  FILE_ENTRY(sql_19, "20_prices.sql"),
+  FILE_ENTRY(sql_20, "20_prices_bounds.sql"),
+  FILE_ENTRY(sql_21, "20_prices_import.sql"),
+  FILE_ENTRY(sql_22, "21_sealing.sql"),
+  FILE_ENTRY(sql_23, "21_secrets.sql"),
+  FILE_ENTRY(sql_24, "21_secrets_keeping.sql"),
+  FILE_ENTRY(sql_25, "22_routing.sql"),
+  FILE_ENTRY(sql_26, "23_json_formats.sql"),
+  FILE_ENTRY(sql_27, "23_json_patterns.sql"),
+  FILE_ENTRY(sql_28, "23_json_schema.sql"),
+  FILE_ENTRY(sql_29, "23_json_schema_check.sql"),
+  FILE_ENTRY(sql_30, "23_json_schema_index.sql"),
+  FILE_ENTRY(sql_31, "24_detectors.sql"),
+  FILE_ENTRY(sql_32, "24_injection.sql"),
+  FILE_ENTRY(sql_33, "24_patterns.sql"),
+  FILE_ENTRY(sql_34, "24_redaction.sql"),
+  FILE_ENTRY(sql_35, "25_guardrail_rules.sql"),
+  FILE_ENTRY(sql_36, "25_guardrails.sql"),
+  FILE_ENTRY(sql_37, "25_guardrails_output.sql"),
+  FILE_ENTRY(sql_38, "25_moderation.sql"),
+  FILE_ENTRY(sql_39, "26_limits.sql"),
+  FILE_ENTRY(sql_40, "27_caches.sql"),
+  FILE_ENTRY(sql_41, "27_caches_semantic.sql"),
+  FILE_ENTRY(sql_42, "27_caches_using.sql"),
+  FILE_ENTRY(sql_43, "27_caches_writing.sql"),
+  FILE_ENTRY(sql_44, "27_coalescing.sql"),
+  FILE_ENTRY(sql_45, "28_collections.sql"),
+  FILE_ENTRY(sql_46, "28_documents.sql"),
+  FILE_ENTRY(sql_47, "28_limits_status.sql"),
+  FILE_ENTRY(sql_48, "28_parking.sql"),
+  FILE_ENTRY(sql_49, "28_reservations.sql"),
+  FILE_ENTRY(sql_50, "28_settlements.sql"),
+  FILE_ENTRY(sql_51, "28_splitting.sql"),
+  FILE_ENTRY(sql_52, "28_vectors.sql"),
+  FILE_ENTRY(sql_53, "29_match.sql"),
+  FILE_ENTRY(sql_54, "29_search.sql"),
+  FILE_ENTRY(sql_55, "29_search_indexes.sql"),
+  FILE_ENTRY(sql_56, "30_admission.sql"),
+  FILE_ENTRY(sql_57, "31_embedding_jobs.sql"),
+  FILE_ENTRY(sql_58, "32_vectorize.sql"),
+  FILE_ENTRY(sql_59, "32_vectorize_changes.sql"),
+  FILE_ENTRY(sql_60, "32_vectorized_rows.sql"),
+  FILE_ENTRY(sql_61, "32_vectorized_search.sql"),
+  FILE_ENTRY(sql_62, "33_prompts.sql"),
+  FILE_ENTRY(sql_63, "34_context.sql"),
+  FILE_ENTRY(sql_64, "35_enqueue.sql"),
+  FILE_ENTRY(sql_65, "36_artifacts.sql"),
+  FILE_ENTRY(sql_66, "37_artifact_stores.sql"),
+  FILE_ENTRY(sql_67, "38_artifact_inputs.sql"),
+  FILE_ENTRY(sql_68, "40_workers.sql"),
+  FILE_ENTRY(sql_69, "44_parameters.sql"),
+  FILE_ENTRY(sql_70, "44_response_format.sql"),
+  FILE_ENTRY(sql_71, "45_claim.sql"),
+  FILE_ENTRY(sql_72, "46_prepare.sql"),
+  FILE_ENTRY(sql_73, "47_lease.sql"),
+  FILE_ENTRY(sql_74, "48_held_back.sql"),
+  FILE_ENTRY(sql_75, "50_realtime.sql"),
+  FILE_ENTRY(sql_76, "60_failures.sql"),
+  FILE_ENTRY(sql_77, "61_next_step.sql"),
+  FILE_ENTRY(sql_78, "62_breakers.sql"),
+  FILE_ENTRY(sql_79, "63_explain_route.sql"),
+  FILE_ENTRY(sql_80, "65_settle.sql"),
+  FILE_ENTRY(sql_81, "66_afterwards.sql"),
+  FILE_ENTRY(sql_82, "70_cancel.sql"),
+  FILE_ENTRY(sql_83, "75_asking.sql"),
+  FILE_ENTRY(sql_84, "76_conversations.sql"),
+  FILE_ENTRY(sql_85, "78_batches.sql"),
+  FILE_ENTRY(sql_86, "79_progress.sql"),
+  FILE_ENTRY(sql_87, "80_usage.sql"),
+  FILE_ENTRY(sql_88, "83_erasing.sql"),
+  FILE_ENTRY(sql_89, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_90, "83_forgetting.sql"),
+  FILE_ENTRY(sql_91, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_92, "84_statistics.sql"),
+  FILE_ENTRY(sql_93, "85_maintenance.sql"),
+  FILE_ENTRY(sql_94, "86_state.sql"),
+  FILE_ENTRY(sql_95, "87_audited.sql"),
   {0, 0, 0},
 };
 
