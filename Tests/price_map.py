@@ -1,4 +1,4 @@
-"""LiteLLM's price map, and what calls cost by it, worked out without Martlet: in Python's exact decimals, from the map's own members.
+"""LiteLLM's price map, and what calls cost by it, worked out without Martlet, in decimals, from the map's members.
 
 The map comes from the wheel of the pinned version on PyPI and is kept in the state folder.
 """
@@ -32,18 +32,9 @@ def fetched(state: Path, scratch: Path) -> str:
     """The text of the map; fetched once for each clone."""
     kept = state / f"litellm-{VERSION}-prices.json"
     if not kept.exists():
+        quietly = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--only-binary", ":all:"]
         subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-input",
-                "--no-deps",
-            ]
-            + ["--only-binary", ":all:", "--dest", str(scratch), f"litellm=={VERSION}"],
+            [sys.executable, "-m", "pip", "download", *quietly, "--dest", str(scratch), f"litellm=={VERSION}"],
             check=True,
             timeout=200,
         )
@@ -86,8 +77,8 @@ class Entry:
         return Decimal(value) if isinstance(value, Decimal | int) else Decimal(0)
 
     def rate(self, names: tuple[str, ...], use: Use, for_one: bool = False) -> Decimal | None:
-        """The rate under the first of these names that has one, for a call of this size and service tier: that of the highest
-        threshold that the input is above, of its service tier before the plain one."""
+        """The rate under one of these names for a call of this size and service tier: of the highest threshold that
+        the input is above, of its service tier before the plain one."""
         thresholds: dict[int, list[tuple[str, Decimal]]] = {}
         for name in names:
             # What the entry says outright goes before what its list of tiers says.

@@ -1,4 +1,4 @@
-"""Costs over LiteLLM's whole price map against a calculation that shares nothing with Martlet's; and the import itself."""
+"""Costs over LiteLLM's whole price map against a calculation that shares nothing with Martlet's; and the import."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from databases import Database
 from price_map import Use
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-UNITS = (
-    "requests queries images images:1k images:2k images:512 input_images pixels seconds seconds:720p seconds:1080p input_seconds:audio input_seconds:video "
-    "characters output_characters pages annotated_pages searches searches:low searches:high map_searches code_sessions messages credits"
-).split()
+UNITS = [
+    *("requests", "queries", "images", "images:1k", "images:2k", "images:512", "input_images", "pixels", "seconds"),
+    *("seconds:720p", "seconds:1080p", "input_seconds:audio", "input_seconds:video", "characters", "output_characters"),
+    *("pages", "annotated_pages", "searches", "searches:low", "searches:high", "map_searches", "code_sessions"),
+    *("messages", "credits"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +108,9 @@ def test_a_thousand_calls_over_the_whole_map_cost_what_an_independent_calculatio
         """
         select c.key, r.rates, ai.token_cost(r.rates, c.input, c.cache_read, c.cache_write, c.cache_write_1h,
                       c.output, c.reasoning, ai.billed_units(c.units, null, true), c.service_tier) as cost
-          from rows from (jsonb_to_recordset(%s::jsonb) as (key text, input bigint, cache_read bigint, cache_write bigint, cache_write_1h bigint, output bigint,
-                                reasoning bigint, units jsonb, service_tier text)) with ordinality c
+          from rows from (jsonb_to_recordset(%s::jsonb) as (
+                 key text, input bigint, cache_read bigint, cache_write bigint, cache_write_1h bigint, output bigint,
+                 reasoning bigint, units jsonb, service_tier text)) with ordinality c
           join public.entries e on e.key = c.key
          cross join lateral ai.map_rates(e.value) r
          order by c.ordinality
@@ -126,8 +129,8 @@ def test_a_thousand_calls_over_the_whole_map_cost_what_an_independent_calculatio
 
 def test_the_whole_map_is_understood_but_for_what_is_known_not_to_be(database: Database, text: str) -> None:
     rows = database.execute(
-        "select e.key, r.rates, r.not_understood, k.kind from jsonb_each(%s::jsonb) e, ai.map_rates(e.value) r, ai.map_model(e.value) k "
-        "where e.key <> 'sample_spec'",
+        "select e.key, r.rates, r.not_understood, k.kind from jsonb_each(%s::jsonb) e, ai.map_rates(e.value) r, "
+        "ai.map_model(e.value) k where e.key <> 'sample_spec'",
         text,
     )
     strange = Counter(name for row in rows for name in row["not_understood"] or [])
@@ -148,7 +151,7 @@ def test_the_whole_map_is_understood_but_for_what_is_known_not_to_be(database: D
         "cache_read_input_token_cost",
         "cache_creation_input_token_cost",
     }
-    # Every model of a kind that can be asked here has rates that are a price, but for those about which the map says nothing.
+    # Every model of a kind that can be asked here has a price, but for those about which the map says too little.
     refused = []
     for row in rows:
         if row["kind"] and row["rates"]:
@@ -180,7 +183,8 @@ def test_a_second_import_changes_nothing_and_a_changed_price_makes_one_version(d
     third = database.execute(
         """
         select i.* from public.map,
-          ai.import_prices(jsonb_set(entries, '{text-embedding-3-small,input_cost_per_token}', '3e-8'), valid_from => now() + interval '1 day') i
+          ai.import_prices(jsonb_set(entries, '{text-embedding-3-small,input_cost_per_token}', '3e-8'),
+                           valid_from => now() + interval '1 day') i
         """
     )
     changed = [row for row in third if row["price"] == "repriced"]
