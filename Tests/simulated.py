@@ -25,7 +25,7 @@ QUICK = {
 
 
 class Providers:
-    """The simulator as two providers of a database, one a dialect. Without circuit breakers, unless they are asked for:
+    """The simulator as providers of a database, one a dialect. Without circuit breakers, unless they are asked for:
     a test that lets one model fail many times would fence off the others of the same provider."""
 
     def __init__(self, database: Database, simulator: Simulator, breakers: bool = False, **settings: object) -> None:
@@ -43,6 +43,7 @@ class Providers:
                 secret="SIM_API_KEY",
                 options='{"anthropic_version": "2023-06-01"}',
             ),
+            "gemini": database.provider("sim-gemini", f"{simulator.base_url}/v1", "gemini", secret="SIM_API_KEY"),
         }
 
     def model(self, directives: str = "", dialect: str = "openai", **columns: Any) -> str:

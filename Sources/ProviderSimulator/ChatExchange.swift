@@ -2,14 +2,15 @@ import NIOCore
 import NIOHTTP1
 
 extension Responder {
-  /// Chat Completions and Messages.
+  /// Chat Completions, Messages and generateContent.
   func chat(
-    _ request: IncomingRequest, _ context: Context
+    _ request: IncomingRequest, _ context: Context,
+    _ read: (UnsafeRawBufferPointer) throws(JSONScanner.Malformed) -> ChatRequest = {
+      (bytes) throws(JSONScanner.Malformed) in try ChatRequest(bytes)
+    }
   ) throws(ProviderFailure) -> Exchange {
     var context = context
-    let chat = try parse(request, context) { bytes throws(JSONScanner.Malformed) in
-      try ChatRequest(bytes)
-    }
+    let chat = try parse(request, context, read)
     guard let model = chat.model, !model.isEmpty else {
       throw missing("model", context.wire)
     }
@@ -26,7 +27,7 @@ extension Responder {
       ? streamed(answer, context, directives) : whole(answer, context, directives)
     exchange.entry?.status = 200
     exchange.usage = answer.usage
-    exchange.reportsUsage = !chat.stream || context.wire == .anthropic || answer.includeUsage
+    exchange.reportsUsage = !chat.stream || context.wire != .openAI || answer.includeUsage
     return exchange
   }
 
@@ -53,13 +54,16 @@ extension Responder {
         wire, status: 400, message: "Missing required parameter: '\(name)'.", param: name,
         code: "missing_required_parameter")
     case .anthropic: ProviderFailure(wire, status: 400, message: "\(name): Field required")
+    case .gemini: ProviderFailure(wire, status: 400, message: "* \(name) is not specified")
     }
   }
 
   private func check(
     _ chat: ChatRequest, _ request: IncomingRequest, _ context: Context
   ) throws(ProviderFailure) {
-    guard chat.hasMessages else { throw missing("messages", context.wire) }
+    guard chat.hasMessages else {
+      throw missing(context.wire == .gemini ? "contents" : "messages", context.wire)
+    }
     switch context.wire {
     case .openAI:
       guard (1...8).contains(chat.choiceCount) else {
@@ -75,6 +79,11 @@ extension Responder {
         throw ProviderFailure(
           .anthropic, status: 400, message: "\(parameter): Extra inputs are not permitted")
       }
+    case .gemini:
+      guard chat.choiceCount == 1 else {
+        throw ProviderFailure(
+          .gemini, status: 400, message: "Only one candidate can be specified in the current model")
+      }
     }
     if let limit = chat.maxTokens, limit < 1 {
       throw ProviderFailure(
@@ -87,14 +96,7 @@ extension Responder {
   ) -> Exchange {
     var beginning = ByteBuffer()
     var end = ByteBuffer()
-    switch context.wire {
-    case .openAI:
-      OpenAIWire.head(answer, into: &beginning)
-      OpenAIWire.tail(answer, into: &end)
-    case .anthropic:
-      AnthropicWire.head(answer, into: &beginning)
-      AnthropicWire.tail(answer, into: &end)
-    }
+    context.wire.write(answer, head: &beginning, tail: &end)
     var text = answer.text
     if directives.malformed {
       end.clear()
@@ -147,24 +149,43 @@ extension Responder {
     return directives.cut.map { .init(kind: .cut($0.kind), tokens: $0.tokens) }
   }
 
-  /// Anthropic's token counter.
+  /// Anthropic's and Gemini's token counters.
   func countTokens(
-    _ request: IncomingRequest, _ context: Context
+    _ request: IncomingRequest, _ context: Context,
+    _ read: (UnsafeRawBufferPointer) throws(JSONScanner.Malformed) -> ChatRequest = {
+      (bytes) throws(JSONScanner.Malformed) in try ChatRequest(bytes)
+    }
   ) throws(ProviderFailure) -> Exchange {
     var context = context
-    let chat = try parse(request, context) { bytes throws(JSONScanner.Malformed) in
-      try ChatRequest(bytes)
-    }
+    let chat = try parse(request, context, read)
     guard let model = chat.model, !model.isEmpty else { throw missing("model", context.wire) }
     guard chat.hasMessages else { throw missing("messages", context.wire) }
     let (directives, _) = try directives(&context, request, model: model)
     if let exchange = faultyExchange(context, directives, isStream: false) { return exchange }
     var body = ByteBuffer()
-    body.writeStaticString("{\"input_tokens\":")
+    body.writeStaticString(
+      context.wire == .gemini ? "{\"totalTokens\":" : "{\"input_tokens\":")
     body.writeDecimal(
       directives.usage.input ?? TokenEstimate.tokens(bytes: request.body.readableBytes))
     body.writeStaticString("}")
     if directives.malformed { body = Self.halved(body) }
     return bytes(context, body, directives: directives)
+  }
+}
+
+extension Wire {
+  /// Writes a whole answer but for its text: what stands before it, and what after.
+  func write(_ answer: Answer, head: inout ByteBuffer, tail: inout ByteBuffer) {
+    switch self {
+    case .openAI:
+      OpenAIWire.head(answer, into: &head)
+      OpenAIWire.tail(answer, into: &tail)
+    case .anthropic:
+      AnthropicWire.head(answer, into: &head)
+      AnthropicWire.tail(answer, into: &tail)
+    case .gemini:
+      GeminiWire.head(answer, into: &head)
+      GeminiWire.tail(answer, into: &tail)
+    }
   }
 }

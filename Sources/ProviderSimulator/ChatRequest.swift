@@ -24,6 +24,8 @@ struct ChatRequest {
   var toolNames: [String] = []
   var toolChoice = ToolChoice.free
   var thinks = false
+  /// Whether Gemini shows its thoughts.
+  var showsThoughts = false
   var wantsJSON = false
   var hasMessages = false
   /// Whether the conversation ends with a tool's result, so that a call was answered.
@@ -34,6 +36,8 @@ struct ChatRequest {
   var question: Range<Int>?
   /// Other texts (system, earlier messages, earlier parts), in order.
   var context: [Range<Int>] = []
+
+  init() {}
 
   /// Reads a request.
   init(_ body: UnsafeRawBufferPointer) throws(JSONScanner.Malformed) {
@@ -76,7 +80,7 @@ struct ChatRequest {
     try scanner.skip()
   }
 
-  private mutating func addContext(_ text: Range<Int>) {
+  mutating func addContext(_ text: Range<Int>) {
     if text.isEmpty { return }
     if context.count == Self.mostContextTexts { context.removeFirst() }
     context.append(text)
@@ -178,7 +182,7 @@ extension ChatRequest {
     }
   }
 
-  private static func toolName(
+  static func toolName(
     _ scanner: inout JSONScanner
   ) throws(JSONScanner.Malformed) -> String? {
     guard scanner.peek() == UInt8(ascii: "{") else {

@@ -8,7 +8,11 @@ extension Responder {
   ) -> Answer {
     let question = chat.question.map { Self.text($0, in: request.body) } ?? ""
     let calls = toolCalls(chat, context, directives, question: question)
-    var text = answerText(chat, request, directives, question: question, callsTools: !calls.isEmpty)
+    let isBlocked = context.wire == .gemini && directives.finish == GeminiWire.blocked
+    var text =
+      isBlocked
+      ? AnswerText(escaped: [])
+      : answerText(chat, request, directives, question: question, callsTools: !calls.isEmpty)
     var finish = calls.isEmpty ? "stop" : "tool_calls"
     var output = text.tokenCount
     // A length given in bytes holds whatever the request allows.
@@ -22,12 +26,14 @@ extension Responder {
 
     var usage = TokenUsage(
       input: TokenEstimate.tokens(bytes: request.body.readableBytes), output: max(1, output))
-    let thinking = context.wire == .anthropic && chat.thinks ? Self.thought : []
-    usage.reasoning = directives.usage.reasoning ?? (thinking.isEmpty ? 0 : Self.thoughtTokens)
+    let thinks = context.wire != .openAI && chat.thinks
+    let thinking = thinks && (context.wire == .anthropic || chat.showsThoughts) ? Self.thought : []
+    usage.reasoning = directives.usage.reasoning ?? (thinks ? Self.thoughtTokens : 0)
     usage.output += usage.reasoning
+    if isBlocked { usage.output = 0 }
     usage.apply(directives.usage)
 
-    let tier = directives.serviceTier ?? (context.wire == .openAI ? "default" : "standard")
+    let tier = directives.serviceTier ?? Self.usualTier(context.wire)
     var answer = Answer(
       id: context.requestID, created: context.now.second,
       model: JSONText.escaped(directives.reportedModel ?? String(model)), text: text,
@@ -38,6 +44,15 @@ extension Responder {
       includeUsage: chat.includeUsage, obfuscates: chat.obfuscates)
     if directives.finish == "stop_sequence" { answer.stopSequence = Array("END".utf8) }
     return answer
+  }
+
+  /// Gemini names a tier only where it is not the usual one.
+  private static func usualTier(_ wire: Wire) -> String {
+    switch wire {
+    case .openAI: "default"
+    case .anthropic: "standard"
+    case .gemini: ""
+    }
   }
 
   private static let thought = Array("The simulator does not think; this block only looks so.".utf8)
@@ -105,7 +120,7 @@ extension Responder {
     }
   }
 
-  /// A stop reason in the provider's own spelling; what the other provider says is translated.
+  /// A stop reason in the provider's own spelling; what another provider says is translated.
   static func finish(_ reason: String, _ wire: Wire) -> String {
     let pairs = [
       ("stop", "end_turn"), ("length", "max_tokens"), ("tool_calls", "tool_use"),
@@ -114,6 +129,13 @@ extension Responder {
     switch wire {
     case .openAI: return pairs.first { $0.1 == reason }?.0 ?? reason
     case .anthropic: return pairs.first { $0.0 == reason }?.1 ?? reason
+    case .gemini:
+      switch reason {
+      case "stop", "end_turn", "tool_calls", "tool_use": return "STOP"
+      case "length", "max_tokens": return "MAX_TOKENS"
+      case "content_filter", "refusal": return "SAFETY"
+      default: return reason
+      }
     }
   }
 }

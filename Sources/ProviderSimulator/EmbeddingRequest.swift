@@ -13,6 +13,8 @@ struct EmbeddingRequest {
   var inputs: [String] = []
   var tokenCount = 0
 
+  init() {}
+
   /// Reads a request.
   init(_ body: UnsafeRawBufferPointer) throws(JSONScanner.Malformed) {
     var scanner = JSONScanner(body)

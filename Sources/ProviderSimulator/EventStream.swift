@@ -47,6 +47,7 @@ struct EventStream {
     switch wire {
     case .openAI: nextOpenAI(into: &buffer)
     case .anthropic: nextAnthropic(into: &buffer)
+    case .gemini: nextGemini(into: &buffer)
     }
   }
 }
@@ -164,7 +165,33 @@ extension EventStream {
   }
 }
 
-// MARK: - Deltas of both
+// MARK: - Gemini
+
+extension EventStream {
+  /// Nothing opens a stream or a part of it, and nothing marks its end; the opening event is empty,
+  /// and there for the time before the first token.
+  private mutating func nextGemini(into buffer: inout ByteBuffer) -> Event {
+    switch phase {
+    case .start, .thinking, .openText:
+      phase = GeminiWire.hasText(answer) && answer.text.count > 0 ? .text : afterText
+      if GeminiWire.isBlocked(answer) { phase = .finish }
+      if !answer.thinking.isEmpty { GeminiWire.thoughtChunk(answer, into: &buffer) }
+      return .opening
+    case .text: return textDelta(into: &buffer)
+    case .openTool(let index), .toolArguments(let index):
+      GeminiWire.callChunk(answer, index, into: &buffer)
+      phase = index + 1 < answer.toolCalls.count ? .openTool(index + 1) : .finish
+      return .tokens(1)
+    case .finish, .usage:
+      GeminiWire.lastChunk(answer, into: &buffer)
+      phase = .over
+      return .closing
+    case .terminal, .over: return .end
+    }
+  }
+}
+
+// MARK: - Deltas of all
 
 extension EventStream {
   private var afterText: Phase { answer.toolCalls.isEmpty ? .finish : .openTool(0) }
@@ -191,6 +218,7 @@ extension EventStream {
         answer.text.write(range, to: &$0)
         $0.writeStaticString("\"")
       }
+    case .gemini: GeminiWire.textChunk(answer, range, into: &buffer)
     }
     offset = end
     if offset == answer.text.count {
@@ -219,6 +247,7 @@ extension EventStream {
         $0.writeJSONEscaped(fragment)
         $0.writeStaticString("\"")
       }
+    case .gemini: break
     }
     offset = end
     if offset == arguments.count {

@@ -58,7 +58,11 @@ extension Responder {
 
   /// The error inside a 200 response: an overload unless directives say otherwise.
   func embeddedError(_ wire: Wire, _ directives: Directives) -> ProviderFailure {
-    ProviderFailure(wire, status: wire == .anthropic ? 529 : 500, directives: directives)
+    switch wire {
+    case .openAI: ProviderFailure(wire, status: 500, directives: directives)
+    case .anthropic: ProviderFailure(wire, status: 529, directives: directives)
+    case .gemini: ProviderFailure(wire, status: 503, directives: directives)
+    }
   }
 
   /// A whole body with its second half missing, so that it is not JSON.

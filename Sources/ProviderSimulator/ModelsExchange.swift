@@ -6,14 +6,17 @@ extension Responder {
 
   func models(_ context: Context) -> Exchange {
     var body = ByteBuffer()
-    body.writeStaticString(
-      context.wire == .openAI ? "{\"object\":\"list\",\"data\":[" : "{\"data\":[")
+    switch context.wire {
+    case .openAI: body.writeStaticString("{\"object\":\"list\",\"data\":[")
+    case .anthropic: body.writeStaticString("{\"data\":[")
+    case .gemini: body.writeStaticString("{\"models\":[")
+    }
     for (index, id) in Self.listedModels.enumerated() {
       if index > 0 { body.writeStaticString(",") }
       write(model: id, context.wire, into: &body)
     }
     switch context.wire {
-    case .openAI: body.writeStaticString("]}")
+    case .openAI, .gemini: body.writeStaticString("]}")
     case .anthropic:
       body.writeStaticString(
         "],\"has_more\":false,\"first_id\":\"sim-small\",\"last_id\":\"sim-embed\"}")
@@ -31,7 +34,7 @@ extension Responder {
   }
 
   private func write(model id: String, _ wire: Wire, into body: inout ByteBuffer) {
-    body.writeStaticString("{\"id\":\"")
+    body.writeStaticString(wire == .gemini ? "{\"name\":\"models/" : "{\"id\":\"")
     body.writeString(id)
     switch wire {
     case .openAI:
@@ -42,6 +45,11 @@ extension Responder {
       body.writeString(id)
       body.writeStaticString(
         "\",\"created_at\":\"2026-01-01T00:00:00Z\",\"lifecycle\":\"active\"}")
+    case .gemini:
+      body.writeStaticString("\",\"displayName\":\"")
+      body.writeString(id)
+      body.writeStaticString(
+        "\",\"inputTokenLimit\":1048576,\"outputTokenLimit\":65536}")
     }
   }
 }

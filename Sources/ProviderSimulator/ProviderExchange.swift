@@ -35,7 +35,7 @@ extension Responder {
     if request.isTooLarge {
       return refuse(context, 413, "The request is larger than 16 MiB.")
     }
-    if let refusal = refusal(context, headers) { return refusal }
+    if let refusal = refusal(context, request) { return refusal }
     do throws(ProviderFailure) {
       switch endpoint {
       case .chatCompletions, .messages: return try chat(request, context)
@@ -43,6 +43,7 @@ extension Responder {
       case .countTokens: return try countTokens(request, context)
       case .models: return models(context)
       case .model(let id): return model(id, context)
+      case .gemini(let method): return try gemini(method, request, context)
       case .unknown(let path):
         if Endpoint.known.contains(path) {
           return refuse(context, 405, "Method \(request.head.method.rawValue) is not allowed.")
@@ -57,7 +58,8 @@ extension Responder {
   }
 
   /// Credentials and versions, in the order in which the providers look at them.
-  private func refusal(_ context: Context, _ headers: HTTPHeaders) -> Exchange? {
+  private func refusal(_ context: Context, _ request: IncomingRequest) -> Exchange? {
+    let headers = request.head.headers
     let bearer = headers.first(name: "authorization").flatMap { value -> Substring? in
       value.count > 7 && value.prefix(7).lowercased() == "bearer " ? value.dropFirst(7) : nil
     }
@@ -80,6 +82,7 @@ extension Responder {
         return refuse(
           context, 400, "anthropic-version: \"\(version)\" is not a valid version for this API")
       }
+    case .gemini: return geminiRefusal(context, request, bearer: bearer)
     }
     return nil
   }

@@ -44,6 +44,10 @@ struct ProviderFailure: Error, Equatable {
       (type, message) = Self.anthropic(status, code: code)
       self.code = code
       if status == 429, !Self.isMoneyOut(code) { retryAfter = .seconds(1) }
+    case .gemini:
+      (type, message) = Self.gemini(status)
+      self.code = code
+      if status == 429, code?.contains("PerDay") != true { retryAfter = .seconds(1) }
     }
   }
 
@@ -103,6 +107,42 @@ struct ProviderFailure: Error, Equatable {
     }
   }
 
+  /// The names of google.rpc.Code.
+  private static func gemini(_ status: Int) -> (String, String) {
+    switch status {
+    case 401: ("UNAUTHENTICATED", "Request had invalid authentication credentials (simulated).")
+    case 403: ("PERMISSION_DENIED", "The caller does not have permission (simulated).")
+    case 404: ("NOT_FOUND", "The model is not found for this API version (simulated).")
+    case 408, 504: ("DEADLINE_EXCEEDED", "The deadline expired (simulated).")
+    case 409: ("ABORTED", "The operation was aborted (simulated).")
+    case 429: ("RESOURCE_EXHAUSTED", "You exceeded your current quota (simulated).")
+    case 499: ("CANCELLED", "The operation was cancelled (simulated).")
+    case 501: ("UNIMPLEMENTED", "The operation is not implemented (simulated).")
+    case 503, 529: ("UNAVAILABLE", "The model is overloaded. Please try again later. (simulated)")
+    case 500...: ("INTERNAL", "An internal error has occurred (simulated).")
+    default: ("INVALID_ARGUMENT", "The request was refused with status \(status) (simulated).")
+    }
+  }
+
+  /// Quotas and reasons are details; when to come back is one, too.
+  private func writeGeminiDetails(into buffer: inout ByteBuffer) {
+    var details: [String] = []
+    let prefix = "{\"@type\":\"type.googleapis.com/google.rpc."
+    if let code {
+      let escaped = String(decoding: JSONText.escaped(code), as: UTF8.self)
+      details.append(
+        code.contains("Per")
+          ? "\(prefix)QuotaFailure\",\"violations\":[{\"quotaId\":\"\(escaped)\"}]}"
+          : "\(prefix)ErrorInfo\",\"reason\":\"\(escaped)\",\"domain\":\"googleapis.com\"}")
+    }
+    if case .seconds(let seconds) = retryAfter {
+      let text = Int(exactly: seconds).map(String.init) ?? "\(seconds)"
+      details.append("\(prefix)RetryInfo\",\"retryDelay\":\"\(text)s\"}")
+    }
+    guard !details.isEmpty else { return }
+    buffer.writeString(",\"details\":[\(details.joined(separator: ","))]")
+  }
+
   /// Writes the error's body.
   func write(_ wire: Wire, requestID: UInt64, into buffer: inout ByteBuffer) {
     switch wire {
@@ -129,6 +169,15 @@ struct ProviderFailure: Error, Equatable {
       buffer.writeStaticString("},\"request_id\":\"req_")
       buffer.writeHex(requestID)
       buffer.writeStaticString("\"}")
+    case .gemini:
+      buffer.writeStaticString("{\"error\":{\"code\":")
+      buffer.writeDecimal(status)
+      buffer.writeStaticString(",\"message\":")
+      Self.write(message, into: &buffer)
+      buffer.writeStaticString(",\"status\":")
+      Self.write(type, into: &buffer)
+      writeGeminiDetails(into: &buffer)
+      buffer.writeStaticString("}}")
     }
   }
 

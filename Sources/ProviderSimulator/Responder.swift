@@ -78,6 +78,9 @@ final class Responder: Sendable {
     case (.GET, "/health"), (.GET, "/__log"), (.POST, "/__reset"), (_, "/__defaults"):
       return control(request, path: path)
     default:
+      if let endpoint = Endpoint(gemini: request.head.method, path) {
+        return provider(request, endpoint)
+      }
       if request.head.method == .GET, path.hasPrefix("/v1/models/") {
         return provider(request, .model(String(path.dropFirst("/v1/models/".count))))
       }
@@ -94,6 +97,7 @@ enum Endpoint: Equatable {
   case countTokens
   case models
   case model(String)
+  case gemini(GeminiMethod)
   case unknown(String)
 
   static let known = [
@@ -110,17 +114,20 @@ enum Endpoint: Equatable {
     case .countTokens: Self.known[3]
     case .models: Self.known[4]
     case .model(let id): "/v1/models/\(id)"
+    case .gemini(let method): "/v1/models:\(method.name.rawValue)"
     case .unknown(let path): path
     }
   }
 
-  /// Whose protocol an endpoint speaks. `/v1/models` exists in both; the version header decides.
+  /// Whose protocol an endpoint speaks. `/v1/models` exists in all; headers decide.
   func wire(_ headers: HTTPHeaders) -> Wire {
     switch self {
     case .messages, .countTokens: .anthropic
     case .chatCompletions, .embeddings: .openAI
+    case .gemini: .gemini
     case .models, .model, .unknown:
-      headers.contains(name: "anthropic-version") ? .anthropic : .openAI
+      headers.contains(name: "x-goog-api-key")
+        ? .gemini : headers.contains(name: "anthropic-version") ? .anthropic : .openAI
     }
   }
 }

@@ -41,6 +41,7 @@ struct ResponseHead {
     switch wire {
     case .openAI: writeOpenAI(into: &buffer)
     case .anthropic: writeAnthropic(into: &buffer)
+    case .gemini: buffer.writeStaticString("\r\nserver-timing: gfet4t7; dur=1")
     case nil: break
     }
     if let failure { writeRetry(failure, into: &buffer) }
@@ -100,6 +101,8 @@ struct ResponseHead {
 
   private func writeRetry(_ failure: ProviderFailure, into buffer: inout ByteBuffer) {
     switch failure.retryAfter {
+    // Gemini says it in the body.
+    case _ where wire == .gemini: break
     case .none: break
     case .seconds(let seconds):
       buffer.writeStaticString("\r\nretry-after: ")

@@ -2,8 +2,9 @@ import NIOCore
 
 /// Token counts exactly as they stand on the wire.
 ///
-/// `input` is `prompt_tokens` for OpenAI, which includes cached and written tokens, and
-/// `input_tokens` for Anthropic, which does not. `output` includes `reasoning` for both.
+/// `input` is `prompt_tokens` for OpenAI and `promptTokenCount` for Gemini, which include cached and
+/// written tokens, and `input_tokens` for Anthropic, which does not. `output` includes `reasoning`,
+/// also for Gemini, where the wire counts candidates and thoughts apart.
 package struct TokenUsage: Sendable, Equatable {
   package var input: Int
   package var cached = 0
@@ -31,6 +32,7 @@ package struct TokenUsage: Sendable, Equatable {
 package enum Wire: String, Sendable, Equatable {
   case openAI = "openai"
   case anthropic
+  case gemini
 }
 
 /// Everything an answer to a chat request says, apart from its form.
@@ -52,7 +54,7 @@ struct Answer: Sendable, Equatable {
   var model: [UInt8]
   var text: AnswerText
   var toolCalls: [ToolCall] = []
-  /// Anthropic's thinking block; empty without one.
+  /// Anthropic's thinking block, Gemini's thought; empty without one.
   var thinking: [UInt8] = []
   /// In the provider's own spelling, escaped.
   var finish: [UInt8]

@@ -261,11 +261,7 @@ extension Transmission {
       writeScratch(to: &out)
     case .malformed:
       var event = ByteBuffer()
-      event.writeStaticString(
-        wire == .anthropic
-          ? "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"del\n\n"
-          : "data: {\"id\":\"chatcmpl-\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"ind\n\n"
-      )
+      event.writeStaticString(Self.brokenEvent(wire))
       if replaying { event.writeBuffer(&scratch) }
       scratch = event
       writeScratch(to: &out)
@@ -273,6 +269,16 @@ extension Transmission {
     }
     if isChunked { out.writeStaticString("0\r\n\r\n") }
     return .finished(ending)
+  }
+
+  private static func brokenEvent(_ wire: Wire) -> StaticString {
+    switch wire {
+    case .openAI:
+      "data: {\"id\":\"chatcmpl-\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"ind\n\n"
+    case .anthropic:
+      "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"del\n\n"
+    case .gemini: "data: {\"candidates\":[{\"content\":{\"par\r\n\r\n"
+    }
   }
 
   /// Each write is a chunk of its own, as the events of real servers are.

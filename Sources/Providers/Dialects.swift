@@ -10,6 +10,7 @@ package enum Dialects {
     case TextGeneration.name: TextGeneration.self
     case TextEmbeddings.name: TextEmbeddings.self
     case HuggingFace.name: HuggingFace.self
+    case Gemini.name: Gemini.self
     default: nil
     }
   }

@@ -137,7 +137,7 @@ def test_nul_and_lone_surrogates_are_refused_before_anything_is_stored(database:
     assert database.value("select count(*) from ai.generations") == 0
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini"])
 @pytest.mark.parametrize("directive", ["nul", "surrogate"])
 def test_an_answer_with_nul_or_a_lone_surrogate_is_kept_without_it(
     database: Database,
@@ -190,7 +190,7 @@ def test_messages_tools_and_parameters_of_every_kind_reach_the_provider(
         }
     ]
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Bern?"}]
-    for dialect in ("openai", "anthropic"):
+    for dialect in ("openai", "anthropic", "gemini"):
         for stream in (False, True):
             model = providers.model('tool=weather;args={"place":"Bern 🐻"}', dialect)
             generation_id = app.execute(

@@ -13,7 +13,7 @@ from databases import Database, Member
 from processes import Simulator, Worker
 from simulated import Providers, books_are_consistent, calls, ended
 
-BOTH = ("openai", "anthropic")
+ALL = ("openai", "anthropic", "gemini")
 EITHER_WAY = (False, True)
 
 
@@ -27,7 +27,7 @@ class Fault:
     directives: str
     status: str
     books: list[tuple[str, int | None, str | None, bool]]
-    dialects: tuple[str, ...] = BOTH
+    dialects: tuple[str, ...] = ALL
     streams: tuple[bool, ...] = EITHER_WAY
     columns: dict[str, object] = field(default_factory=dict)
 
@@ -60,6 +60,10 @@ FAULTS = [
     Fault("status=402", "failed", [("failed", 402, "money_out", False)]),
     Fault("status=429;retry_after=none", "failed", [("failed", 429, "money_out", False)], ("anthropic",)),
     Fault("status=429;code=insufficient_quota", "failed", [("failed", 429, "money_out", False)], ("openai",)),
+    Fault("status=429;code=RequestsPerDay", "failed", [("failed", 429, "money_out", False)], ("gemini",)),
+    Fault("status=400;code=API_KEY_INVALID", "failed", [("failed", 400, "credentials", False)], ("gemini",)),
+    Fault("finish=blocked_prompt", "failed", [("failed", 200, "permanent", False)], ("gemini",)),
+    Fault("finish=MISSING_THOUGHT_SIGNATURE;answer=", "failed", [("failed", 200, "permanent", False)], ("gemini",)),
     Fault("status=503;should_retry=false", "failed", [("failed", 503, "transient", False)]),
     Fault("status=429;retry_after=3600", "failed", [("failed", 429, "rate", False)]),
     Fault("html", "failed", [("failed", 200, "malformed", True)]),
@@ -75,7 +79,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("stream", EITHER_WAY, ids=["whole", "streamed"])
-@pytest.mark.parametrize("dialect", BOTH)
+@pytest.mark.parametrize("dialect", ALL)
 def test_a_fault_has_a_clear_end_and_is_on_the_books(
     database: Database,
     member: Member,
@@ -120,7 +124,7 @@ def test_a_fault_has_a_clear_end_and_is_on_the_books(
     assert len(simulator.requests()) == database.value("select count(*) from ai.llm_calls")
 
 
-@pytest.mark.parametrize("dialect", BOTH)
+@pytest.mark.parametrize("dialect", ALL)
 def test_what_had_arrived_before_a_stream_broke_is_kept_and_paid_for_as_an_estimate(
     database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker], dialect: str
 ) -> None:
@@ -246,7 +250,7 @@ def test_the_next_model_of_a_route_answers_when_the_first_refuses(
     books_are_consistent(database)
 
 
-@pytest.mark.parametrize("dialect", BOTH)
+@pytest.mark.parametrize("dialect", ALL)
 @pytest.mark.parametrize("stream", EITHER_WAY, ids=["whole", "streamed"])
 def test_tokens_of_every_class_cost_what_a_hand_calculation_says(
     database: Database,

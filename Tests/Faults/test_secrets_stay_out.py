@@ -50,7 +50,7 @@ def test_neither_keys_nor_prompts_are_in_logs_or_tables_after_every_kind_of_faul
         "hang",
         "embedded_error=1",
     ]
-    for dialect in ("openai", "anthropic"):
+    for dialect in ("openai", "anthropic", "gemini"):
         for directives in faults:
             for stream in (False, True):
                 app.execute(

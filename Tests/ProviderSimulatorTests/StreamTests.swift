@@ -16,7 +16,8 @@ struct StreamTests {
     var stream = EventStream(wire: wire, answer: answer)
     var buffer = ByteBuffer()
     while stream.next(into: &buffer) != .end {}
-    return String(buffer: buffer).components(separatedBy: "\n\n").dropLast()
+    let text = String(buffer: buffer).replacingOccurrences(of: "\r\n", with: "\n")
+    return text.components(separatedBy: "\n\n").dropLast()
   }
 
   private func objects(_ events: [String]) throws -> [[String: Any]] {
@@ -35,12 +36,17 @@ struct StreamTests {
         let choice = (object["choices"] as? [[String: Any]])?.first
         return (choice?["delta"] as? [String: Any])?["content"] as? String ?? ""
       case .anthropic: return (object["delta"] as? [String: Any])?["text"] as? String ?? ""
+      case .gemini:
+        let candidate = (object["candidates"] as? [[String: Any]])?.first
+        let content = candidate?["content"] as? [String: Any]
+        return (content?["parts"] as? [[String: Any]])?.first?["text"] as? String ?? ""
       }
     }.joined()
   }
 
   @Test(
-    "a stream says what the whole answer says", arguments: [Wire.openAI, .anthropic], Dice.seeds)
+    "a stream says what the whole answer says", arguments: [Wire.openAI, .anthropic, .gemini],
+    Dice.seeds)
   func streamsEqualWholes(wire: Wire, seed: UInt64) throws {
     var dice = Dice(seed: seed)
     for _ in 0..<40 {
@@ -53,18 +59,14 @@ struct StreamTests {
       #expect(streamed.unicodeScalars.elementsEqual(source.unicodeScalars), "seed \(seed)")
 
       var whole = ByteBuffer()
-      if wire == .openAI {
-        OpenAIWire.head(answer, into: &whole)
-        answer.text.write(0..<answer.text.count, to: &whole)
-        OpenAIWire.tail(answer, into: &whole)
-      } else {
-        AnthropicWire.head(answer, into: &whole)
-        answer.text.write(0..<answer.text.count, to: &whole)
-        AnthropicWire.tail(answer, into: &whole)
-      }
+      var end = ByteBuffer()
+      wire.write(answer, head: &whole, tail: &end)
+      answer.text.write(0..<answer.text.count, to: &whole)
+      whole.writeBuffer(&end)
       let object = try #require(
         try JSONSerialization.jsonObject(with: Data(String(buffer: whole).utf8)) as? [String: Any])
-      #expect(object["model"] as? String == "m", "seed \(seed)")
+      let model = object["model"] ?? object["modelVersion"]
+      #expect(model as? String == "m", "seed \(seed)")
     }
   }
 
@@ -111,7 +113,8 @@ struct StreamTests {
       ])
   }
 
-  @Test("an empty answer is still a complete stream", arguments: [Wire.openAI, .anthropic])
+  @Test(
+    "an empty answer is still a complete stream", arguments: [Wire.openAI, .anthropic, .gemini])
   func emptyAnswer(wire: Wire) throws {
     let events = events(wire, answer(AnswerText(escaped: [])))
     #expect(text(wire, try objects(events)) == "")

@@ -77,6 +77,22 @@ import Testing
       body:
         #"[{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED","details":[]}}]"#,
       type: "RESOURCE_EXHAUSTED", code: "429", message: "Quota"),
+    Said(
+      status: 400,
+      body:
+        #"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}]}}"#,
+      type: "INVALID_ARGUMENT", code: "API_KEY_INVALID", message: "API key not valid."),
+    Said(
+      status: 429,
+      body:
+        #"{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDay"}]}]}}"#,
+      type: "RESOURCE_EXHAUSTED", code: "GenerateRequestsPerDay", message: "Quota"),
+    Said(
+      status: 400,
+      body:
+        #"{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8).","status":"INVALID_ARGUMENT"}}"#,
+      type: "INVALID_ARGUMENT", code: "context_length_exceeded",
+      message: "The input token count (9) exceeds the maximum number of tokens allowed (8)."),
     Said(status: 500, body: #"{"message":"upstream"}"#, type: nil, code: nil, message: "upstream"),
     Said(
       status: 502,

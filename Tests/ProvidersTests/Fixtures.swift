@@ -110,4 +110,30 @@ enum Fixture {
      "stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":9,"output_tokens":3,
      "cache_creation_input_tokens":null,"cache_read_input_tokens":0,"service_tier":"priority"}}
     """
+
+  static let geminiLastChunk =
+    #"data: {"candidates":[{"content":{"parts":[{"text":"","thoughtSignature":"U2lnMg=="}],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":120,"cachedContentTokenCount":64,"candidatesTokenCount":8,"thoughtsTokenCount":40,"toolUsePromptTokenCount":10,"totalTokenCount":178,"promptTokensDetails":[{"modality":"TEXT","tokenCount":100},{"modality":"AUDIO","tokenCount":20}],"cacheTokensDetails":[{"modality":"AUDIO","tokenCount":4}],"serviceTier":"standard"},"modelVersion":"gemini-3-pro","responseId":"r-1"}"#
+
+  static let geminiStream = """
+    data: {"candidates":[{"content":{"parts":[{"text":"Hmm.","thought":true}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":120,"totalTokenCount":120},"modelVersion":"gemini-3-pro","responseId":"r-1"}\r
+    \r
+    data: {"candidates":[{"content":{"parts":[{"text":"Grüße, "}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":120,"candidatesTokenCount":2,"totalTokenCount":122},"modelVersion":"gemini-3-pro","responseId":"r-1"}\r
+    \r
+    data: {"candidates":[{"content":{"parts":[{"text":"martlet \\ud83d\\udc26!"},{"functionCall":{"id":"fc-1","name":"weather","args":{"city":"Oslo","days":[1,2]}},"thoughtSignature":"U2lnMQ=="}],"role":"model"},"index":0}],"modelVersion":"gemini-3-pro","responseId":"r-1"}\r
+    \r
+    data: {"candidates":[{"content":{"parts":[{"functionCall":{"name":"now"}}],"role":"model"},"index":0}],"modelVersion":"gemini-3-pro","responseId":"r-1"}\r
+    \r
+    \(geminiLastChunk)\r
+    \r
+
+    """
+
+  static let geminiVectors =
+    #"{"embeddings":[{"values":[0.25,-1]},{"values":[3,4e-2]}],"usageMetadata":{"promptTokenCount":5}}"#
+
+  static let geminiWhole = """
+    {"candidates":[{"content":{"parts":[{"text":"Four."}],"role":"model"},"finishReason":"STOP",
+     "index":0,"safetyRatings":[]}],"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":3,
+     "totalTokenCount":12,"serviceTier":"flex"},"modelVersion":"gemini-2.5-flash","responseId":"r-9"}
+    """
 }

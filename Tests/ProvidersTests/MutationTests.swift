@@ -40,7 +40,7 @@ import Testing
   func damagedRequestsAreRefusedOrValid(_ seed: UInt64) throws {
     var random = SeededGenerator(seed: seed)
     for round in 0..<100 {
-      let chats = ["openai", "anthropic", "ollama", "tgi", "huggingface"].map {
+      let chats = ["openai", "anthropic", "gemini", "ollama", "tgi", "huggingface"].map {
         (dialect: $0, kind: CallKind.chat, request: RequestTests.everything)
       }
       for (dialect, kind, text) in chats + KindRequest.everything {

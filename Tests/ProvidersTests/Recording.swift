@@ -43,6 +43,13 @@ struct Recording: Sendable {
     Recording(dialect: "openai", stream: false, body: Fixture.openAIWhole, terminal: "}\n"),
     Recording(dialect: "anthropic", stream: false, body: Fixture.anthropicWhole, terminal: "}\n"),
     Recording(
+      dialect: "gemini", stream: true, body: Fixture.geminiStream,
+      terminal: Fixture.geminiLastChunk, mayEnd: Fixture.geminiLastChunk),
+    Recording(dialect: "gemini", stream: false, body: Fixture.geminiWhole, terminal: "}\n"),
+    Recording(
+      dialect: "gemini", kind: .embedding, request: KindRequest.texts, stream: false,
+      body: Fixture.geminiVectors, terminal: "}\n"),
+    Recording(
       dialect: "ollama", stream: true, body: Fixture.ollamaStream,
       terminal: #""eval_duration":4709213000}"#),
     Recording(

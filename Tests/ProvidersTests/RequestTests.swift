@@ -261,7 +261,7 @@ import Testing
   }
 
   @Test func unknownDialectsHaveNone() {
-    #expect(Dialects.named("gemini") == nil)
+    #expect(Dialects.named("grammar") == nil)
     #expect(Dialects.named("local") == nil)
   }
 

@@ -11,6 +11,7 @@ func call(
 ) -> Call {
   let bases = [
     "openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
     "ollama": "http://localhost:11434", "tgi": "http://localhost:3000",
     "tei": "http://localhost:8080", "huggingface": "https://router.huggingface.co",
   ]

@@ -41,6 +41,10 @@ select is((ai.classify_failure(dialect, 'http', status, type, code, retry_after,
     ('anthropic', 429, 'org_spend_limit_reached', null, true, 'money_out'), ('anthropic', 429, 'rate_limit_error', 'ramp_limit_exceeded', false, 'ramp'),
     ('anthropic', 429, 'rate_limit_error', 'ramp_limit_exceeded', true, 'ramp'), ('anthropic', 529, 'overloaded_error', null, false, 'transient'),
     ('anthropic', 500, 'api_error', null, false, 'transient'), ('anthropic', 401, 'authentication_error', null, false, 'credentials'),
+    ('gemini', 429, 'RESOURCE_EXHAUSTED', '429', true, 'rate'), ('gemini', 429, 'RESOURCE_EXHAUSTED', 'GenerateRequestsPerDayPerProjectPerModel-FreeTier', true, 'money_out'),
+    ('gemini', 429, 'RESOURCE_EXHAUSTED', 'GenerateRequestsPerMinutePerProjectPerModel', true, 'rate'), ('gemini', 400, 'INVALID_ARGUMENT', 'API_KEY_INVALID', false, 'credentials'),
+    ('gemini', 400, 'INVALID_ARGUMENT', '400', false, 'permanent'), ('gemini', 400, 'INVALID_ARGUMENT', 'context_length_exceeded', false, 'context'),
+    ('gemini', 403, 'PERMISSION_DENIED', '403', false, 'credentials'), ('gemini', 503, 'UNAVAILABLE', '503', false, 'transient'), ('gemini', 504, 'DEADLINE_EXCEEDED', '504', false, 'transient'),
     ('something-new', 429, null, null, false, 'rate')) v (dialect, status, type, code, retry_after, class);
 select is((ai.classify_failure('openai', 'sunspots', 500, null, null, false, false)).class, null, 'a signal that is none has no rule');
 -- A provider's text is what is looked at, never a pattern.

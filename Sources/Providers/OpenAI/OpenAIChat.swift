@@ -52,7 +52,8 @@ enum OpenAIChat {
     let elements = messages.elements
     guard
       elements.contains(where: {
-        $0["reasoning"] ?? $0["thinking_blocks"] ?? $0["native_finish_reason"] != nil
+        $0["reasoning"] ?? $0["thinking_blocks"] ?? $0["thought_signatures"]
+          ?? $0["native_finish_reason"] != nil
       })
     else { return writer.splice(messages) }
     writer.beginArray()

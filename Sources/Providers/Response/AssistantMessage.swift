@@ -10,17 +10,21 @@ struct ToolCall: Sendable {
 }
 
 /// The assistant's message in OpenAI's chat form. Beside OpenAI's members it may have `reasoning`
-/// (text), `thinking_blocks` (Anthropic's, which it wants back unchanged) and
-/// `native_finish_reason` (where the provider's own word says more than OpenAI's).
+/// (text), `thinking_blocks` (Anthropic's, which it wants back unchanged), `thought_signatures` (Gemini's,
+/// likewise) and `native_finish_reason` (where the provider's own word says more than OpenAI's).
 struct AssistantMessage: Sendable {
   /// Members that are Martlet's, not OpenAI's: taken out before a message goes back to OpenAI.
-  static let ownMembers: Set<String> = ["reasoning", "thinking_blocks", "native_finish_reason"]
+  static let ownMembers: Set<String> = [
+    "reasoning", "thinking_blocks", "thought_signatures", "native_finish_reason",
+  ]
 
   var content = ""
   var refusal = ""
   var reasoning = ""
   /// JSON objects.
   var thinkingBlocks: [[UInt8]] = []
+  /// JSON objects.
+  var thoughtSignatures: [[UInt8]] = []
   var toolCalls: [ToolCall] = []
   var nativeFinishReason: String?
 
@@ -37,10 +41,12 @@ struct AssistantMessage: Sendable {
     }
     if !refusal.isEmpty { writer.member("refusal", refusal) }
     if !reasoning.isEmpty { writer.member("reasoning", reasoning) }
-    if !thinkingBlocks.isEmpty {
-      writer.key("thinking_blocks")
+    for (name, objects) in [
+      ("thinking_blocks", thinkingBlocks), ("thought_signatures", thoughtSignatures),
+    ] where !objects.isEmpty {
+      writer.key(name)
       writer.beginArray()
-      for block in thinkingBlocks { writer.splice(block) }
+      for object in objects { writer.splice(object) }
       writer.endArray()
     }
     if !toolCalls.isEmpty { write(toolCalls, to: &writer) }

@@ -6,13 +6,16 @@
 /// - `{"object": "error", "message", "type", "code"}`: older vLLM
 /// - `{"error": "text"}` or `{"error": ["text"]}` with `error_type`, `estimated_time`: Hugging Face, Ollama
 /// - `{"message"}`, `{"detail"}`, `{"title", "detail"}`, `{"errors": [{"message"}]}`: gateways
+/// - `{"error": {"code": 429, "message", "status", "details": [{"@type", …}]}}`: Gemini; details name the
+///   reason (`ErrorInfo`), the quota (`QuotaFailure`) and when to come back (`RetryInfo`)
 /// - any of these inside an array of one
 struct ProviderError {
   var type: String?
   var code: String?
   var message: String?
   var requestID: String?
-  /// From Hugging Face's `estimated_time`, which it gives in seconds while it loads a model.
+  /// From Hugging Face's `estimated_time`, which it gives in seconds while it loads a model, or
+  /// Google's `RetryInfo`.
   var retryAfterMilliseconds: Int?
 
   init(_ json: JSON) {
@@ -34,7 +37,9 @@ struct ProviderError {
       type = body["error_type"]?.string
       code = body["code"]?.word
     }
-    retryAfterMilliseconds = body["estimated_time"]?.double.map { RetryAfter.clamp($0 * 1_000) }
+    if let seconds = body["estimated_time"]?.double {
+      retryAfterMilliseconds = RetryAfter.clamp(seconds * 1_000)
+    }
   }
 
   private mutating func read(_ object: JSON) {
@@ -43,6 +48,30 @@ struct ProviderError {
       ?? object["detail"]?.elements.first?["msg"]?.string ?? object["title"]?.string
     type = object["type"]?.string ?? object["status"]?.string
     code = object["details"]?["error_code"]?.word ?? object["code"]?.word
+    for detail in object["details"]?.elements ?? [] { readDetail(detail) }
+    // Gemini's API has no code for it: "The input token count (…) exceeds the maximum number of tokens".
+    if type == "INVALID_ARGUMENT",
+      let said = message, said.contains("exceeds the maximum number of tokens")
+    {
+      code = "context_length_exceeded"
+    }
+  }
+
+  /// The messages of google.rpc: a reason or a quota says more than the number of the status.
+  private mutating func readDetail(_ detail: JSON) {
+    let type = detail["@type"]?.string ?? ""
+    if type.hasSuffix("google.rpc.ErrorInfo"), let reason = detail["reason"]?.string {
+      code = reason
+    } else if type.hasSuffix("google.rpc.QuotaFailure"),
+      let quota = detail["violations"]?.elements.first?["quotaId"]?.string
+    {
+      code = quota
+    } else if type.hasSuffix("google.rpc.RetryInfo"),
+      let delay = detail["retryDelay"]?.string, delay.hasSuffix("s"),
+      let seconds = Double(delay.dropLast()), seconds.isFinite
+    {
+      retryAfterMilliseconds = RetryAfter.clamp(seconds * 1_000)
+    }
   }
 
   /// Whether a JSON text inside a successful answer is an error instead.
