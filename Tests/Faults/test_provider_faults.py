@@ -269,7 +269,8 @@ def test_tokens_of_every_class_cost_what_a_hand_calculation_says(
         "output": 10.07,
         "reasoning": 11.9,
     }
-    # On Anthropic's wire the classes of input are beside each other, on OpenAI's the cached ones are inside.
+    # On Anthropic's wire the classes of input are beside each other, on others the cached ones are inside. Gemini's writes
+    # no cache without being asked to.
     usage = "input:1009,cached:401,write:203,output:307,reasoning:101"
     model = providers.model(f"usage={usage}", dialect, rates=json.dumps(rates))
     worker(database)
@@ -280,15 +281,16 @@ def test_tokens_of_every_class_cost_what_a_hand_calculation_says(
     row = ended(database, generation_id)
     assert row["status"] == "succeeded", row["error"]
     (call,) = calls(database, generation_id)
-    inputs = {"openai": 1009, "anthropic": 1009 + 401 + 203}[dialect]
-    uncached = {"openai": 1009 - 401 - 203, "anthropic": 1009}[dialect]
-    assert (call["input_tokens"], call["cached_tokens"], call["cache_write_tokens"]) == (inputs, 401, 203)
+    written = 0 if dialect == "gemini" else 203
+    inputs = 1009 + 401 + written if dialect == "anthropic" else 1009
+    uncached = inputs - 401 - written
+    assert (call["input_tokens"], call["cached_tokens"], call["cache_write_tokens"]) == (inputs, 401, written)
     assert (call["output_tokens"], call["reasoning_tokens"]) == (307, 101)
     price = {name: Decimal(str(rate)) / 1_000_000 for name, rate in rates.items()}
     expected = (
         uncached * price["input"]
         + 401 * price["cache_read"]
-        + 203 * price["cache_write"]
+        + written * price["cache_write"]
         + (307 - 101) * price["output"]
         + 101 * price["reasoning"]
     )

@@ -97,7 +97,7 @@ import Testing
     let reading = try read(
       call("gemini", stream: true),
       text: """
-        data: {"candidates":[{"content":{"parts":[{"text":"a"}]}}]}
+        data: {"candidates":[{"content":{"parts":[{"text":"a"}]}}],"usageMetadata":{"promptTokenCount":7}}
 
         data: {"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}
 
@@ -107,6 +107,7 @@ import Testing
     #expect(reading.failure?.type == "UNAVAILABLE")
     #expect(reading.failure?.code == "503")
     #expect(reading.failure?.partial?.output == "a")
+    #expect(reading.failure?.partial?.usage == usage(input: 7, output: nil))
   }
 
   @Test func theEndWithoutAReasonIsNoSuccess() throws {

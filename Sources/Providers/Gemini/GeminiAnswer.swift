@@ -17,6 +17,7 @@ struct GeminiAnswer: AnswerAssembler {
   private var usage = GeminiUsage()
   /// Searches that the provider made while it answered.
   private var searches = 0
+  private var isBlocked = false
   private var finishReason: String?
   private var finishMessage: String?
   private var model: String?
@@ -78,7 +79,7 @@ struct GeminiAnswer: AnswerAssembler {
     reply.output = message.content
     reply.message = message.json()
     reply.files = files
-    reply.usage = usage.total(isFinished: finishReason != nil || fault != nil)
+    reply.usage = usage.total(isFinished: finishReason != nil || isBlocked)
     if kind == .image { reply.usage?.units["images"] = String(files.count) }
     if searches > 0 { reply.usage?.units["searches"] = String(searches) }
     reply.model = model
@@ -140,6 +141,7 @@ struct GeminiAnswer: AnswerAssembler {
     var failure = Failure(
       .embeddedError, message: words ?? "the provider blocked the prompt: \(reason)")
     failure.type = "prompt_blocked"
+    isBlocked = true
     failure.code = reason
     fault = failure
   }
