@@ -221,7 +221,7 @@ begin
   end if;
   -- Which of the stages below there may be for this tenant.
   select s.max_input_bytes, s.accepting, s.default_profile,
-         array(select p.name from ai.policies_in_use p where p.scope in (new.tenant_id, '00000000-0000-0000-0000-000000000000')) as policies
+         array(select p.name from ai.policies_in_use p where p.scope = new.tenant_id or p.scope = '00000000-0000-0000-0000-000000000000') as policies
     into v_settings
     from ai.settings s;
   if not v_settings.accepting then

@@ -68,7 +68,7 @@ declare
   v_counters bigint[] := '{}';
   v_lane     bigint;
 begin
-  if exists (select from ai.policies_in_use p where p.scope in (p_tenant, '00000000-0000-0000-0000-000000000000') and p.name = 'limits') then
+  if exists (select from ai.policies_in_use p where (p.scope = p_tenant or p.scope = '00000000-0000-0000-0000-000000000000') and p.name = 'limits') then
     v_counters := coalesce(ai.generation_counters(p_tenant, p_user, p_kind, p_model, p_profile, p_api_key), '{}');
   end if;
   if p_batch is not null then
@@ -86,7 +86,8 @@ begin
       return v_lane;
     end if;
   end if;
-  return (select l.id from ai.lanes l where l.tenant_id = p_tenant and l.priority = p_priority and l.counters = '{}' and l.batch_id is null);
+  select l.id into v_lane from ai.lanes l where l.tenant_id = p_tenant and l.priority = p_priority and l.counters = '{}' and l.batch_id is null;
+  return v_lane;
 end
 $$;
 comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text, uuid) is 'The best lane there is for such a generation; null: not even the tenant''s own.';
