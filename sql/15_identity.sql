@@ -66,7 +66,10 @@ begin
     end if;
 
     v_claims := current_setting('request.jwt.claims', true);
-    if coalesce(v_claims, '') = '' or not exists (select from ai.authenticators a where a.role_name = session_user) then
+    if coalesce(v_claims, '') = '' then
+      return;
+    end if;
+    if not exists (select from ai.authenticators a where a.role_name = session_user) then  -- by itself: with a variable it would be planned each time
       return;
     end if;
     select c.tenant_id, c.user_id into tenant_id, user_id from ai.claimed_member(v_claims) c;

@@ -9,6 +9,7 @@ create or replace function ai.target_model(p_tenant uuid, p_kind text, p_model t
 returns bigint
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_found bigint;
