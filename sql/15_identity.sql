@@ -50,7 +50,7 @@ declare
 begin
   if v_session <> '' then
     select s.tenant_id, s.user_id, s.api_key_id, s.permissions into tenant_id, user_id, api_key_id, v_limit from ai.session_key(v_session) s;
-    if api_key_id is not null then
+    if user_id is not null then
       source := 'session';
     end if;
   end if;

@@ -50,6 +50,13 @@ begin
       join ai.api_keys k on k.id = s.api_key_id
      where s.token_hash = v_hash and s.expires_at > v_now and (p_backend is null or s.backend = p_backend)
        and k.revoked_at is null and (k.expires_at is null or k.expires_at > v_now);
+  elsif p_secret like 'mrc\_%' then
+    -- The ticket of a tool's run: the member, as limited as the key that asked was, until the call has ended (sql/68_tool_runs.sql).
+    select c.api_key_id, c.tenant_id, c.user_id, k.permissions into api_key_id, tenant_id, user_id, permissions
+      from ai.tool_calls c
+      left join ai.api_keys k on k.id = c.api_key_id
+     where c.ticket = v_hash and c.status = 'running' and p_backend is null
+       and (c.api_key_id is null or k.revoked_at is null and (k.expires_at is null or k.expires_at > v_now));
   else
     select k.id, k.tenant_id, k.user_id, k.permissions, k.expires_at into api_key_id, tenant_id, user_id, permissions, expires_at
       from ai.api_keys k
@@ -73,7 +80,7 @@ begin
   end if;
   select s.api_key_id, s.tenant_id, s.user_id, s.permissions, s.expires_at into api_key_id, tenant_id, user_id, permissions, expires_at
     from ai.secret_key(case when v_at > 0 then left(p_value, v_at - 1) else p_value end, case when v_at = 0 then ai.this_backend() end) s;
-  if api_key_id is null then
+  if user_id is null then
     perform ai.refuse_session();
   end if;
 end
@@ -135,7 +142,7 @@ begin
     raise exception 'p_life is from 1 minute to 1 day' using errcode = 'PT400';
   elsif current_setting('transaction_read_only') = 'on' then
     raise exception 'a session cannot begin in a read-only transaction' using errcode = 'PT400', hint = 'select ai.use_session(…) takes the API key itself.';
-  elsif p_api_key is null or p_api_key like 'mrs\_%' then
+  elsif p_api_key is null or p_api_key ~ '^mr[sc]_' then
     perform ai.refuse_session();  -- a token does not prolong itself
   end if;
   select * into v_key from ai.authenticate(p_api_key);
@@ -272,15 +279,15 @@ declare
   v_set   text := coalesce(current_setting('ai.session', true), '');
   v_inert text := '';
 begin
-  if v_set <> '' and (select s.api_key_id is null from ai.session_key(v_set) s) then
+  if v_set <> '' and (select s.user_id is null from ai.session_key(v_set) s) then
     v_inert := '; a session that was set for another transaction of this connection does not count';
   end if;
   return query
     select i.tenant_id, t.name, i.user_id, i.role, i.source, session_user,
            case i.source
-             when 'session' then format('the API key %s%s', k.prefix,
+             when 'session' then case when v_set like 'mrc\_%' then 'the run of a tool' else format('the API key %s%s', k.prefix,
                case when strpos(v_set, ':') = 0 then ', by ai.login() for this connection' when v_set like 'mrs\_%' then ', by its session''s token for this transaction'
-                    else ', set for this transaction' end)
+                    else ', set for this transaction' end) end
              when 'binding' then format('login role %s is bound in ai.role_bindings', session_user)
              when 'jwt' then format('login role %s is a trusted authenticator and set JWT claims', session_user)
              else format('nobody: login role %s has no binding of an enabled member in ai.role_bindings, %s', session_user,

@@ -282,7 +282,8 @@ begin
     v_hash := sha256(convert_to((jsonb_build_array(new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params,
       new.stream, new.priority, extract(epoch from new.run_after), new.deadline_ms, new.metadata)
       || case when coalesce(new.collection, new.template, new.cache, new.conversation_id::text, new.batch_id::text) is null and not new.replay then '[]'
-              else jsonb_build_array(new.collection, new.template, new.cache, new.conversation_id, new.batch_id, new.replay) end)::text, 'UTF8'));
+              else jsonb_build_array(new.collection, new.template, new.cache, new.conversation_id, new.batch_id, new.replay) end
+      || case when new.tools is null then '[]' else jsonb_build_array(new.tools, new.max_steps) end)::text, 'UTF8'));
     insert into ai.idempotency_keys (tenant_id, key, generation_id, input_hash)
     values (new.tenant_id, new.idempotency_key, new.id, v_hash)
     on conflict do nothing;
@@ -295,6 +296,11 @@ begin
       end if;
       return null;
     end if;
+  end if;
+
+  if new.tools is not null then
+    new.params := ai.admit_tools(new.tenant_id, new.kind, new.tools, new.max_steps, new.params);
+    v_cacheable := false;
   end if;
 
   if 'guardrails' = any (v_settings.policies) and ai.guards(new.tenant_id, new.kind, 'input') then
@@ -394,7 +400,7 @@ create policy own on ai.generations for insert to ai_user
 
 grant select on ai.generations to ai_user;
 grant insert (kind, prompt, messages, model, profile, params, stream, priority, run_after, deadline_ms, idempotency_key, metadata,
-              collection, template, cache, cache_tags, conversation_id, batch_id, replay)
+              collection, template, cache, cache_tags, conversation_id, batch_id, replay, tools, max_steps)
   on ai.generations to ai_user;
 -- Someone who acts for others names them; row-level security still holds an admin to the own tenant.
 grant insert (tenant_id, user_id) on ai.generations to ai_admin;

@@ -127,7 +127,7 @@ end
 $$;
 comment on function ai.judge_answer(jsonb, text, jsonb, text) is 'Whether an answer fits its schema: its JSON, or the errors.';
 
--- What follows an answer of a generation that may go on. action: `end`; `again` (the same model is asked with what reason says); `fail`. Writes the
+-- What follows an answer of a generation that may go on. action: `end`; `again` (the same model is asked); `wait` (for tools, then again); `fail`. Writes the
 -- messages of the next call, as ai.prepared has them. Called within the statement that concludes the attempt: it must not touch
 -- ai.generations, which that statement updates. Raises nothing but what says `again`.
 create or replace function ai.go_on(
@@ -142,9 +142,13 @@ declare
   v_verdict record;
 begin
   action := 'end';
-  select g.params, g.prompt, g.messages, g.repairs, s.max_repairs into v_one
+  select g.params, g.tools, g.repairs, s.max_repairs into v_one
     from ai.generations g cross join ai.settings s where g.tenant_id = p_tenant and g.id = p_id;
-  if ai.answer_schema(v_one.params) is null or p_message ? 'tool_calls' then
+  if v_one.tools is not null and p_message ? 'tool_calls' then
+    select t.action, t.error into action, error from ai.call_tools(p_tenant, p_id, p_attempt, p_lane, p_target, p_deadline_at, p_message) t;
+    reason := case when action in ('again', 'wait') then 'tools' end;
+    return;
+  elsif ai.answer_schema(v_one.params) is null or p_message ? 'tool_calls' then
     return;
   end if;
   select * into v_verdict from ai.judge_answer(v_one.params, p_text, p_message, p_finish_reason);

@@ -160,7 +160,7 @@ begin
                    -- A batch has weeks; one call of it has not.
                    case when r.batch_id is not null then p_now + r.usual_ms * interval '1 ms' end) as stop_at,
              case when w.guarded or g.stages is not null then ai.holds_output(r.tenant_id, r.generation_id, r.kind) else false end as held,
-             k.ref as secret_ref, k.own as own_key, c.key_id, case when g.params ? 'response_format' then g.steps + g.repairs end as step,
+             k.ref as secret_ref, k.own as own_key, c.key_id, case when g.params ? 'response_format' or g.tools is not null then g.steps + g.repairs end as step,
              case c.mode when 'all' then 'content' when 'metadata' then 'metadata'
                          when 'sampled' then case when ai.is_sampled(r.generation_id, c.percent) then 'content' end end as capture
         from ready r

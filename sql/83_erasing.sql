@@ -113,6 +113,8 @@ begin
          for no key update of g skip locked
     ), events as (
       delete from ai.stream_events e using gone o where e.generation_id = o.id and e.tenant_id = o.tenant_id
+    ), tools as (
+      delete from ai.tool_calls c using gone o where c.tenant_id = o.tenant_id and c.generation_id = o.id
     ), prompts as (
       delete from ai.prepared p using gone o where p.generation_id = o.id
     ), redacted as (

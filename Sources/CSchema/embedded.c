@@ -391,122 +391,134 @@ static const unsigned char sql_65[] = {
 };
 
 static const unsigned char sql_66[] = {
-#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/36_tools.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_67[] = {
-#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_68[] = {
-#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_69[] = {
-#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_70[] = {
-#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_71[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_72[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_73[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_74[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_75[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_76[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_77[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_78[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_80[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_81[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_82[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_83[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_84[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_85[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_86[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_87[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_88[] = {
-#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_89[] = {
-#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_90[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_91[] = {
-#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_92[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_93[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_94[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_95[] = {
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_96[] = {
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_97[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_98[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -611,36 +623,39 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_63, "34_context.sql"),
   FILE_ENTRY(sql_64, "35_enqueue.sql"),
   FILE_ENTRY(sql_65, "36_artifacts.sql"),
-  FILE_ENTRY(sql_66, "37_artifact_stores.sql"),
-  FILE_ENTRY(sql_67, "38_artifact_inputs.sql"),
-  FILE_ENTRY(sql_68, "40_workers.sql"),
-  FILE_ENTRY(sql_69, "44_parameters.sql"),
-  FILE_ENTRY(sql_70, "44_response_format.sql"),
-  FILE_ENTRY(sql_71, "45_claim.sql"),
-  FILE_ENTRY(sql_72, "46_prepare.sql"),
-  FILE_ENTRY(sql_73, "47_lease.sql"),
-  FILE_ENTRY(sql_74, "48_held_back.sql"),
-  FILE_ENTRY(sql_75, "50_realtime.sql"),
-  FILE_ENTRY(sql_76, "60_failures.sql"),
-  FILE_ENTRY(sql_77, "61_next_step.sql"),
-  FILE_ENTRY(sql_78, "62_breakers.sql"),
-  FILE_ENTRY(sql_79, "63_explain_route.sql"),
-  FILE_ENTRY(sql_80, "65_settle.sql"),
-  FILE_ENTRY(sql_81, "66_afterwards.sql"),
-  FILE_ENTRY(sql_82, "70_cancel.sql"),
-  FILE_ENTRY(sql_83, "75_asking.sql"),
-  FILE_ENTRY(sql_84, "76_conversations.sql"),
-  FILE_ENTRY(sql_85, "78_batches.sql"),
-  FILE_ENTRY(sql_86, "79_progress.sql"),
-  FILE_ENTRY(sql_87, "80_usage.sql"),
-  FILE_ENTRY(sql_88, "83_erasing.sql"),
-  FILE_ENTRY(sql_89, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_90, "83_forgetting.sql"),
-  FILE_ENTRY(sql_91, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_92, "84_statistics.sql"),
-  FILE_ENTRY(sql_93, "85_maintenance.sql"),
-  FILE_ENTRY(sql_94, "86_state.sql"),
-  FILE_ENTRY(sql_95, "87_audited.sql"),
+  FILE_ENTRY(sql_66, "36_tools.sql"),
+  FILE_ENTRY(sql_67, "37_artifact_stores.sql"),
+  FILE_ENTRY(sql_68, "38_artifact_inputs.sql"),
+  FILE_ENTRY(sql_69, "40_workers.sql"),
+  FILE_ENTRY(sql_70, "44_parameters.sql"),
+  FILE_ENTRY(sql_71, "44_response_format.sql"),
+  FILE_ENTRY(sql_72, "45_claim.sql"),
+  FILE_ENTRY(sql_73, "46_prepare.sql"),
+  FILE_ENTRY(sql_74, "47_lease.sql"),
+  FILE_ENTRY(sql_75, "48_held_back.sql"),
+  FILE_ENTRY(sql_76, "50_realtime.sql"),
+  FILE_ENTRY(sql_77, "60_failures.sql"),
+  FILE_ENTRY(sql_78, "61_next_step.sql"),
+  FILE_ENTRY(sql_79, "62_breakers.sql"),
+  FILE_ENTRY(sql_80, "63_explain_route.sql"),
+  FILE_ENTRY(sql_81, "65_settle.sql"),
+  FILE_ENTRY(sql_82, "66_afterwards.sql"),
+  FILE_ENTRY(sql_83, "67_tool_steps.sql"),
+  FILE_ENTRY(sql_84, "68_tool_runs.sql"),
+  FILE_ENTRY(sql_85, "70_cancel.sql"),
+  FILE_ENTRY(sql_86, "75_asking.sql"),
+  FILE_ENTRY(sql_87, "76_conversations.sql"),
+  FILE_ENTRY(sql_88, "78_batches.sql"),
+  FILE_ENTRY(sql_89, "79_progress.sql"),
+  FILE_ENTRY(sql_90, "80_usage.sql"),
+  FILE_ENTRY(sql_91, "83_erasing.sql"),
+  FILE_ENTRY(sql_92, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_93, "83_forgetting.sql"),
+  FILE_ENTRY(sql_94, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_95, "84_statistics.sql"),
+  FILE_ENTRY(sql_96, "85_maintenance.sql"),
+  FILE_ENTRY(sql_97, "86_state.sql"),
+  FILE_ENTRY(sql_98, "87_audited.sql"),
   {0, 0, 0},
 };
 

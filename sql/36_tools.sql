@@ -1,0 +1,99 @@
+-- Tools: functions of the database that a model may call on behalf of the member who asks. docs/tools.md says why they are run as they are.
+
+-- The function behind a name; null: there is none that could be a tool. A tool is a plain function of one jsonb that returns one value, outside
+-- the schemas of Martlet and of PostgreSQL.
+create or replace function ai.tool_function(p_name text) returns regprocedure
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+  select p.oid::regprocedure
+    from pg_proc p
+    join pg_namespace n on n.oid = p.pronamespace
+   where p.oid = to_regprocedure(p_name || '(jsonb)') and p.prokind = 'f' and not p.proretset and p.prorettype <> all ('{trigger,event_trigger,internal,void}'::regtype[])
+     and n.nspname not in ('ai', 'pg_catalog', 'information_schema') and n.nspname not like 'pg\_temp%' and p_name like '%.%'
+$$;
+comment on function ai.tool_function(text) is 'The function behind the name of a tool; null: none that could be one.';
+
+-- Trigger BEFORE INSERT OR UPDATE, each row of ai.tools. Raises PT400 for parameters that are no schema of an object, PT404 for a function that is not there.
+create or replace function ai.check_tool() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform ai.check_json_schema(new.parameters);
+  if new.parameters ->> 'type' is distinct from 'object' then
+    raise exception 'the parameters of a tool are an object' using errcode = 'PT400', hint = '{"type": "object", "properties": {…}, "required": […]}';
+  end if;
+  if ai.tool_function(new.function) is null then
+    raise exception 'there is no function %(jsonb) that could be a tool', new.function
+      using errcode = 'PT404', hint = 'Its name has its schema; it takes one jsonb and returns one value. It must be there before the tool.';
+  end if;
+  return new;
+end
+$$;
+comment on function ai.check_tool() is 'Trigger: a tool has a schema and a function.';
+
+-- The tool of a name in a tenant: its own, or the shared one.
+create or replace function ai.find_tool(p_tenant uuid, p_name text) returns ai.tools
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select t from ai.tools t where t.name = p_name and (t.tenant_id = p_tenant or t.tenant_id is null) and t.enabled order by t.tenant_id nulls last limit 1
+$$;
+
+-- What becomes of the params of a generation that may call tools: their definitions join params.tools, so that the row says what the model was told.
+-- Raises PT400, PT403 inside a tool, PT404.
+create or replace function ai.admit_tools(p_tenant uuid, p_kind text, p_tools text[], p_max_steps integer, p_params jsonb) returns jsonb
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_tools jsonb;
+begin
+  if p_kind <> 'chat' then
+    raise exception 'only a chat takes tools' using errcode = 'PT400';
+  elsif cardinality(p_tools) not between 1 and 64 or cardinality(p_tools) <> (select count(distinct t) from unnest(p_tools) t) then
+    raise exception 'tools takes 1 to 64 names, each once' using errcode = 'PT400';
+  elsif p_max_steps not between 1 and 100 then
+    raise exception 'max_steps must be from 1 to 100' using errcode = 'PT400';
+  elsif current_setting('ai.session', true) like 'mrc\_%' then
+    raise exception 'what a tool asks for cannot call tools' using errcode = 'PT403', detail = 'Loops within loops would have no bound.';
+  elsif exists (select from jsonb_array_elements(case when jsonb_typeof(p_params -> 'tools') = 'array' then p_params -> 'tools' else '[]' end) t
+                 where t.value #>> '{function,name}' = any (p_tools)) then
+    raise exception 'a tool in params.tools has the name of one in tools' using errcode = 'PT400';
+  end if;
+  select jsonb_agg(jsonb_build_object('type', 'function', 'function', jsonb_build_object('name', t.name, 'description', t.description, 'parameters', t.parameters)) order by n.n)
+    into v_tools
+    from unnest(p_tools) with ordinality n (name, n)
+   cross join lateral ai.find_tool(p_tenant, n.name) t
+   where t.id is not null;
+  if coalesce(jsonb_array_length(v_tools), 0) < cardinality(p_tools) then
+    raise exception 'there is no tool %', (select n from unnest(p_tools) n where (ai.find_tool(p_tenant, n)).id is null limit 1)
+      using errcode = 'PT404', hint = 'select name, description from ai.tools where enabled;';
+  end if;
+  return p_params || jsonb_build_object('tools', coalesce(nullif(p_params -> 'tools', 'null'), '[]') || v_tools);
+end
+$$;
+comment on function ai.admit_tools(uuid, text, text[], integer, jsonb) is 'The params of a generation with the definitions of its tools. PT400, PT403, PT404.';
+comment on function ai.find_tool(uuid, text) is 'The tool of a name in a tenant; all null: none.';
+
+revoke execute on function ai.tool_function(text), ai.check_tool(), ai.find_tool(uuid, text), ai.admit_tools(uuid, text, text[], integer, jsonb) from public;
+
+-- objects
+
+create or replace trigger check_tool before insert or update on ai.tools
+  for each row execute function ai.check_tool();
+
+drop policy if exists visible on ai.tools;
+create policy visible on ai.tools for select to ai_user
+  using ((tenant_id is null and (select ai.tenant_id()) is not null) or tenant_id = (select ai.tenant_id()));
+grant select on ai.tools to ai_user;
+
+-- As generations: a member sees its own, who has inference:read all of the tenant.
+drop policy if exists visible on ai.tool_calls;
+create policy visible on ai.tool_calls for select to ai_user
+  using (tenant_id = (select ai.tenant_id()) and user_id = coalesce((select ai.only_user()), user_id));
+grant select (tenant_id, id, generation_id, user_id, step, position, call_id, tool_id, name, arguments, status, result, attempts, created_at, started_at, finished_at)
+  on ai.tool_calls to ai_user;
