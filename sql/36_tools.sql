@@ -10,8 +10,8 @@ as $$
   select p.oid::regprocedure
     from pg_proc p
     join pg_namespace n on n.oid = p.pronamespace
-   where p.oid = to_regprocedure(p_name || '(jsonb)') and p.prokind = 'f' and not p.proretset and p.prorettype <> all ('{trigger,event_trigger,internal,void}'::regtype[])
-     and n.nspname not in ('ai', 'pg_catalog', 'information_schema') and n.nspname not like 'pg\_temp%' and p_name like '%.%'
+   where p.oid = case when p_name ~ '^([a-z_][a-z0-9_$]*|"[^"]{1,63}")[.]([a-z_][a-z0-9_$]*|"[^"]{1,63}")$' then to_regprocedure(p_name || '(jsonb)') end and p.prokind = 'f' and not p.proretset and p.prorettype <> all ('{trigger,event_trigger,internal,void}'::regtype[])
+     and n.nspname not in ('ai', 'pg_catalog', 'information_schema') and n.nspname not like 'pg\_temp%'
 $$;
 comment on function ai.tool_function(text) is 'The function behind the name of a tool; null: none that could be one.';
 

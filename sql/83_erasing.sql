@@ -134,7 +134,7 @@ begin
       update ai.generations g
          set user_id = o.pseudonym, prompt = null, messages = null, params = '{}', metadata = null, idempotency_key = null, api_key_id = null, collection = null,
              template = null, template_version = null, cache_tags = null, cache_key = null, conversation_id = null, context = null, context_sources = null,
-             output = null, output_message = null, embedding = null, finish_reason = null, sources = null, stages = null, degraded = null, dropped_params = null, input_artifacts = null, artifacts = null,
+             output = null, output_message = null, embedding = null, finish_reason = null, sources = null, stages = null, degraded = null, dropped_params = null, tools = null, input_artifacts = null, artifacts = null,
              error = case when g.error is not null then jsonb_build_object('class', 'forgotten') end
         from gone o
        where g.tenant_id = o.tenant_id and g.id = o.id

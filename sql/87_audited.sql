@@ -36,6 +36,7 @@ as $$
       ('retry_rules',       'none',          '{}',        '{}'),
       ('prompt_templates',  'tenant_id',     '{}',        '{}'),
       ('context_sources',   'tenant_id',     '{}',        '{}'),
+      ('tools',             'tenant_id',     '{}',        '{}'),
       ('settings',          'none',          '{}',        '{}'),
       ('partitioning',      'none',          '{}',        '{}'),
       ('realtime_key',      'none',          '{}',        '{}')) v (name, tenant, omitted, ignored)

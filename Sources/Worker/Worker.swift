@@ -25,6 +25,10 @@ package final class Worker: Service {
     package var secrets: Secrets
     /// For what lies sealed in the database.
     package var masters: MasterKeyring
+    /// libpq's connection string of the login that runs tools; nil: this worker runs none.
+    package var tools: String?
+    /// Runs of tools that may be under way at once.
+    package var toolConcurrency = 8
     package var logger: Logger
 
     package init(secrets: Secrets, masters: MasterKeyring, logger: Logger) {
@@ -120,6 +124,11 @@ package final class Worker: Service {
     loops.addTask { await local.run(desk) }
     loops.addTask { await porter.run() }
     loops.addTask { await ear.run() }
+    if let tools = configuration.tools {
+      let runner = ToolRunner(
+        desk: desk, setup: setup, conninfo: tools, concurrency: configuration.toolConcurrency)
+      loops.addTask { await runner.run() }
+    }
     if !configuration.once {
       loops.addTask { await Handshake(desk: desk, setup: setup).run() }
     }

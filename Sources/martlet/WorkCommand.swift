@@ -28,7 +28,8 @@ struct WorkCommand: AsyncParsableCommand {
       variables of their names; what lies sealed in the database is opened with the master keys of \
       MARTLET_MASTER_KEY_FILE, or MARTLET_MASTER_KEY. MARTLET_CA_FILE, MARTLET_PROXY, \
       MARTLET_ALLOWED_NETWORKS and MARTLET_ANSWER_MEMORY say how providers are reached \
-      (docs/hardening.md).
+      (docs/hardening.md). MARTLET_TOOLS_DATABASE_URL is the login that runs tools, \
+      MARTLET_TOOLS_CONCURRENCY how many at once (docs/tools.md).
 
       Exit codes: 0 done, 1 an error, 2 a wrong call, 130 or 143 ended by a second signal.
       """)
@@ -67,6 +68,7 @@ struct WorkCommand: AsyncParsableCommand {
 
   private struct Settings {
     var concurrency: Int
+    var toolConcurrency: Int
     var once: Bool
     var grace: Double
     var level: Logger.Level
@@ -79,6 +81,10 @@ struct WorkCommand: AsyncParsableCommand {
     let concurrency = try concurrency ?? number("MARTLET_CONCURRENCY") ?? 256
     guard (1...10_000).contains(concurrency) else {
       throw ValidationError("--concurrency: 1 to 10000")
+    }
+    let toolConcurrency = try number("MARTLET_TOOLS_CONCURRENCY") ?? 8
+    guard (1...1_000).contains(toolConcurrency) else {
+      throw ValidationError("MARTLET_TOOLS_CONCURRENCY: 1 to 1000")
     }
     let grace = try grace ?? number("MARTLET_GRACE") ?? 25
     guard (0...86_400).contains(grace) else { throw ValidationError("--grace: 0 to 86400 seconds") }
@@ -98,8 +104,8 @@ struct WorkCommand: AsyncParsableCommand {
       throw ValidationError("\(error)")
     }
     return Settings(
-      concurrency: concurrency, once: isOnce, grace: grace, level: level, format: format,
-      network: network)
+      concurrency: concurrency, toolConcurrency: toolConcurrency, once: isOnce, grace: grace,
+      level: level, format: format, network: network)
   }
 
   private func number<Value: LosslessStringConvertible>(_ variable: String) throws -> Value? {
@@ -126,6 +132,10 @@ struct WorkCommand: AsyncParsableCommand {
       secrets: Secrets(directory: environment["MARTLET_SECRETS_DIR"]) { environment[$0] },
       masters: masters, logger: logger)
     configuration.conninfo = databaseURL ?? environment["DATABASE_URL"] ?? ""
+    if let tools = environment["MARTLET_TOOLS_DATABASE_URL"], !tools.isEmpty {
+      configuration.tools = tools
+    }
+    configuration.toolConcurrency = settings.toolConcurrency
     configuration.name = name ?? environment["MARTLET_NAME"] ?? Self.defaultName
     configuration.version = Version.current
     configuration.concurrency = settings.concurrency

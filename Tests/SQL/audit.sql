@@ -5,11 +5,13 @@ select no_plan();
 -- Entries are chained at once, not when the transaction commits, which it never does here.
 set constraints all immediate;
 
+create function t.as_tool(p jsonb) returns jsonb language sql as $$ select p $$;
+
 -- 1. Every table is either audited or content and state; a new one must be named as one or the other.
 create table t.not_audited (name text);
 insert into t.not_audited values
   -- content, and what belongs to it
-  ('generations'), ('llm_calls'), ('stream_events'), ('conversations'), ('messages'), ('unrecorded_answers'), ('batches'), ('redactions'), ('idempotency_keys'),
+  ('generations'), ('llm_calls'), ('stream_events'), ('conversations'), ('messages'), ('unrecorded_answers'), ('batches'), ('redactions'), ('idempotency_keys'), ('tool_calls'),
   ('collections'), ('documents'), ('chunks'), ('chunk_vectors'), ('staged_vectors'), ('cache_entries'), ('cache_questions'), ('cache_spaces'), ('sealed_calls'), ('artifacts'), ('artifact_parts'), ('artifact_objects'),
   ('vectorizers'), ('vectorizer_versions'), ('vectorized_rows'), ('vectorizer_problems'),
   -- what workers and sessions write while they work
@@ -94,6 +96,7 @@ select sql, case chain when 'alpha' then t.alpha() when 'gamma' then '0c000000-0
    jsonb_build_object('name', 'mtap', 'system', jsonb_build_object('bytes', 10000, 'sha256', encode(sha256(convert_to(repeat('x', 10000), 'UTF8')), 'hex')))::text),
   ($$ update ai.prompt_templates set enabled = false where name = 'mtap' $$, 'alpha', 'update', 'prompt_templates', '{"enabled": true}', '{"enabled": false}'),
   ($$ insert into ai.context_sources (tenant_id, name, query) values (t.alpha(), 'mtap', 'select 1 as x') $$, 'alpha', 'insert', 'context_sources', null, '{"query": "select 1 as x"}'),
+  ($$ insert into ai.tools (tenant_id, name, description, function) values (t.alpha(), 'mtap', 'x', 't.as_tool') $$, 'alpha', 'insert', 'tools', null, '{"function": "t.as_tool"}'),
   ($$ update ai.settings set lease_ms = 20000 $$, null, 'update', 'settings', '{"lease_ms": 15000}', '{"lease_ms": 20000}'),
   ($$ update ai.partitioning set keep = '8 days' where table_name = 'stream_events' $$, null, 'update', 'partitioning', '{"keep": "7 days"}', '{"keep": "8 days"}'),
   ($$ update ai.realtime_key set key = sha256('MARKER') $$, null, 'update', 'realtime_key', '{"key": {"omitted": true}}', '{"key": {"omitted": true}}')) v (sql, chain, action, object, before, after);

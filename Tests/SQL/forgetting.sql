@@ -49,7 +49,7 @@ forgotten named user_id pseudonym
 forgotten kept open place goal_place erased
 forgotten_left gone what id user_id
 generations named user_id
-generations emptied prompt messages params idempotency_key metadata output output_message embedding finish_reason error collection template cache_tags sources stages degraded dropped_params context context_sources cache_key
+generations emptied prompt messages params idempotency_key metadata output output_message embedding finish_reason error collection template cache_tags sources stages degraded dropped_params tools context context_sources cache_key
 generations kept kind status priority model profile provider model_used cache query_model purpose
 guardrails kept name scope detector action kinds options compiled
 idempotency_keys gone key input_hash
@@ -88,6 +88,8 @@ settings kept default_profile
 staged_vectors gone embedding
 stream_events gone type data
 tenants kept name tier
+tool_calls gone user_id call_id name arguments status result ticket
+tools kept name description parameters function
 unshared gone cache_key
 vectorized_rows kept row_key state content embedding error
 vectorizer_problems kept error
@@ -174,6 +176,7 @@ begin
     perform t.plant('idempotency_keys', m, v_book || jsonb_build_object('key', m || ' idempotency_key'))
       where not exists (select from ai.idempotency_keys k where k.tenant_id = p_tenant and k.key = m || ' idempotency_key');
     perform t.plant('stream_events', m, v_book || jsonb_build_object('seq', 1, 'attempt', 1, 'type', 'delta'));
+    perform t.plant('tool_calls', m, v_book || who || jsonb_build_object('id', ai.uuid_v7(), 'step', 1, 'position', 1, 'status', 'succeeded', 'attempts', 1));
     perform t.plant('prepared', m, v_book || jsonb_build_object('input_bytes', 1));
     perform t.plant('redactions', m, v_book);
     perform t.plant('embedding_jobs', m, v_book || who || jsonb_build_object('source', 'rows', 'version', 1, 'model', 'mtap/embed', 'refs', jsonb_build_array(v_n), 'taken', true));
@@ -246,7 +249,7 @@ $$;
 create table t.before as select * from t.rows();
 create table t.books_before as select * from t.books();
 select set_eq('select * from t.traces()', array['api_keys', 'artifact_parts', 'artifacts', 'batches', 'cache_entries', 'cache_spaces', 'chunk_vectors', 'chunks', 'conversations', 'counters', 'documents', 'embedding_jobs', 'generations',
-  'idempotency_keys', 'limits', 'llm_calls', 'members', 'messages', 'prepared', 'redactions', 'role_bindings', 'sealed_calls', 'sessions', 'stream_events', 'vectorizers'], 'the person is in all of these');
+  'idempotency_keys', 'limits', 'llm_calls', 'members', 'messages', 'prepared', 'redactions', 'role_bindings', 'sealed_calls', 'sessions', 'stream_events', 'tool_calls', 'vectorizers'], 'the person is in all of these');
 
 -- Who may
 select is(t.as_role('mtap_ann', $$ select ai.forget_user('p-person') $$), 'PT403', 'a user may not forget anybody');

@@ -52,6 +52,10 @@ insert into ai.generations (tenant_id, user_id, prompt, model) select t.alpha(),
 insert into ai.conversations (tenant_id, user_id, title, last_seq) select t.alpha(), name, 'own', 1 from t.actors union all values (t.alpha(), 'abe', 'of abe', 1);
 insert into ai.messages (tenant_id, conversation_id, seq, user_id, role, content, generation_id)
 select tenant_id, id, 1, user_id, 'user', 'x', ai.uuid_v7() from ai.conversations;
+create schema tools;
+create function tools.own(p jsonb) returns jsonb language sql as $$ select p $$;
+insert into ai.tools (tenant_id, name, description, function) values (t.alpha(), 'own', 'x', 'tools.own');
+insert into ai.tool_calls (tenant_id, generation_id, user_id, step, position, call_id, name) values (t.alpha(), :'abe', 'abe', 1, 1, 'x', 'own');
 insert into ai.batches (tenant_id, user_id, name) select t.alpha(), name, 'own' from t.actors union all values (t.alpha(), 'abe', 'of abe');
 insert into ai.models (provider_id, name, wire_name, kind, dimensions) select provider_id, 'mtap/tiny', 'tiny', 'embedding', 3 from ai.models where name = 'mtap/embed';
 set local session authorization mtap_dev;
@@ -93,6 +97,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('see generations of others', 'select from ai.generations where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   ('see conversations of others', 'select from ai.conversations where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   ('see messages of others', 'select from ai.messages where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
+  ('see tool calls of others', 'select from ai.tool_calls where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   ('see batches of others', 'select from ai.batches where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   ('see calls of others', 'select from ai.llm_calls where user_id = ''abe''', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
   ('count what others used', 'select from ai.usage_report(p_by => ''user'') where key = ''abe''', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
@@ -104,6 +109,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('follow batches of others', 'select ai.batch_progress(id) from ai.batches where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   -- what is one's own
   ('see what is its own', 'select from ai.generations where user_id = (select ai.user_id())', null, 'ok 1', ''),
+  ('see tools', 'select from ai.tools', null, 'ok 1', ''),
   ('see its own conversation', 'select from ai.conversations c join ai.messages m on m.conversation_id = c.id where c.title = ''own'' and c.user_id = (select ai.user_id())', null, 'ok 1', ''),
   ('see its own batch', 'select from ai.batches where user_id = (select ai.user_id())', null, 'ok 1', ''),
   ('see its own membership', 'select from ai.members where user_id = (select ai.user_id())', null, 'ok 1', ''),
@@ -273,6 +279,8 @@ select is_empty($$
        'idempotent_generation', 'check_own_headers', 'check_own_options', 'private_providers', 'audit_hash', 'audit_chains', 'audited_tables', 'opened_call', 'rotate_api_key',
        -- values in, values out
        'check_json_schema', 'json_fits', 'json_schema_errors', 'parse_json', 'output_as',
+       -- by a ticket, which only workers give: Tests/SQL/tools.sql
+       'begin_tool', 'finish_tool', 'run_tool',
        -- for the owner of a vectorized table: the last tests of this file, and Tests/SQL/vectorize_tables.sql
        'add_vectorizer', 'find_vectorizer', 'managed_vectorizer', 'manages', 'note_all_read', 'note_changes', 'note_rows', 'places_query', 'read_rows', 'refresh_vectorizer', 'remove_vectorizer',
        'revectorize', 'rows_query', 'search_rows', 'start_building', 'stop_vectorizing', 'vectorize_progress', 'vectorize_retry', 'visible_places') $$, 'every function that app roles call is in the matrix, or is known to need no permission');

@@ -54,6 +54,8 @@ insert into t.sees values
   ('ai.prompt_templates', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.context_sources',  0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.conversations',    0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.tools',            0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.tool_calls',       0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.messages',         0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.workers',          'x', 'x', 'x', 'x', 'x', 1, 'x', 'x');
 insert into t.sees

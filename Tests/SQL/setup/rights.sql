@@ -37,7 +37,7 @@ table conversations: user select
 table credits: user select
 table documents: user select
 table forgotten: user select(tenant_id, user_id, keep_documents, asked_at, erased, finished_at)
-table generations: user select insert(kind, priority, stream, prompt, messages, model, profile, params, run_after, deadline_ms, idempotency_key, metadata, collection, template, cache, cache_tags, conversation_id, batch_id, replay); admin insert(tenant_id, user_id)
+table generations: user select insert(kind, priority, stream, prompt, messages, model, profile, params, run_after, deadline_ms, idempotency_key, metadata, collection, template, cache, cache_tags, conversation_id, batch_id, replay, tools, max_steps); admin insert(tenant_id, user_id)
 table guardrails: user select; admin insert(tenant_id, name, scope, detector, action, restore, kinds, options, position, enabled) update(name, scope, detector, action, restore, kinds, options, position, enabled)
 table limits: user select; admin insert(tenant_id, per, api_key_id, user_id, kind, profile, model, metric, period, amount, soft, on_limit, enabled) update(amount, soft, on_limit, enabled)
 table llm_calls: user select
@@ -56,6 +56,8 @@ table retry_rules: user select
 table roles: user select
 table routes: user select; admin insert(tenant_id, profile, kind, position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream) update(position, model_id, enabled, weight, min_input_tokens, max_input_tokens, tier, metadata, stream)
 table tenants: user select
+table tool_calls: user select(tenant_id, id, generation_id, user_id, step, position, call_id, tool_id, name, arguments, status, result, attempts, created_at, started_at, finished_at)
+table tools: user select
 table vectorized_rows: user select(ref, version, tenant_id, row_key, state, embedding)
 table vectorizers: user select
 table workers: monitor select
@@ -84,6 +86,7 @@ function audited_tables(): user
 function batch_progress(uuid): user definer -- only a batch that the caller may see
 function cache_report(timestamp with time zone, timestamp with time zone): user
 function cancel(uuid): user definer -- only a generation that the caller may see
+function begin_tool(): user definer -- only the call whose ticket this transaction has
 function cancel_batch(uuid): user definer -- only a batch that the caller may see
 function cancel_rebuild(text): user definer -- own tenant; document:write
 function check_costs(timestamp with time zone, timestamp with time zone): user
@@ -115,6 +118,7 @@ function estimate(text, jsonb, text, text, jsonb, text): user definer -- own ten
 function explain_route(uuid): user definer -- only a generation that the caller may see
 function find_cached_response(vector, double precision, integer, text, text, text, text, text, text): user definer -- own tenant, within the scope of the cache policy
 function find_vectorizer(text): user definer -- own tenant, or tables that the caller may read
+function finish_tool(jsonb): user definer -- only the call whose ticket this transaction has
 function forget_user(text, uuid, boolean): user definer -- own tenant; person:forget; the owner: any tenant
 function fuse_chunks(uuid, bigint, bigint, integer, boolean, vector, bigint[], integer, double precision, double precision, integer, double precision, jsonb): user
 function generate(text, jsonb, text, text, jsonb, boolean, text, timestamp with time zone, integer, text, jsonb, text, text, text, text, text[], uuid, boolean): user
@@ -161,6 +165,7 @@ function revectorize(text, text): user
 function revoke_api_key(uuid): user definer -- own key, or own tenant and key:write
 function rotate_api_key(uuid, interval): user definer -- own tenant; key:write, and no more than the caller has
 function rows_query(bigint): user definer -- the caller owns the table; only the text of a query, run with the caller's rights
+function run_tool(): user
 function search_rows(text, vector, double precision, integer): user
 function set_member_role(text, text): user definer -- own tenant; member:write, no role and no member with more than the caller has
 function set_role(text, text[]): user definer -- own tenant; member:write, no role with more than the caller has
@@ -205,5 +210,7 @@ function worker_register(text, text, integer): worker definer -- a row for a new
 function worker_settle(uuid, jsonb): worker definer -- a worker's own leases
 function worker_sleep(): worker definer -- a lock
 function worker_stop(uuid): worker definer -- a worker's own row
+function worker_tools(uuid, integer): worker definer -- calls that wait, for a registered worker
+function worker_tools_done(uuid, jsonb): worker definer -- a worker's own runs
 function worker_wake(): worker definer -- a lock
 \.
