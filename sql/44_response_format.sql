@@ -201,7 +201,7 @@ as $$
 declare
   v_one   record;
   v_value jsonb;
-  v_given p_type%type;
+  v_given alias for $0;
 begin
   select g.status, g.output into v_one from ai.generations g where g.id = p_id;
   if not found then

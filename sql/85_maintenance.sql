@@ -51,7 +51,7 @@ end
 $$;
 comment on function ai.make_partitions(timestamptz) is 'Makes the partitions that are missing, some ahead; gives how many.';
 
--- Detaches and drops partitions that ended longer ago than ai.partitioning.keep, and gives how many. A partition's
+-- Detaches and drops partitions that ended longer ago than ai.partitioning.keep, and gives how many; forgets the runs of tools of that time. A partition's
 -- range is read from its name. Locks the parent alone for a moment; waits 2 s at most.
 create or replace function ai.drop_old_partitions(p_now timestamptz default now()) returns integer
 language plpgsql volatile security definer
@@ -75,6 +75,11 @@ begin
     execute format('drop table ai.%I', v_old.relname);
     v_dropped := v_dropped + 1;
   end loop;
+  -- Runs of tools belong to generations, and are kept as long; some at a time, the rest the next time.
+  delete from ai.tool_calls c
+   where c.ctid = any (array(
+     select o.ctid from ai.tool_calls o join ai.partitioning p on p.table_name = 'generations' and o.created_at <= p_now - p.keep
+      where o.settled_at is not null limit 10000 for update of o skip locked));
   return v_dropped;
 end
 $$;

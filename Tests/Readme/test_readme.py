@@ -27,7 +27,7 @@ def test_the_psql_sessions_of_a_page_happen_as_written(
     text = re.sub(r"http://127\.0\.0\.1:\d+", simulator.base_url, page.read_text())
     sessions = transcript.sessions(text)
     assert sessions, f"{page.name} has no ```psql session"
-    worker(database)
+    worker(database, env={"MARTLET_TOOLS_DATABASE_URL": database.login("ai_user").url})
     for steps in sessions:
         for step, found in zip(steps, transcript.run(steps, database.url), strict=True):
             difference = transcript.differs(step.expected, found)
