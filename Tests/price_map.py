@@ -63,7 +63,12 @@ class Entry:
     """One model of the map, asked for single rates by the names that the map uses."""
 
     def __init__(self, members: dict[str, Any]) -> None:
-        self.members = members
+        self.members = dict(members)
+        # Anthropic's batches cost half of everything, also of what the map does not name.
+        if members.get("litellm_provider") == "anthropic" and any(key.endswith("_batches") for key in members):
+            for key, value in members.items():
+                if re.fullmatch(r"cache_creation_input_token_cost_above_1hr(_above_\d+k_tokens)?", key):
+                    self.members.setdefault(f"{key}_batches", value / 2)
         self.mode = members.get("mode")
         self.image = self.mode in ("image_generation", "image_edit")
         self.tiers = []

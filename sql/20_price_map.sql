@@ -134,6 +134,12 @@ begin
     select service, above, class, rate from said
     union all  -- Anthropic's fast mode is a multiple of everything
     select 'fast', above, class, trim_scale(rate * v_factor) from said where v_factor is not null and service = '' and ai.is_token_class(class)
+    union all  -- and its batches cost half of everything, also of what the map does not name
+    select 'batch', s.above, s.class, trim_scale(s.rate * 0.5)
+      from said s
+     where p_entry ->> 'litellm_provider' = 'anthropic' and s.service = '' and s.class = 'cache_write_1h'
+       and exists (select from said b where b.service = 'batch')
+       and not exists (select from said b where b.service = 'batch' and b.above = s.above and b.class = s.class)
   ), blocks as (
     select e.service, e.above, jsonb_object_agg(e.class, e.rate) as block from every e group by 1, 2
   ), tiered as (

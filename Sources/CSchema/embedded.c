@@ -522,6 +522,10 @@ static const unsigned char sql_98[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char catalog_0[] = {
+#embed "../../catalog/catalog.json" suffix(, 0) if_empty(0)
+};
+
 static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_0, "20261121000100_schema_roles_settings.sql"),
   FILE_ENTRY(migrations_1, "20261121000200_identity.sql"),
@@ -659,5 +663,11 @@ static const martlet_sql_file sql_list[] = {
   {0, 0, 0},
 };
 
+static const martlet_sql_file catalog_list[] = {
+  FILE_ENTRY(catalog_0, "catalog.json"),
+  {0, 0, 0},
+};
+
 const martlet_sql_file *martlet_migrations(void) { return migrations_list; }
 const martlet_sql_file *martlet_sql(void) { return sql_list; }
+const martlet_sql_file *martlet_catalog(void) { return catalog_list; }

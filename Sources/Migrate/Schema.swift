@@ -35,6 +35,11 @@ package struct Schema: Sendable, Equatable {
     try Schema(migrations: list(martlet_migrations()), files: list(martlet_sql()))
   }
 
+  /// The catalog of providers and models that ships, as JSON: what `ai.load_catalog()` takes.
+  package static func catalog() -> String {
+    list(martlet_catalog()).first { $0.file == "catalog.json" }?.text ?? "{}"
+  }
+
   private static func list(
     _ first: UnsafePointer<martlet_sql_file>?
   ) -> [(file: String, text: String)] {

@@ -23,6 +23,7 @@ struct Martlet: AsyncParsableCommand {
       BatchCommand.self,
       SecretsCommand.self,
       CallsCommand.self,
+      CatalogCommand.self,
       DoctorCommand.self,
       SimulateCommand.self,
       SchemaCommand.self,

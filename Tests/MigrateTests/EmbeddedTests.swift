@@ -36,6 +36,11 @@ struct EmbeddedTests {
       Dictionary(pairs, uniquingKeysWith: { $1 }) == (try folder("sql")), "run scripts/embed-list")
   }
 
+  @Test func `the binary has the catalog, as it is`() throws {
+    let url = Self.repository.appending(path: "catalog/catalog.json")
+    #expect(Schema.catalog() == (try String(contentsOf: url, encoding: .utf8)))
+  }
+
   @Test func `the drops run first`() throws {
     #expect(try Schema.embedded().files.first?.file == "00_drops.sql")
   }

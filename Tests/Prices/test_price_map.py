@@ -192,3 +192,62 @@ def test_a_second_import_changes_nothing_and_a_changed_price_makes_one_version(d
         ("openai/text-embedding-3-small", 0.02, 0.03)
     ]
     assert database.value("select count(*) from ai.prices") == prices + 1
+
+
+def test_the_catalog_has_the_prices_of_the_map_and_every_model_of_it_is_bounded(database: Database, text: str) -> None:
+    catalog = (REPOSITORY / "catalog/catalog.json").read_text(encoding="utf-8")
+    loaded = database.execute("select * from ai.load_catalog(%s)", catalog)
+    assert {row["what"] for row in loaded} <= {"added", "kept"}
+    assert {row["price"] for row in loaded if "/" in row["name"]} == {"priced"}
+    assert {row["price"] for row in database.execute("select * from ai.load_catalog(%s)", catalog)} == {"same", None}
+    database.execute("create table public.map as select %s::jsonb as entries", text)
+    checked = database.execute("select i.* from public.map, ai.import_prices(entries, dry_run => true) i")
+    assert [(row["model"], row["what"], row["price"]) for row in checked if row["price"] != "same"] == []
+    unbounded = database.execute(
+        """
+        select m.name from ai.models m join ai.prices p on p.model_id = m.id
+         where ai.most_cost(p.rates, m.kind, '{}', 100000, coalesce(m.max_output_tokens, 0), 60) is null
+        """
+    )
+    assert unbounded == []
+
+
+def test_an_operator_loads_the_catalog_and_nobody_else_does(
+    database: Database, text: str, tmp_path: Path, martlet_bin: Path
+) -> None:
+    def catalog(*arguments: str, url: str = database.url, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [martlet_bin, "catalog", *arguments],
+            env={**os.environ, "DATABASE_URL": url},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    shown = json.loads(catalog("show").stdout)
+    assert shown == json.loads((REPOSITORY / "catalog/catalog.json").read_text(encoding="utf-8"))
+    assert all(provider["name"] in catalog("list").stdout for provider in shown["providers"])
+    tried = catalog("load", "--provider", "mistral", "--dry-run", "--json")
+    assert {json.loads(line)["what"] for line in tried.stdout.splitlines()} == {"added"}
+    assert database.value("select count(*) from ai.providers where name = 'mistral'") == 0
+    assert catalog("load", "--provider", "mistral").returncode == 0
+    assert database.value("select count(*) from ai.models where name like 'mistral/%%'") > 3
+    prices = tmp_path / "map.json"
+    prices.write_text(text, encoding="utf-8")
+    assert catalog("import", str(prices)).stdout == "", "nothing new"
+    changed = json.loads(text)
+    changed["mistral/mistral-embed"]["input_cost_per_token"] = 7e-7
+    told = catalog("import", "-", stdin=json.dumps(changed)).stdout
+    assert told.split() == ["mistral/mistral-embed", "kept,", "repriced"]
+    for arguments, said in (
+        (("load", "--provider", "nobody"), "PT404"),
+        (("import", "-"), "22P02"),
+        (("import", str(tmp_path / "none")), "cannot read"),
+    ):
+        failed = catalog(*arguments, stdin="{")
+        assert failed.returncode == 1
+        assert said in failed.stderr
+    refused = catalog("load", url=database.member(role="admin").url)
+    assert refused.returncode == 1
+    assert "owns the schema" in refused.stderr

@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-/// One file of migrations/ or sql/, as it was when the binary was built.
+/// One file of migrations/, sql/ or catalog/, as it was when the binary was built.
 typedef struct {
   /// The file's name without a folder; null ends a list.
   const char *name;
@@ -15,5 +15,7 @@ typedef struct {
 const martlet_sql_file *martlet_migrations(void);
 /// The files of sql/, sorted by name.
 const martlet_sql_file *martlet_sql(void);
+/// The files of catalog/, sorted by name.
+const martlet_sql_file *martlet_catalog(void);
 
 #endif
