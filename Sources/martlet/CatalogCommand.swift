@@ -126,7 +126,8 @@ struct CatalogLoadCommand: AsyncParsableCommand {
     try await options.tell(
       """
       select rpad(c.name, 60) || ' ' || c.what || coalesce(', ' || c.price, ''), to_jsonb(c)::text
-        from ai.load_catalog($1::jsonb, (select array_agg(p) from jsonb_array_elements_text($2::jsonb) p), dry_run => $3::boolean) c
+        from ai.load_catalog($1::jsonb, (select array_agg(p) from jsonb_array_elements_text($2::jsonb) p),
+                             dry_run => $3::boolean) c
       """,
       [text, provider.isEmpty ? nil : try jsonLine(provider), String(options.dryRun)])
   }
