@@ -41,6 +41,7 @@ extension Responder {
       case .chatCompletions, .messages: return try chat(request, context)
       case .embeddings: return try embeddings(request, context)
       case .countTokens: return try countTokens(request, context)
+      case .media(let endpoint): return try media(request, endpoint, context)
       case .models: return models(context)
       case .model(let id): return model(id, context)
       case .gemini(let method): return try gemini(method, request, context)

@@ -81,6 +81,12 @@ final class Responder: Sendable {
       if let endpoint = Endpoint(gemini: request.head.method, path) {
         return provider(request, endpoint)
       }
+      if let media = MediaEndpoint(rawValue: String(path)), request.head.method == .POST {
+        return provider(request, .media(media))
+      }
+      if request.head.method == .GET, path.hasPrefix("/files/"), let file = file(request, path) {
+        return file
+      }
       if request.head.method == .GET, path.hasPrefix("/v1/models/") {
         return provider(request, .model(String(path.dropFirst("/v1/models/".count))))
       }
@@ -95,6 +101,7 @@ enum Endpoint: Equatable {
   case messages
   case embeddings
   case countTokens
+  case media(MediaEndpoint)
   case models
   case model(String)
   case gemini(GeminiMethod)
@@ -103,7 +110,7 @@ enum Endpoint: Equatable {
   static let known = [
     "/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/messages/count_tokens",
     "/v1/models",
-  ]
+  ] + MediaEndpoint.allCases.map(\.rawValue)
 
   /// The path as the log names it.
   var path: String {
@@ -113,6 +120,7 @@ enum Endpoint: Equatable {
     case .embeddings: Self.known[2]
     case .countTokens: Self.known[3]
     case .models: Self.known[4]
+    case .media(let endpoint): endpoint.rawValue
     case .model(let id): "/v1/models/\(id)"
     case .gemini(let method): "/v1/models:\(method.name.rawValue)"
     case .unknown(let path): path
@@ -123,7 +131,7 @@ enum Endpoint: Equatable {
   func wire(_ headers: HTTPHeaders) -> Wire {
     switch self {
     case .messages, .countTokens: .anthropic
-    case .chatCompletions, .embeddings: .openAI
+    case .chatCompletions, .embeddings, .media: .openAI
     case .gemini: .gemini
     case .models, .model, .unknown:
       headers.contains(name: "x-goog-api-key")
