@@ -12,7 +12,7 @@ package struct StreamLimitError: Error, CustomStringConvertible {
 /// `\n`; one space after the colon is dropped; a byte order mark at the very start is dropped; an
 /// event without its blank line is incomplete and never given.
 ///
-/// Where the stream is cut into pieces makes no difference. `id` and `retry` are ignored.
+/// Where the stream is cut into pieces makes no difference. `retry` is ignored.
 package struct SSEParser: Sendable {
   /// Bytes that one event, or one line, may have.
   package let limit: Int
@@ -21,6 +21,7 @@ package struct SSEParser: Sendable {
   private var data: [UInt8] = []
   private var hasData = false
   private var name: String?
+  private var id: String?
   /// The last name, to save making the same string for each event.
   private var knownName = ""
   private var isAtStart = true
@@ -35,10 +36,11 @@ package struct SSEParser: Sendable {
   package var heldBytes: Int { partial.count + data.count }
 
   /// Takes the next bytes and gives each event they complete: its name (nil where it has none) and
-  /// its data. `onEvent` returns false to stop; the rest of the bytes is dropped then.
-  /// After an error the parser must not be used again.
+  /// its data. `onEvent` returns false to stop; the rest of the bytes is dropped then. `onID` is told the
+  /// id of an event that has one, before the event. After an error the parser must not be used again.
   package mutating func feed(
-    _ bytes: UnsafeRawBufferPointer, _ onEvent: (String?, [UInt8]) -> Bool
+    _ bytes: UnsafeRawBufferPointer, onID: (String) -> Void = { _ in },
+    _ onEvent: (String?, [UInt8]) -> Bool
   ) throws(StreamLimitError) {
     var rest = bytes[...]
     if skipsNewline, let first = rest.first {
@@ -53,14 +55,14 @@ package struct SSEParser: Sendable {
       }
       let wantsMore: Bool
       if partial.isEmpty {
-        wantsMore = try take(UnsafeRawBufferPointer(rebasing: rest[..<end]), onEvent)
+        wantsMore = try take(UnsafeRawBufferPointer(rebasing: rest[..<end]), onID, onEvent)
       } else {
         partial.append(contentsOf: rest[..<end])
         try check(partial.count)
         var line: [UInt8] = []
         swap(&line, &partial)
         let result = line.withUnsafeBytes { bytes in
-          Result { () throws(StreamLimitError) in try take(bytes, onEvent) }
+          Result { () throws(StreamLimitError) in try take(bytes, onID, onEvent) }
         }
         wantsMore = try result.get()
         line.removeAll(keepingCapacity: true)
@@ -93,14 +95,15 @@ package struct SSEParser: Sendable {
 
   /// Takes one line without its end.
   private mutating func take(
-    _ whole: UnsafeRawBufferPointer, _ onEvent: (String?, [UInt8]) -> Bool
+    _ whole: UnsafeRawBufferPointer, _ onID: (String) -> Void,
+    _ onEvent: (String?, [UInt8]) -> Bool
   ) throws(StreamLimitError) -> Bool {
     var line = whole[...]
     if isAtStart {
       isAtStart = false
       if line.starts(with: [0xef, 0xbb, 0xbf]) { line = line.dropFirst(3) }
     }
-    if line.isEmpty { return dispatch(onEvent) }
+    if line.isEmpty { return dispatch(onID, onEvent) }
     let colon = line.firstIndex(of: UInt8(ascii: ":"))
     if colon == line.startIndex { return true }
     let field = line[..<(colon ?? line.endIndex)]
@@ -116,14 +119,20 @@ package struct SSEParser: Sendable {
         knownName = String(decoding: value, as: UTF8.self)
       }
       name = knownName.isEmpty ? nil : knownName
+    } else if field.elementsEqual("id".utf8), !value.contains(0) {
+      id = String(decoding: value.prefix(1_024), as: UTF8.self)
     }
     return true
   }
 
-  private mutating func dispatch(_ onEvent: (String?, [UInt8]) -> Bool) -> Bool {
-    let name = self.name
+  private mutating func dispatch(
+    _ onID: (String) -> Void, _ onEvent: (String?, [UInt8]) -> Bool
+  ) -> Bool {
+    let (name, id) = (name, id)
     self.name = nil
+    self.id = nil
     guard hasData else { return true }
+    if let id { onID(id) }
     hasData = false
     var event: [UInt8] = []
     swap(&event, &data)

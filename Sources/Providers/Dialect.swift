@@ -58,6 +58,9 @@ package protocol ResponseReader: Sendable {
   /// understood is kept for `finish` to report.
   mutating func receive(event: String?, data: [UInt8]) -> String
 
+  /// The id of the event that comes next, where it has one.
+  mutating func eventID(_ id: String)
+
   /// True once the protocol's own terminal marker was seen: the transfer may be ended early.
   var isComplete: Bool { get }
 
@@ -77,6 +80,7 @@ package protocol ResponseReader: Sendable {
 }
 
 extension ResponseReader {
+  package mutating func eventID(_ id: String) {}
   package mutating func followUp(_ end: TransferEnd) -> FollowUp? { nil }
   package var farewell: FollowUp? { nil }
 }

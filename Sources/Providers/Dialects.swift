@@ -5,6 +5,8 @@ package enum Dialects {
   package static func named(_ name: String) -> (any Dialect.Type)? {
     switch name {
     case OpenAI.name: OpenAI.self
+    case OpenAIResponses.name: OpenAIResponses.self
+    case Replicate.name: Replicate.self
     case AnthropicMessages.name: AnthropicMessages.self
     case Ollama.name: Ollama.self
     case TextGeneration.name: TextGeneration.self

@@ -146,9 +146,9 @@ package struct PollPauses: Sendable, Equatable {
   private let longest: Int
   private var troubles = 0
 
-  package init(options: JSON, normal: Int) {
-    pause = min(max(options["poll_ms"]?.int ?? normal, 10), 3_600_000)
-    longest = min(max(options["poll_max_ms"]?.int ?? 5_000, pause), 3_600_000)
+  package init(options: JSON?, normal: Int) {
+    pause = min(max(options?["poll_ms"]?.int ?? normal, 10), 3_600_000)
+    longest = min(max(options?["poll_max_ms"]?.int ?? 5_000, pause), 3_600_000)
   }
 
   /// Before the job is asked for again, which was not done yet. `hint`: what the provider asks for.
@@ -157,6 +157,9 @@ package struct PollPauses: Sendable, Equatable {
     defer { pause = min(pause + pause / 2, longest) }
     return max(pause, hint ?? 0)
   }
+
+  /// Something of the answer came.
+  package mutating func goesOn() { troubles = 0 }
 
   /// Before it is asked for again, where nothing could be learnt of it; nil: no more.
   package mutating func afterTrouble(hint: Int? = nil) -> Int? {

@@ -66,7 +66,7 @@ final class Attempt: TransferSink, @unchecked Sendable {
     do throws(StreamLimitError) {
       switch framing {
       case .events:
-        try events.feed(bytes) { name, data in
+        try events.feed(bytes, onID: { reader.eventID($0) }) { name, data in
           text += read(name, data)
           return !reader.isComplete
         }

@@ -30,7 +30,19 @@ struct Recording: Sendable {
     return streamType(dialect) == "text/event-stream" ? events(bytes) : lines(bytes)
   }
 
-  static let all = [
+  static let all =
+    plain + [
+      Recording(
+        dialect: "openai_responses", stream: true, body: Fixture.responsesStream,
+        terminal: #""total_tokens":168}}}"#),
+      Recording(
+        dialect: "openai_responses", stream: false, body: Fixture.responsesDone + "\n",
+        terminal: "}\n"),
+      Recording(
+        dialect: "replicate", stream: false, body: Fixture.predictionDone + "\n", terminal: "}\n"),
+    ]
+
+  private static let plain = [
     Recording(
       dialect: "openai", stream: true, body: Fixture.openAIStream, terminal: "data: [DONE]",
       mayEnd: #""finish_reason":"stop"}],"usage":null}"#),

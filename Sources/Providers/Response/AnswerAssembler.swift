@@ -18,6 +18,12 @@ protocol AnswerAssembler: Sendable {
   /// Takes status and headers, before anything else: some protocols count tokens there.
   mutating func head(_ head: ResponseHead)
 
+  /// The id of the event that comes next, where it has one.
+  mutating func eventID(_ id: String)
+
+  /// Takes an event whose data is text, in a protocol that has such; gives nil if it is JSON.
+  mutating func plain(named name: String?, _ data: [UInt8]) -> String?
+
   /// Takes the JSON of one event or line; gives the text that became visible.
   mutating func event(named name: String?, _ json: JSON) -> String
 
@@ -41,7 +47,8 @@ protocol AnswerAssembler: Sendable {
   /// ends properly here, as it does with servers that leave the marker out.
   var mayEnd: Bool { get }
 
-  /// What arrived is sound and says that the answer is not there yet: a job that runs.
+  /// What arrived is sound and says that the answer is not there yet, or not here: a job that runs. The
+  /// response may end here.
   var isPending: Bool { get }
 
   /// Asked when a response has ended without completing the answer: what is to be sent for the rest of it;
@@ -63,6 +70,8 @@ extension AnswerAssembler {
   static var maxValues: Int { 1 << 20 }
   mutating func head(_ head: ResponseHead) {}
   mutating func marker(_ data: [UInt8]) -> String? { nil }
+  mutating func eventID(_ id: String) {}
+  mutating func plain(named name: String?, _ data: [UInt8]) -> String? { nil }
   mutating func cut(_ json: JSON) -> String { whole(json) }
   var isPending: Bool { false }
   mutating func followUp(_ ended: ResponseEnd) -> FollowUp? { nil }

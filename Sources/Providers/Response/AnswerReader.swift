@@ -8,6 +8,8 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   private var head: ResponseHead?
   private var framing = Framing.whole
   private var sawUnit = false
+  /// Of the present response.
+  private var sawBody = false
   private var errorBody: [UInt8] = []
   /// The first unit of a successful response that could not be read.
   private var malformed: [UInt8]?
@@ -57,6 +59,8 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     return framing
   }
 
+  mutating func eventID(_ id: String) { assembler.eventID(id) }
+
   mutating func receive(event: String?, data: [UInt8]) -> String {
     guard let head else { return "" }
     guard (200...299).contains(head.status) else {
@@ -64,7 +68,13 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
       errorBody.append(contentsOf: data.prefix(max(0, 65_536 - errorBody.count)))
       return ""
     }
-    guard !assembler.isComplete, assembler.fault == nil, !isBlank(data) else { return "" }
+    guard !assembler.isComplete, assembler.fault == nil else { return "" }
+    sawBody = true
+    if case .events = framing, let text = assembler.plain(named: event, data) {
+      sawUnit = true
+      return text
+    }
+    guard !isBlank(data) else { return "" }
     sawUnit = true
     if !isWhole {
       malformedWasLast = false
@@ -96,14 +106,21 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
 
   mutating func followUp(_ end: TransferEnd) -> FollowUp? {
     guard !assembler.isComplete, assembler.fault == nil else { return nil }
-    guard let next = assembler.followUp(ended(end)) else { return nil }
+    guard let next = assembler.followUp(ended(end)) else {
+      // An answer that is complete without what was asked for last.
+      if assembler.isComplete { (malformed, cut) = (nil, false) }
+      return nil
+    }
     firstRequestID = firstRequestID ?? requestID
     isFollowing = true
     head = nil
     errorBody = []
-    // What was cut off comes again; a hole stays one.
-    if malformedWasLast || next.supersedes { malformed = nil }
+    sawBody = false
+    // What was cut off comes again, and so does a body; a hole in a stream stays one.
+    if case .whole = framing { malformed = nil }
+    if malformedWasLast { malformed = nil }
     malformedWasLast = false
+    framing = .whole
     cut = false
     return next
   }
@@ -122,12 +139,15 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     }
     if case .broken(let signal, _) = end { return .broken(signal) }
     if malformed != nil || cut { return .unreadable }
+    if case .whole = framing, !sawBody { return .unreadable }
     // What OpenAI's SDK asks before it polls.
     let hint = head.headers["openai-poll-after-ms"].flatMap(Double.init).map(RetryAfter.clamp)
     return .complete(wait: RetryAfter.milliseconds(head.headers, now: now) ?? hint)
   }
 
   mutating func finish(_ end: TransferEnd) -> Outcome {
+    // What was still asked for is not needed for an answer.
+    if isFollowing, assembler.isComplete, !cut, malformed == nil { return .success(finished()) }
     guard let head else {
       guard case .broken(let signal, let words) = end else {
         return .failure(failure(.empty, "the connection closed without a response"))
