@@ -55,6 +55,9 @@ extension Responder {
         code: "missing_required_parameter")
     case .anthropic: ProviderFailure(wire, status: 400, message: "\(name): Field required")
     case .gemini: ProviderFailure(wire, status: 400, message: "* \(name) is not specified")
+    case .ollama: ProviderFailure(wire, status: 400, message: "\(name) is required")
+    case .tgi, .tei, .huggingFace:
+      ProviderFailure(wire, status: 422, message: "missing field `\(name)`")
     }
   }
 
@@ -84,6 +87,7 @@ extension Responder {
         throw ProviderFailure(
           .gemini, status: 400, message: "Only one candidate can be specified in the current model")
       }
+    case .ollama, .tgi, .tei, .huggingFace: break
     }
     if let limit = chat.maxTokens, limit < 1 {
       throw ProviderFailure(
@@ -94,6 +98,12 @@ extension Responder {
   private func whole(
     _ answer: Answer, _ context: Context, _ directives: Directives
   ) -> Exchange {
+    var context = context
+    if context.wire == .tgi {
+      context.counts = [
+        ("x-prompt-tokens", answer.usage.input), ("x-generated-tokens", answer.usage.output),
+      ]
+    }
     var beginning = ByteBuffer()
     var end = ByteBuffer()
     context.wire.write(answer, head: &beginning, tail: &end)
@@ -127,7 +137,7 @@ extension Responder {
     if !context.allowsChunks { context.keepAlive = false }
     var buffer = ByteBuffer()
     head(
-      context, 200, "text/event-stream; charset=utf-8",
+      context, 200, context.wire.streamType,
       context.allowsChunks ? .chunked : .untilClose
     ).write(into: &buffer)
     return Exchange(
@@ -186,6 +196,12 @@ extension Wire {
     case .gemini:
       GeminiWire.head(answer, into: &head)
       GeminiWire.tail(answer, into: &tail)
+    case .ollama:
+      OllamaWire.head(answer, into: &head)
+      OllamaWire.tail(answer, into: &tail)
+    case .tgi, .tei, .huggingFace:
+      TextGenerationWire.head(self, into: &head)
+      TextGenerationWire.tail(answer, self, into: &tail)
     }
   }
 }

@@ -16,6 +16,8 @@ struct ChatRequest {
 
   var model: String?
   var stream = false
+  /// Whether the request says if it is to be streamed.
+  var saysStream = false
   var includeUsage = false
   /// Whether chunks are padded (`stream_options.include_obfuscation`).
   var obfuscates = true
@@ -53,7 +55,17 @@ struct ChatRequest {
   ) throws(JSONScanner.Malformed) {
     switch scanner.text(key) {
     case "model": model = try scanner.stringIfAny().map { scanner.text($0) }
-    case "stream": stream = try scanner.isTrue()
+    case "stream":
+      stream = try scanner.isTrue()
+      saysStream = true
+    case "prompt", "inputs": question = try scanner.stringIfAny()
+    case "options", "parameters": try readLimits(&scanner)
+    case "think":
+      thinks = scanner.peek() != UInt8(ascii: "f") && scanner.peek() != UInt8(ascii: "n")
+      try scanner.skip()
+    case "format":
+      wantsJSON = scanner.peek() == UInt8(ascii: "{") || scanner.peek() == UInt8(ascii: "\"")
+      try scanner.skip()
     case "messages": try readMessages(&scanner)
     case "system":
       try readContent(&scanner) { request, text in request.addContext(text) }
@@ -70,6 +82,20 @@ struct ChatRequest {
     case "top_p": try noteSampling("top_p", &scanner)
     case "top_k": try noteSampling("top_k", &scanner)
     default: try scanner.skip()
+    }
+  }
+
+  /// Ollama's options and Text Generation Inference's parameters.
+  private mutating func readLimits(
+    _ scanner: inout JSONScanner
+  ) throws(JSONScanner.Malformed) {
+    guard scanner.peek() == UInt8(ascii: "{") else { return try scanner.skip() }
+    try scanner.object { (scanner, key) throws(JSONScanner.Malformed) in
+      if scanner.equals(key, "num_predict") || scanner.equals(key, "max_new_tokens") {
+        maxTokens = try scanner.integer()
+      } else {
+        try scanner.skip()
+      }
     }
   }
 

@@ -27,7 +27,8 @@ extension Responder {
     var usage = TokenUsage(
       input: TokenEstimate.tokens(bytes: request.body.readableBytes), output: max(1, output))
     let thinks = context.wire != .openAI && chat.thinks
-    let thinking = thinks && (context.wire == .anthropic || chat.showsThoughts) ? Self.thought : []
+    let showsThoughts = chat.showsThoughts || context.wire != .gemini
+    let thinking = thinks && showsThoughts ? Self.thought : []
     usage.reasoning = directives.usage.reasoning ?? (thinks ? Self.thoughtTokens : 0)
     usage.output += usage.reasoning
     if isBlocked { usage.output = 0 }
@@ -42,6 +43,9 @@ extension Responder {
         Self.finish(directives.finish ?? finish, context.wire)),
       usage: usage, serviceTier: JSONText.escaped(tier), choiceCount: chat.choiceCount,
       includeUsage: chat.includeUsage, obfuscates: chat.obfuscates)
+    if case .modelServer(let server) = context.endpoint {
+      answer.isCompletion = server.task != .chat
+    }
     if directives.finish == "stop_sequence" { answer.stopSequence = Array("END".utf8) }
     return answer
   }
@@ -134,6 +138,13 @@ extension Responder {
       case "stop", "end_turn", "tool_calls", "tool_use": return "STOP"
       case "length", "max_tokens": return "MAX_TOKENS"
       case "content_filter", "refusal": return "SAFETY"
+      default: return reason
+      }
+    case .ollama, .tgi, .tei, .huggingFace:
+      switch reason {
+      case "length", "max_tokens": return "length"
+      case "stop", "end_turn", "tool_calls", "tool_use":
+        return wire == .ollama ? "stop" : "eos_token"
       default: return reason
       }
     }

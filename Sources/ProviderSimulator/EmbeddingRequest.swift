@@ -9,6 +9,8 @@ struct EmbeddingRequest {
   /// `encoding_format` was neither `float` nor `base64`.
   var unknownFormat = false
   var hasInput = false
+  /// The input is an array.
+  var isList = false
   /// One entry an input: its text, or its token numbers written out.
   var inputs: [String] = []
   var tokenCount = 0
@@ -26,7 +28,7 @@ struct EmbeddingRequest {
         let format = try scanner.stringIfAny().map { scanner.text($0) }
         base64 = format == "base64"
         unknownFormat = format.map { $0 != "base64" && $0 != "float" } ?? false
-      case "input": try readInput(&scanner)
+      case "input", "inputs": try readInput(&scanner)
       default: try scanner.skip()
       }
     }
@@ -37,6 +39,7 @@ struct EmbeddingRequest {
     switch scanner.peek() {
     case UInt8(ascii: "\""): try readText(&scanner)
     case UInt8(ascii: "["):
+      isList = true
       // An array holds texts, token lists, or is itself one token list.
       var tokens: [Int] = []
       try scanner.array { (scanner) throws(JSONScanner.Malformed) in

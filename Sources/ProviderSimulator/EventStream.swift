@@ -29,7 +29,7 @@ struct EventStream {
   private var phase = Phase.start
   private var offset = 0
   private var choice = 0
-  /// Index of Anthropic's current content block.
+  /// Index of Anthropic's current content block, or of the last token.
   private var block = 0
 
   init(wire: Wire, answer: Answer) {
@@ -48,6 +48,8 @@ struct EventStream {
     case .openAI: nextOpenAI(into: &buffer)
     case .anthropic: nextAnthropic(into: &buffer)
     case .gemini: nextGemini(into: &buffer)
+    case .ollama: nextOllama(into: &buffer)
+    case .tgi, .tei, .huggingFace: nextTextGeneration(into: &buffer)
     }
   }
 }
@@ -191,6 +193,44 @@ extension EventStream {
   }
 }
 
+// MARK: - Servers of open models
+
+extension EventStream {
+  /// Nothing opens a stream; the opening event is empty, and there for the time before the first token.
+  private mutating func nextOllama(into buffer: inout ByteBuffer) -> Event {
+    switch phase {
+    case .start, .thinking, .openText:
+      phase = answer.text.count > 0 ? .text : afterText
+      if !answer.thinking.isEmpty { OllamaWire.thoughtLine(answer, into: &buffer) }
+      return .opening
+    case .text: return textDelta(into: &buffer)
+    case .openTool(let index), .toolArguments(let index):
+      OllamaWire.callLine(answer, index, into: &buffer)
+      phase = index + 1 < answer.toolCalls.count ? .openTool(index + 1) : .finish
+      return .tokens(1)
+    case .finish, .usage, .terminal:
+      OllamaWire.lastLine(answer, into: &buffer)
+      phase = .over
+      return .closing
+    case .over: return .end
+    }
+  }
+
+  private mutating func nextTextGeneration(into buffer: inout ByteBuffer) -> Event {
+    switch phase {
+    case .start, .thinking, .openText:
+      phase = answer.text.count > 0 ? .text : .finish
+      return .opening
+    case .text: return textDelta(into: &buffer)
+    case .over: return .end
+    default:
+      TextGenerationWire.lastEvent(answer, index: block + 1, into: &buffer)
+      phase = .over
+      return .closing
+    }
+  }
+}
+
 // MARK: - Deltas of all
 
 extension EventStream {
@@ -219,6 +259,10 @@ extension EventStream {
         $0.writeStaticString("\"")
       }
     case .gemini: GeminiWire.textChunk(answer, range, into: &buffer)
+    case .ollama: OllamaWire.textLine(answer, range, into: &buffer)
+    case .tgi, .tei, .huggingFace:
+      block += 1
+      TextGenerationWire.tokenEvent(answer, range, index: block, into: &buffer)
     }
     offset = end
     if offset == answer.text.count {
@@ -248,6 +292,7 @@ extension EventStream {
         $0.writeStaticString("\"")
       }
     case .gemini: break
+    case .ollama, .tgi, .tei, .huggingFace: break
     }
     offset = end
     if offset == arguments.count {

@@ -29,7 +29,7 @@ extension Responder {
     if directives.empty {
       return bytes(
         context, ByteBuffer(), status: directives.status ?? 200,
-        contentType: streams ? "text/event-stream; charset=utf-8" : "application/json",
+        contentType: streams ? context.wire.streamType : "application/json",
         directives: directives)
     }
     if let status = directives.status {
@@ -58,11 +58,14 @@ extension Responder {
 
   /// The error inside a 200 response: an overload unless directives say otherwise.
   func embeddedError(_ wire: Wire, _ directives: Directives) -> ProviderFailure {
-    switch wire {
-    case .openAI: ProviderFailure(wire, status: 500, directives: directives)
-    case .anthropic: ProviderFailure(wire, status: 529, directives: directives)
-    case .gemini: ProviderFailure(wire, status: 503, directives: directives)
-    }
+    let status =
+      switch wire {
+      case .anthropic: 529
+      case .gemini: 503
+      case .tgi, .tei: 424
+      default: 500
+      }
+    return ProviderFailure(wire, status: status, directives: directives)
   }
 
   /// A whole body with its second half missing, so that it is not JSON.

@@ -16,7 +16,7 @@ extension Responder {
       write(model: id, context.wire, into: &body)
     }
     switch context.wire {
-    case .openAI, .gemini: body.writeStaticString("]}")
+    case .openAI, .gemini, .ollama, .tgi, .tei, .huggingFace: body.writeStaticString("]}")
     case .anthropic:
       body.writeStaticString(
         "],\"has_more\":false,\"first_id\":\"sim-small\",\"last_id\":\"sim-embed\"}")
@@ -40,6 +40,7 @@ extension Responder {
     case .openAI:
       body.writeStaticString(
         "\",\"object\":\"model\",\"created\":1767225600,\"owned_by\":\"martlet-simulator\"}")
+    case .ollama, .tgi, .tei, .huggingFace: body.writeStaticString("\"}")
     case .anthropic:
       body.writeStaticString("\",\"type\":\"model\",\"display_name\":\"")
       body.writeString(id)

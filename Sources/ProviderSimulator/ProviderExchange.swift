@@ -11,6 +11,8 @@ extension Responder {
     var keepAlive: Bool
     /// HTTP/1.0 clients understand no chunks.
     var allowsChunks: Bool
+    /// Headers that count something.
+    var counts: [(name: StaticString, value: Int)] = []
     var entry: LogEntry
   }
 
@@ -45,6 +47,7 @@ extension Responder {
       case .models: return models(context)
       case .model(let id): return model(id, context)
       case .gemini(let method): return try gemini(method, request, context)
+      case .modelServer(let server): return try modelServer(server, request, context)
       case .unknown(let path):
         if Endpoint.known.contains(path) {
           return refuse(context, 405, "Method \(request.head.method.rawValue) is not allowed.")
@@ -84,6 +87,7 @@ extension Responder {
           context, 400, "anthropic-version: \"\(version)\" is not a valid version for this API")
       }
     case .gemini: return geminiRefusal(context, request, bearer: bearer)
+    case .ollama, .tgi, .tei, .huggingFace: return modelServerRefusal(context, bearer: bearer)
     }
     return nil
   }
@@ -175,7 +179,7 @@ extension Responder {
     ResponseHead(
       wire: context.wire, status: status, contentType: contentType, framing: framing,
       requestID: context.requestID, keepAlive: context.keepAlive, now: context.now,
-      failure: failure)
+      failure: failure, counts: context.counts)
   }
 
   func ending(_ context: Context) -> Transmission.Ending {

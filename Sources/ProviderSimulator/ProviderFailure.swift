@@ -48,6 +48,10 @@ struct ProviderFailure: Error, Equatable {
       (type, message) = Self.gemini(status)
       self.code = code
       if status == 429, code?.contains("PerDay") != true { retryAfter = .seconds(1) }
+    case .ollama, .tgi, .tei, .huggingFace:
+      (type, message) = Self.modelServer(wire, status)
+      self.code = code
+      if status == 503, wire == .huggingFace { retryAfter = .seconds(1) }
     }
   }
 
@@ -178,6 +182,7 @@ struct ProviderFailure: Error, Equatable {
       Self.write(type, into: &buffer)
       writeGeminiDetails(into: &buffer)
       buffer.writeStaticString("}}")
+    case .ollama, .tgi, .tei, .huggingFace: writeModelServer(wire, into: &buffer)
     }
   }
 

@@ -90,6 +90,14 @@ final class Responder: Sendable {
       if request.head.method == .GET, path.hasPrefix("/v1/models/") {
         return provider(request, .model(String(path.dropFirst("/v1/models/".count))))
       }
+      if request.head.method == .POST,
+        ["/tgi/v1/chat/completions", "/huggingface/v1/chat/completions"].contains(path)
+      {
+        return provider(request, .chatCompletions)
+      }
+      if let server = ModelServer(request.head.method, path) {
+        return provider(request, .modelServer(server))
+      }
       return provider(request, .unknown(String(path)))
     }
   }
@@ -105,6 +113,7 @@ enum Endpoint: Equatable {
   case models
   case model(String)
   case gemini(GeminiMethod)
+  case modelServer(ModelServer)
   case unknown(String)
 
   static let known = [
@@ -123,6 +132,7 @@ enum Endpoint: Equatable {
     case .media(let endpoint): endpoint.rawValue
     case .model(let id): "/v1/models/\(id)"
     case .gemini(let method): "/v1/models:\(method.name.rawValue)"
+    case .modelServer(let server): server.path
     case .unknown(let path): path
     }
   }
@@ -133,6 +143,7 @@ enum Endpoint: Equatable {
     case .messages, .countTokens: .anthropic
     case .chatCompletions, .embeddings, .media: .openAI
     case .gemini: .gemini
+    case .modelServer(let server): server.wire
     case .models, .model, .unknown:
       headers.contains(name: "x-goog-api-key")
         ? .gemini : headers.contains(name: "anthropic-version") ? .anthropic : .openAI

@@ -18,6 +18,8 @@ struct ResponseHead {
   var keepAlive: Bool
   var now: WallClock
   var failure: ProviderFailure?
+  /// Headers that count something.
+  var counts: [(name: StaticString, value: Int)] = []
 
   func write(into buffer: inout ByteBuffer) {
     buffer.writeStaticString("HTTP/1.1 ")
@@ -42,7 +44,17 @@ struct ResponseHead {
     case .openAI: writeOpenAI(into: &buffer)
     case .anthropic: writeAnthropic(into: &buffer)
     case .gemini: buffer.writeStaticString("\r\nserver-timing: gfet4t7; dur=1")
+    case .huggingFace:
+      buffer.writeStaticString("\r\nx-request-id: req_")
+      buffer.writeHex(requestID)
+    case .ollama, .tgi, .tei: break
     case nil: break
+    }
+    for (name, value) in counts {
+      buffer.writeStaticString("\r\n")
+      buffer.writeStaticString(name)
+      buffer.writeStaticString(": ")
+      buffer.writeDecimal(value)
     }
     if let failure { writeRetry(failure, into: &buffer) }
     buffer.writeStaticString("\r\n\r\n")
@@ -103,6 +115,8 @@ struct ResponseHead {
     switch failure.retryAfter {
     // Gemini says it in the body.
     case _ where wire == .gemini: break
+    // Hugging Face says in the body how long a model is being loaded.
+    case _ where wire == .huggingFace && status == 503: break
     case .none: break
     case .seconds(let seconds):
       buffer.writeStaticString("\r\nretry-after: ")
@@ -134,6 +148,7 @@ struct ResponseHead {
     case 409: "Conflict"
     case 413: "Content Too Large"
     case 422: "Unprocessable Content"
+    case 424: "Failed Dependency"
     case 429: "Too Many Requests"
     case 500: "Internal Server Error"
     case 502: "Bad Gateway"

@@ -33,6 +33,12 @@ package enum Wire: String, Sendable, Equatable {
   case openAI = "openai"
   case anthropic
   case gemini
+  case ollama
+  /// Text Generation Inference.
+  case tgi
+  /// Text Embeddings Inference.
+  case tei
+  case huggingFace = "huggingface"
 }
 
 /// Everything an answer to a chat request says, apart from its form.
@@ -66,4 +72,6 @@ struct Answer: Sendable, Equatable {
   /// Whether a stream ends with the usage chunk that OpenAI sends only when asked.
   var includeUsage = false
   var obfuscates = false
+  /// The text alone, not a message.
+  var isCompletion = false
 }

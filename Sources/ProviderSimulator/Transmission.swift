@@ -255,9 +255,9 @@ extension Transmission {
     case .cut(.end): break
     case .error(let failure, let requestID):
       scratch.clear()
-      scratch.writeStaticString(wire == .anthropic ? "event: error\ndata: " : "data: ")
+      scratch.writeStaticString(Self.errorPrefix(wire))
       failure.write(wire, requestID: requestID, into: &scratch)
-      scratch.writeStaticString("\n\n")
+      scratch.writeStaticString(wire == .ollama ? "\n" : "\n\n")
       writeScratch(to: &out)
     case .malformed:
       var event = ByteBuffer()
@@ -271,6 +271,14 @@ extension Transmission {
     return .finished(ending)
   }
 
+  private static func errorPrefix(_ wire: Wire) -> StaticString {
+    switch wire {
+    case .anthropic: "event: error\ndata: "
+    case .ollama: ""
+    default: "data: "
+    }
+  }
+
   private static func brokenEvent(_ wire: Wire) -> StaticString {
     switch wire {
     case .openAI:
@@ -278,6 +286,8 @@ extension Transmission {
     case .anthropic:
       "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"del\n\n"
     case .gemini: "data: {\"candidates\":[{\"content\":{\"par\r\n\r\n"
+    case .ollama: OllamaWire.brokenLine
+    case .tgi, .tei, .huggingFace: TextGenerationWire.brokenEvent
     }
   }
 
