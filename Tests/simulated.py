@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import uuid
 from collections import Counter
 from typing import Any
@@ -45,6 +46,24 @@ class Providers:
             ),
             "gemini": database.provider("sim-gemini", f"{simulator.base_url}/v1", "gemini", secret="SIM_API_KEY"),
         }
+        # Below the paths of docs/simulator.md.
+        for dialect in ("ollama", "tgi", "tei", "huggingface"):
+            self._ids[dialect] = database.provider(
+                f"sim-{dialect}", f"{simulator.base_url}/{dialect}", dialect, secret="SIM_API_KEY"
+            )
+
+    def server(self, dialect: str, directives: str, **columns: Any) -> str:
+        """A model of a provider of its own, for dialects that send no model's name: directives travel in a header."""
+        name = f"served/{next(_numbers)}"
+        provider = self.database.provider(
+            name,
+            f"{self.simulator.base_url}/{dialect}",
+            dialect,
+            secret="SIM_API_KEY",
+            headers=json.dumps({"x-simulate": directives}),
+        )
+        self.database.model(provider, name, "sim-small", **columns)
+        return name
 
     def model(self, directives: str = "", dialect: str = "openai", **columns: Any) -> str:
         """A new model that behaves as the directives say (docs/simulator.md); returns the name that apps use."""

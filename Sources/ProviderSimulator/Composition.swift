@@ -50,12 +50,12 @@ extension Responder {
     return answer
   }
 
-  /// Gemini names a tier only where it is not the usual one.
+  /// Gemini names a tier only where it is not the usual one; others know none.
   private static func usualTier(_ wire: Wire) -> String {
     switch wire {
     case .openAI: "default"
     case .anthropic: "standard"
-    case .gemini: ""
+    case .gemini, .ollama, .tgi, .tei, .huggingFace: ""
     }
   }
 

@@ -10,6 +10,8 @@ extension Responder {
     case .openAI: body.writeStaticString("{\"object\":\"list\",\"data\":[")
     case .anthropic: body.writeStaticString("{\"data\":[")
     case .gemini: body.writeStaticString("{\"models\":[")
+    // These have lists of their own.
+    case .ollama, .tgi, .tei, .huggingFace: break
     }
     for (index, id) in Self.listedModels.enumerated() {
       if index > 0 { body.writeStaticString(",") }

@@ -13,7 +13,7 @@ from databases import Database, Member
 from processes import Simulator, Worker
 from simulated import Providers, books_are_consistent, calls, ended
 
-ALL = ("openai", "anthropic", "gemini")
+ALL = ("openai", "anthropic", "gemini", "ollama")
 EITHER_WAY = (False, True)
 
 
