@@ -141,11 +141,10 @@ def test_errors_of_text_generation_inference_have_types(client, status: int, err
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_an_error_inside_a_stream_is_raised(client, after: int) -> None:
-    seen = []
+    tokens = iter(client("tgi/generate_stream", f"embedded_error={after}").text_generation("To be", stream=True))
+    assert all(next(tokens) for _ in range(after))
     with pytest.raises(GenerationError):
-        for token in client("tgi/generate_stream", f"embedded_error={after}").text_generation("To be", stream=True):
-            seen.append(token)
-    assert len(seen) == after
+        next(tokens)
 
 
 def test_the_router_wants_a_key_and_says_when_a_model_is_loading(client, provider) -> None:

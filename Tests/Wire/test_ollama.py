@@ -120,11 +120,10 @@ def test_errors_are_ollamas(client, status: int, words: str) -> None:
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_an_error_on_a_line_of_a_stream_is_raised(client, after: int) -> None:
-    texts = []
+    lines = iter(client(f"embedded_error={after}").chat("sim-small", QUESTION, stream=True))
+    assert all(next(lines).message.content for _ in range(after))
     with pytest.raises(ollama.ResponseError, match="an error was encountered"):
-        for line in client(f"embedded_error={after}").chat("sim-small", QUESTION, stream=True):
-            texts.append(line.message.content)
-    assert len([text for text in texts if text]) == after
+        next(lines)
 
 
 @pytest.mark.parametrize("directives", ["reset", "reset_after=2", "truncate_after=2"])
