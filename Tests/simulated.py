@@ -54,7 +54,7 @@ class Providers:
 
     def server(self, dialect: str, directives: str, **columns: Any) -> str:
         """A model of a provider of its own, for dialects that send no model's name: directives travel in a header."""
-        name = f"served/{next(_numbers)}"
+        name = f"served-{next(_numbers)}"
         provider = self.database.provider(
             name,
             f"{self.simulator.base_url}/{dialect}",
@@ -62,7 +62,7 @@ class Providers:
             secret="SIM_API_KEY",
             headers=json.dumps({"x-simulate": directives}),
         )
-        self.database.model(provider, name, "sim-small", **columns)
+        self.database.model(provider, name, "sim-small", **{"max_output_tokens": 4096, **columns})
         return name
 
     def model(self, directives: str = "", dialect: str = "openai", **columns: Any) -> str:

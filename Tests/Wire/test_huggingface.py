@@ -141,7 +141,8 @@ def test_errors_of_text_generation_inference_have_types(client, status: int, err
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_an_error_inside_a_stream_is_raised(client, after: int) -> None:
-    tokens = iter(client("tgi/generate_stream", f"embedded_error={after}").text_generation("To be", stream=True))
+    asked = client("tgi/generate_stream", f"embedded_error={after}")
+    tokens = iter(asked.text_generation("To be", stream=True))
     assert all(next(tokens) for _ in range(after))
     with pytest.raises(GenerationError):
         next(tokens)

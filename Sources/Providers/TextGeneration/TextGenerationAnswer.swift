@@ -84,7 +84,7 @@ struct TextGenerationAnswer: AnswerAssembler {
     reply.output = message.content
     reply.message = message.json()
     reply.finishReason = finishReason
-    reply.usage = usage
+    reply.usage = usage ?? headUsage
     return reply
   }
 
