@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,8 +17,6 @@ import waiting
 from databases import Database, Member
 from processes import Simulator, Worker
 from simulated import Providers, all_ended, books_agree_with_the_provider, unfinished
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def ask(database: Database, member: Member, model: str, count: int, stream: bool) -> None:
@@ -52,26 +50,6 @@ def test_a_worker_whose_connections_are_cut_again_and_again_loses_nothing(
     assert [process.running for process in processes] == [True, True]
     assert database.value("select count(*) from ai.generations where status <> 'succeeded'") == 0
     books_agree_with_the_provider(database, simulator)
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """An embedded server of this test's own: call it with the words that scripts/server takes."""
-    state = subprocess.run([REPOSITORY / "scripts/state"], check=True, capture_output=True, text=True).stdout.strip()
-    # Beside the other throw-away servers, where a killed run's remains are found and removed.
-    directory = Path(state) / f"run.{os.getpid()}.{tmp_path.name}"
-
-    def server(*words: str) -> str:
-        done = subprocess.run(
-            [REPOSITORY / "scripts/server", directory, *words], capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    server("start", "16" if os.environ.get("MARTLET_PG_VERSION") == "16" else "18")
-    yield server
-    server("stop", "immediate")
-    subprocess.run(["rm", "-rf", directory], check=True)
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
