@@ -26,7 +26,7 @@ KILLS = int(os.environ.get("MARTLET_CHAOS_KILLS", "20"))
 CRASHES = int(os.environ.get("MARTLET_CHAOS_CRASHES", "3"))
 WORKERS = 2
 
-# Each of them is tried again, so that every question has an answer in the end: what is lost cannot hide behind an error.
+# Each of them is tried again, so that every question has an answer in the end: nothing lost hides behind an error.
 MISBEHAVIOUR = (
     "ttft=60;rate=500;tokens=30",
     "status=503;retry_after_ms=30;chance=10",
