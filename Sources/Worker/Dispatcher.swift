@@ -185,7 +185,7 @@ struct Dispatcher {
       wishes?.stall
       ?? (call.stream ? Self.stallMilliseconds.stream : Self.stallMilliseconds.whole)
     request.firstAnswerTimeout = wishes?.firstToken ?? 0
-    if call.kind == .chat { request.maxHeldBytes = Self.longestAnswer }
+    if call.kind == .chat || call.kind == .completion { request.maxHeldBytes = Self.longestAnswer }
     request.publicOnly = ready.publicOnly
     let attempt = Attempt(
       fence: fence, streams: ready.streams, reader: ready.dialect.reader(for: call), desk: desk,

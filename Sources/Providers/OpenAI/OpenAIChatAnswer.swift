@@ -1,5 +1,6 @@
-/// Answers of Chat Completions, streamed as `chat.completion.chunk` events up to `[DONE]`, or whole
-/// as a `chat.completion`. Only the choice with index 0 counts.
+/// Answers of Chat Completions and of Completions, streamed as events of chunks up to `[DONE]`, or whole.
+/// A choice of a chat has its text in `delta` or `message`, one of a completion in `text`. Only the choice
+/// with index 0 counts.
 struct OpenAIChatAnswer: AnswerAssembler {
   static let requestIDHeaders = ["x-request-id", "request-id"]
   static let streams = true
@@ -19,6 +20,9 @@ struct OpenAIChatAnswer: AnswerAssembler {
   private var model: String?
   private var serviceTier: String?
   private var id: String?
+  private let isCompletion: Bool
+
+  init(to call: Call) { isCompletion = call.kind == .completion }
 
   var hasBegun: Bool {
     isComplete || !output.isEmpty || !message.reasoning.isEmpty || !calls.calls.isEmpty
@@ -43,7 +47,12 @@ struct OpenAIChatAnswer: AnswerAssembler {
     let choices = json["choices"]?.elements ?? []
     guard let choice = choices.first(where: { ($0["index"]?.int ?? 0) == 0 }) else { return "" }
     var text = ""
-    if let delta = choice["delta"] ?? choice["message"] { text = read(delta, whole: false) }
+    if isCompletion, let piece = choice["text"] {
+      text = readContent(piece)
+    } else if let delta = choice["delta"] ?? choice["message"] {
+      text = read(delta, whole: false)
+    }
+    if let logprobs = choice["logprobs"] { message.logprobs.add(logprobs) }
     if let reason = choice["finish_reason"]?.string, !reason.isEmpty {
       text += endText()
       finish(reason)
@@ -58,10 +67,18 @@ struct OpenAIChatAnswer: AnswerAssembler {
     }
     readFrame(json)
     let choices = json["choices"]?.elements ?? []
-    guard let choice = choices.first(where: { ($0["index"]?.int ?? 0) == 0 }) ?? choices.first,
-      let answer = choice["message"], answer.kind == .object
+    guard let choice = choices.first(where: { ($0["index"]?.int ?? 0) == 0 }) ?? choices.first
     else { return "" }
-    let text = read(answer, whole: true) + endText()
+    var text = ""
+    if isCompletion, let whole = choice["text"], whole.kind == .string {
+      text = readContent(whole)
+    } else if let answer = choice["message"], answer.kind == .object {
+      text = read(answer, whole: true)
+    } else {
+      return ""
+    }
+    text += endText()
+    if let logprobs = choice["logprobs"] { message.logprobs.add(logprobs) }
     finish(choice["finish_reason"]?.string ?? "stop")
     isComplete = fault == nil
     return text
@@ -91,7 +108,9 @@ struct OpenAIChatAnswer: AnswerAssembler {
   private mutating func readFrame(_ json: JSON) {
     if id == nil { id = json["id"]?.string }
     if let name = json["model"]?.string, !name.isEmpty { model = name }
-    if let tier = json["service_tier"]?.string { serviceTier = tier }
+    if let tier = json["service_tier"]?.string ?? json["usage"]?["service_tier"]?.string {
+      serviceTier = tier
+    }
     if let reported = json["usage"] ?? json["x_groq"]?["usage"],
       let read = Usage(openAI: reported)
     {
@@ -118,11 +137,18 @@ struct OpenAIChatAnswer: AnswerAssembler {
     return text
   }
 
-  /// Text, or the text parts of an array (as some compatible servers send it).
+  /// Text, or the text parts of an array (as some compatible servers send it), of which those of the
+  /// type `thinking` (Mistral's) are reasoning.
   private mutating func readContent(_ content: JSON) -> String {
     var text = ""
     if content.kind == .array {
       for part in content.elements {
+        if let thought = part["thinking"] {
+          for piece in thought.kind == .array ? thought.elements : [thought] {
+            message.reasoning += reasoningText.text(of: piece["text"] ?? piece)
+          }
+          continue
+        }
         guard let partText = part["text"] else { continue }
         text += contentText.text(of: partText)
       }

@@ -3,10 +3,9 @@ enum OpenAIEmbeddings {
   /// OpenAI's limit.
   static let maxTexts = 2_048
 
-  private static let own: Set<String> = ["model", "input", "stream", "encoding_format"]
-
   static func request(for call: Call) throws(Failure) -> ProviderRequest {
-    let parts = try RequestParts(call)
+    var parts = try RequestParts(call)
+    let variant = try OpenAIVariant.of(parts)
     guard let input = parts.request["input"] else {
       throw Failure(.unsendable, message: "the request has no input")
     }
@@ -16,13 +15,16 @@ enum OpenAIEmbeddings {
     writer.member("model", call.model)
     writer.key("input")
     writer.splice(input)
-    for (name, value) in parts.params where !own.contains(name) {
-      writer.key(name)
-      writer.splice(value)
+    variant.leaveOutUnsupported(of: &parts)
+    OpenAIParameters(parts: parts, variant: variant)
+      .write(to: &writer, besides: ["encoding_format"])
+    if variant.hasEncodingFormat {
+      writer.member("encoding_format", parts.param("encoding_format")?.string ?? "float")
     }
-    writer.member("encoding_format", parts.param("encoding_format")?.string ?? "float")
     writer.endObject()
-    return try parts.post(path: "/embeddings", auth: "bearer", ownHeaders: [], body: writer.bytes)
+    return try parts.post(
+      path: try variant.path("/embeddings", parts), auth: variant.auth, ownHeaders: [],
+      body: writer.bytes)
   }
 
   /// How many texts a call gives; nil: one, not in an array.

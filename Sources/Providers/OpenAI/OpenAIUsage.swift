@@ -2,6 +2,10 @@ extension Usage {
   /// OpenAI's `usage`: cached and cache-write tokens are inside of `prompt_tokens`, reasoning tokens
   /// inside of `completion_tokens`. DeepSeek reports its cache in `prompt_cache_hit_tokens`. nil
   /// where totals are missing, since a wrong bill is worse than an estimate.
+  ///
+  /// Parts that may have another price go into `units`: `audio_input`, `image_input`, `audio_cache_read`,
+  /// `image_cache_read`, `audio_output`, `image_output`; and what is billed beside tokens: `searches` and
+  /// `citations` (Perplexity), `input_seconds` (Mistral), `credits` (OpenRouter's `cost`).
   init?(openAI json: JSON) {
     self.init()
     let total = json["total_tokens"]?.int
@@ -23,6 +27,25 @@ extension Usage {
     cacheWrite = min(max(details?["cache_write_tokens"]?.int ?? 0, 0), input - cacheRead)
     let thought = json["completion_tokens_details"]?["reasoning_tokens"]?.int ?? 0
     reasoning = min(max(thought, 0), counted.output)
+    add("audio_input", details?["audio_tokens"])
+    add("image_input", details?["image_tokens"])
+    let cached = details?["cached_tokens_details"]
+    add("audio_cache_read", cached?["audio_tokens"])
+    add("image_cache_read", cached?["image_tokens"])
+    add("audio_output", json["completion_tokens_details"]?["audio_tokens"])
+    add("image_output", json["completion_tokens_details"]?["image_tokens"])
+    add("searches", json["num_search_queries"])
+    add("citations", json["citation_tokens"])
+    add("input_seconds", json["prompt_audio_seconds"])
+    add("credits", json["cost"])
+  }
+
+  /// Takes an amount that a provider reports, where it is a number above 0.
+  mutating func add(_ unit: String, _ amount: JSON?) {
+    guard let amount, amount.kind == .number, let value = amount.double, value > 0, value <= 1e15,
+      amount.raw.count <= 40
+    else { return }
+    units[unit] = String(decoding: amount.raw, as: UTF8.self)
   }
 }
 

@@ -11,11 +11,12 @@ struct ToolCall: Sendable {
 
 /// The assistant's message in OpenAI's chat form. Beside OpenAI's members it may have `reasoning`
 /// (text), `thinking_blocks` (Anthropic's, which it wants back unchanged), `thought_signatures` (Gemini's,
-/// likewise) and `native_finish_reason` (where the provider's own word says more than OpenAI's).
+/// likewise), `logprobs` (which OpenAI has beside the message) and `native_finish_reason` (where the
+/// provider's own word says more than OpenAI's).
 struct AssistantMessage: Sendable {
   /// Members that are Martlet's, not OpenAI's: taken out before a message goes back to OpenAI.
   static let ownMembers: Set<String> = [
-    "reasoning", "thinking_blocks", "thought_signatures", "native_finish_reason",
+    "reasoning", "thinking_blocks", "thought_signatures", "logprobs", "native_finish_reason",
   ]
 
   var content = ""
@@ -26,6 +27,7 @@ struct AssistantMessage: Sendable {
   /// JSON objects.
   var thoughtSignatures: [[UInt8]] = []
   var toolCalls: [ToolCall] = []
+  var logprobs = Logprobs()
   var nativeFinishReason: String?
 
   /// UTF-8 JSON that PostgreSQL's `jsonb` accepts.
@@ -50,6 +52,10 @@ struct AssistantMessage: Sendable {
       writer.endArray()
     }
     if !toolCalls.isEmpty { write(toolCalls, to: &writer) }
+    if !logprobs.isEmpty {
+      writer.key("logprobs")
+      logprobs.write(to: &writer)
+    }
     if let nativeFinishReason { writer.member("native_finish_reason", nativeFinishReason) }
     writer.endObject()
     return writer.bytes

@@ -5,6 +5,7 @@
 /// - `{"type": "error", "error": {"type", "message", "details": {"error_code"}}, "request_id"}`: Anthropic
 /// - `{"object": "error", "message", "type", "code"}`: older vLLM
 /// - `{"error": "text"}` or `{"error": ["text"]}` with `error_type`, `estimated_time`: Hugging Face, Ollama
+/// - `{"object": "error", "message": {"detail": [{"loc", "msg"}]}}` or `{"detail": [{"loc", "msg"}]}`: Mistral, FastAPI
 /// - `{"message"}`, `{"detail"}`, `{"title", "detail"}`, `{"errors": [{"message"}]}`: gateways
 /// - `{"error": {"code": 429, "message", "status", "details": [{"@type", …}]}}`: Gemini; details name the
 ///   reason (`ErrorInfo`), the quota (`QuotaFailure`) and when to come back (`RetryInfo`)
@@ -45,7 +46,8 @@ struct ProviderError {
   private mutating func read(_ object: JSON) {
     message =
       object["message"]?.string ?? object["msg"]?.string ?? object["detail"]?.string
-      ?? object["detail"]?.elements.first?["msg"]?.string ?? object["title"]?.string
+      ?? Self.detail(object["detail"] ?? object["message"]?["detail"] ?? object["message"])
+      ?? object["title"]?.string
     type = object["type"]?.string ?? object["status"]?.string
     code = object["details"]?["error_code"]?.word ?? object["code"]?.word
     for detail in object["details"]?.elements ?? [] { readDetail(detail) }
@@ -74,6 +76,13 @@ struct ProviderError {
     }
   }
 
+  /// What a list of faults says of the first, with the place it was found at.
+  private static func detail(_ json: JSON?) -> String? {
+    guard let first = json?.elements.first, let words = first["msg"]?.string else { return nil }
+    let place = (first["loc"]?.elements ?? []).compactMap(\.word).joined(separator: ".")
+    return place.isEmpty ? words : "\(place): \(words)"
+  }
+
   /// Whether a JSON text inside a successful answer is an error instead.
   static func isError(_ json: JSON) -> Bool {
     if let error = json["error"] {
@@ -84,6 +93,6 @@ struct ProviderError {
       default: break
       }
     }
-    return json["object"]?.string == "error" || json["type"]?.string == "error"
+    return json["object"]?.string?.lowercased() == "error" || json["type"]?.string == "error"
   }
 }
