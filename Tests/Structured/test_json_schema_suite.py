@@ -30,6 +30,7 @@ NO_NUL = "a text in PostgreSQL, and so a value of the type jsonb, cannot contain
 NO_UNICODE_TABLES = "what \\p{Letter} and \\p{digit} match beyond ASCII is up to the collation of the database"
 NO_IDNA = "idn-hostname knows the shape of labels, not the tables and rules of IDNA 2008"
 ONE_DRAFT = "every schema is read as draft 2020-12, whatever its $schema says"
+ASKED = "formats are asserted where the caller asks for it, not where a metaschema does"
 NO_DEPENDENCIES = "the keyword dependencies left the standard with draft 2019-09"
 OTHER_DRAFTS = ("remotes/draft3/", "remotes/draft4/", "remotes/draft6/", "remotes/draft-next/")
 REQUIRED = {("const.json", "nul characters in strings"): NO_NUL, ("enum.json", "nul characters in strings"): NO_NUL}
@@ -37,6 +38,7 @@ OPTIONAL = {
     "ecmascript-regex.json": NO_UNICODE_TABLES,
     "idn-hostname.json": NO_IDNA,
     "cross-draft.json": ONE_DRAFT,
+    "format-assertion.json": ASKED,
     "dependencies-compatibility.json": NO_DEPENDENCIES,
 }
 
