@@ -116,7 +116,8 @@ struct CatalogLoadCommand: AsyncParsableCommand {
     help: ArgumentHelp("Only this provider; may be given several times.", valueName: "name"))
   var provider: [String] = []
 
-  @Option(help: ArgumentHelp("Another catalog: a file, or - for standard input.", valueName: "path"))
+  @Option(
+    help: ArgumentHelp("Another catalog: a file, or - for standard input.", valueName: "path"))
   var file: String?
 
   @OptionGroup var options: CatalogOptions

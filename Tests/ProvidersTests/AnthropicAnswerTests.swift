@@ -149,4 +149,27 @@ import Testing
     #expect(reading.failure?.partial?.usage?.input == 1_325)
     #expect(reading.failure?.partial?.model == "claude-x")
   }
+
+  @Test(arguments: [
+    (#""service_tier":"standard","speed":"fast""#, "fast"),
+    (#""service_tier":"standard","speed":"standard""#, "standard"),
+    (#""service_tier":"batch","speed":"fast""#, "batch"), (#""speed":"fast""#, "fast"),
+  ]) func searchesAndFastModeArePricedApart(_ tier: String, _ told: String) throws {
+    let reading = try read(
+      call(stream: true),
+      text: #"""
+        event: message_start
+        data: {"type":"message_start","message":{"usage":{"input_tokens":5,"output_tokens":1,\#(tier)}}}
+
+        event: message_delta
+        data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":12,"server_tool_use":{"web_search_requests":3,"web_fetch_requests":0}}}
+
+        event: message_stop
+        data: {"type":"message_stop"}
+
+
+        """#)
+    #expect(reading.reply?.serviceTier == told)
+    #expect(reading.reply?.usage?.units == ["searches": "3"])
+  }
 }

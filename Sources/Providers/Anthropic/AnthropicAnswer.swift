@@ -112,6 +112,7 @@ struct AnthropicAnswer: AnswerAssembler {
   private mutating func readUsage(_ json: JSON) {
     usage.read(json)
     if let tier = json["service_tier"]?.string { serviceTier = tier }
+    if usage.isFast, serviceTier != "batch" { serviceTier = "fast" }
   }
 
   /// The reason in OpenAI's vocabulary, and Anthropic's own where it says more.

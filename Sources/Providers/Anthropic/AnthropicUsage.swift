@@ -8,6 +8,9 @@ struct AnthropicUsage: Sendable {
   private var oneHour: Int?
   private var output: Int?
   private var thinking: Int?
+  private var searches: Int?
+  /// `speed: fast`, which has prices of its own.
+  private(set) var isFast = false
 
   mutating func read(_ json: JSON) {
     update(&uncached, json["input_tokens"])
@@ -17,6 +20,8 @@ struct AnthropicUsage: Sendable {
     update(&oneHour, json["cache_creation"]?["ephemeral_1h_input_tokens"])
     update(&output, json["output_tokens"])
     update(&thinking, json["output_tokens_details"]?["thinking_tokens"])
+    update(&searches, json["server_tool_use"]?["web_search_requests"])
+    if let speed = json["speed"]?.string { isFast = speed == "fast" }
   }
 
   private func update(_ value: inout Int?, _ json: JSON?) {
@@ -36,6 +41,7 @@ struct AnthropicUsage: Sendable {
     usage.input = uncached + usage.cacheRead + written
     usage.output = outputIsCounted ? output : nil
     usage.reasoning = min(thinking ?? 0, usage.output ?? 0)
+    if let searches, searches > 0 { usage.units["searches"] = String(searches) }
     return Usage.isCount(usage.input) ? usage : nil
   }
 }
