@@ -156,7 +156,7 @@ import Testing
     (#""service_tier":"batch","speed":"fast""#, "batch"), (#""speed":"fast""#, "fast"),
   ]) func searchesAndFastModeArePricedApart(_ tier: String, _ told: String) throws {
     let reading = try read(
-      call(stream: true),
+      call("anthropic", stream: true),
       text: #"""
         event: message_start
         data: {"type":"message_start","message":{"usage":{"input_tokens":5,"output_tokens":1,\#(tier)}}}
