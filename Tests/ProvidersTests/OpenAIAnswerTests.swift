@@ -169,12 +169,12 @@ import Testing
       call(),
       text: #"""
         {"choices":[{"message":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":20,
-         "prompt_tokens_details":{"cached_tokens":10,"audio_tokens":60,"image_tokens":999},
+         "prompt_tokens_details":{"cached_tokens":10,"audio_tokens":60,"image_tokens":40},
          "completion_tokens_details":{"audio_tokens":15,"reasoning_tokens":0},"citation_tokens":7,"num_search_queries":0}}
         """#)
     #expect(
       reading.reply?.usage?.units == [
-        "audio_input": "60", "image_input": "100", "audio_output": "15", "citations": "7",
+        "audio_input": "60", "image_input": "40", "audio_output": "15", "citations": "7",
       ])
   }
 

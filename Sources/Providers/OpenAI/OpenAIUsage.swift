@@ -27,7 +27,6 @@ extension Usage {
     cacheWrite = min(max(details?["cache_write_tokens"]?.int ?? 0, 0), input - cacheRead)
     let thought = json["completion_tokens_details"]?["reasoning_tokens"]?.int ?? 0
     reasoning = min(max(thought, 0), counted.output)
-<<<<<<< HEAD
     add("audio_input", details?["audio_tokens"])
     add("image_input", details?["image_tokens"])
     let cached = details?["cached_tokens_details"]
@@ -47,20 +46,6 @@ extension Usage {
       amount.raw.count <= 40
     else { return }
     units[unit] = String(decoding: amount.raw, as: UTF8.self)
-=======
-    count("audio_input", details?["audio_tokens"], atMost: input)
-    count("image_input", details?["image_tokens"], atMost: input)
-    count("audio_output", json["completion_tokens_details"]?["audio_tokens"], atMost: counted.output)
-    // Perplexity's.
-    count("citations", json["citation_tokens"])
-    count("searches", json["num_search_queries"])
-  }
-
-  /// Notes an amount that is billed beside text, where there is one.
-  private mutating func count(_ unit: String, _ json: JSON?, atMost total: Int = Int(Int32.max)) {
-    guard let amount = json?.int, amount > 0 else { return }
-    units[unit] = String(min(amount, total))
->>>>>>> d002640 (feat(providers): media, searches and fast mode in what is billed)
   }
 }
 
