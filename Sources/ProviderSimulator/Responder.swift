@@ -116,10 +116,11 @@ enum Endpoint: Equatable {
   case modelServer(ModelServer)
   case unknown(String)
 
-  static let known = [
-    "/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/messages/count_tokens",
-    "/v1/models",
-  ] + MediaEndpoint.allCases.map(\.rawValue)
+  static let known =
+    [
+      "/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/messages/count_tokens",
+      "/v1/models",
+    ] + MediaEndpoint.allCases.map(\.rawValue)
 
   /// The path as the log names it.
   var path: String {

@@ -27,7 +27,8 @@ struct WorkCommand: AsyncParsableCommand {
       providers are taken from files of their names in MARTLET_SECRETS_DIR, else from environment \
       variables of their names; what lies sealed in the database is opened with the master keys of \
       MARTLET_MASTER_KEY_FILE, or MARTLET_MASTER_KEY. MARTLET_CA_FILE, MARTLET_PROXY, \
-      MARTLET_ALLOWED_NETWORKS and MARTLET_ANSWER_MEMORY say how providers are reached \
+      MARTLET_ALLOWED_NETWORKS, MARTLET_ANSWER_MEMORY and MARTLET_FILE_MEMORY say how providers \
+      are reached \
       (docs/hardening.md). MARTLET_TOOLS_DATABASE_URL is the login that runs tools, \
       MARTLET_TOOLS_CONCURRENCY how many at once (docs/tools.md).
 
