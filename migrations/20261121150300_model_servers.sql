@@ -9,3 +9,6 @@ insert into ai.retry_rules (dialect, signal, http_status, code, retry_after, vis
   ('huggingface', 'embedded_error', null, 'validation', null, null,  'permanent', 'next',  'no',    'the server refuses the request'),
   ('tgi',         'embedded_error', null, 'overloaded', null, false, 'rate',      'retry', 'no',    'the server has too many requests'),
   ('huggingface', 'embedded_error', null, 'overloaded', null, false, 'rate',      'retry', 'no',    'the server has too many requests');
+
+comment on column ai.providers.dialect is
+  'Wire protocol, such as openai (any compatible host), anthropic, gemini, ollama or huggingface; local is answered by the worker itself.';

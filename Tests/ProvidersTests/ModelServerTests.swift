@@ -85,6 +85,11 @@ import Testing
     #expect(reading.reply?.usage == usage(input: 7, output: 3))
     #expect(reading.reply?.requestID == "r-1")
     #expect(try read(call, text: Fixture.tgiWhole).reply?.usage == nil)
+    // What it cost is known before the body is, also where that breaks off.
+    let half = try read(
+      call, headers: headers, body: Array(Fixture.tgiWhole.utf8.prefix(30)),
+      end: .broken(.reset, "gone"))
+    #expect(half.failure?.partial?.usage == usage(input: 7, output: 3))
     #expect(
       try read(
         call, headers: ["x-prompt-tokens": "-1", "x-generated-tokens": "3"], text: Fixture.tgiWhole

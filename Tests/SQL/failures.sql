@@ -45,7 +45,14 @@ select is((ai.classify_failure(dialect, 'http', status, type, code, retry_after,
     ('gemini', 429, 'RESOURCE_EXHAUSTED', 'GenerateRequestsPerMinutePerProjectPerModel', true, 'rate'), ('gemini', 400, 'INVALID_ARGUMENT', 'API_KEY_INVALID', false, 'credentials'),
     ('gemini', 400, 'INVALID_ARGUMENT', '400', false, 'permanent'), ('gemini', 400, 'INVALID_ARGUMENT', 'context_length_exceeded', false, 'context'),
     ('gemini', 403, 'PERMISSION_DENIED', '403', false, 'credentials'), ('gemini', 503, 'UNAVAILABLE', '503', false, 'transient'), ('gemini', 504, 'DEADLINE_EXCEEDED', '504', false, 'transient'),
+    ('tgi', 424, 'generation', null, false, 'transient'), ('tei', 424, 'backend', null, false, 'transient'), ('huggingface', 424, null, null, false, 'transient'),
+    ('openai', 424, null, null, false, 'permanent'), ('huggingface', 503, null, null, true, 'transient'), ('huggingface', 402, null, null, false, 'money_out'),
+    ('ollama', 404, null, null, false, 'permanent'), ('ollama', 503, null, null, false, 'transient'), ('tei', 413, 'validation', null, false, 'context'),
     ('something-new', 429, null, null, false, 'rate')) v (dialect, status, type, code, retry_after, class);
+-- Errors of servers of open models inside of a stream.
+select is((ai.classify_failure('tgi', 'embedded_error', 200, type, null, false, visible)).class, class, format('an error of type %s, text visible %s', type, visible))
+  from (values ('validation', false, 'permanent'), ('validation', true, 'permanent'), ('overloaded', false, 'rate'), ('overloaded', true, 'partial'),
+               ('generation', false, 'transient'), ('generation', true, 'partial')) v (type, visible, class);
 select is((ai.classify_failure('openai', 'sunspots', 500, null, null, false, false)).class, null, 'a signal that is none has no rule');
 -- A provider's text is what is looked at, never a pattern.
 select is((ai.classify_failure('openai', 'http', 429, '%', '%', false, false)).class, 'rate', 'a percent sign in a code matches nothing');
