@@ -1,10 +1,45 @@
 -- The most that a call can cost, for reservations; and what it is taken to have used where nobody can say any more.
 
--- How much of each class for one a call may use at the most, by what the request says; of what it cannot say by the price's "most".
--- A class that has no bound is there with null. p_seconds: how long the call may take.
+-- How much of a class for one a call may use at the most, by what the request says; of what it cannot say by the price's "most". Null:
+-- nothing bounds it. p_seconds: how long the call may take.
 --   queries     of a reranker: a hundred documents a query, of which long ones are cut (500 tokens are at least 500 bytes)
 --   seconds     machine time ends with the call; what is heard or spoken does not
 --   searches …  nobody asked for: none; else what the request's tools allow
+create or replace function ai.unit_bound(p_class text, p_most jsonb, p_kind text, p_params jsonb, p_input bigint, p_seconds numeric) returns numeric
+language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_size text[];
+begin
+  if p_most ? p_class then
+    return (p_most ->> p_class)::numeric;
+  end if;
+  case p_class
+    when 'requests' then
+      return 1;
+    when 'queries' then
+      return case when p_kind = 'rerank' and jsonb_typeof(p_params -> 'documents') = 'array'
+                  then ceil((jsonb_array_length(p_params -> 'documents') + p_input / 500.0) / 100.0) else 1 end;
+    when 'images' then
+      return coalesce(ai.token_count(p_params -> 'n'), 1);
+    when 'pixels' then
+      v_size := regexp_match(p_params ->> 'size', '^([1-9][0-9]{0,4})x([1-9][0-9]{0,4})$');
+      return v_size[1]::numeric * v_size[2]::numeric * coalesce(ai.token_count(p_params -> 'n'), 1);
+    when 'characters' then
+      return p_input;
+    when 'seconds' then
+      return case when p_kind not in ('transcription', 'speech') then p_seconds end;
+    when 'searches', 'map_searches', 'file_searches', 'code_sessions' then
+      return ai.tool_bound(p_params);
+    else
+      return null;
+  end case;
+end
+$$;
+comment on function ai.unit_bound(text, jsonb, text, jsonb, bigint, numeric) is 'The most of a class for one that a call may use; null where nothing bounds it.';
+
+-- The same of every class for one, and of citations, that the rates know.
 create or replace function ai.unit_bounds(p_rates jsonb, p_kind text, p_params jsonb, p_input bigint, p_seconds numeric) returns jsonb
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
@@ -12,35 +47,11 @@ as $$
 declare
   v_bounds jsonb := '{}';
   v_class  text;
-  v_bound  numeric;
-  v_size   text[];
 begin
   foreach v_class in array ai.rate_classes(p_rates) loop
-    continue when ai.is_token_class(v_class) and v_class <> 'citations';
-    v_bound := (p_rates -> 'most' ->> v_class)::numeric;
-    if v_bound is null then
-      case
-        when v_class = 'requests' then
-          v_bound := 1;
-        when v_class = 'queries' then
-          v_bound := case when p_kind = 'rerank' and jsonb_typeof(p_params -> 'documents') = 'array'
-                          then ceil((jsonb_array_length(p_params -> 'documents') + p_input / 500.0) / 100.0) else 1 end;
-        when v_class = 'images' then
-          v_bound := coalesce(ai.token_count(p_params -> 'n'), 1);
-        when v_class = 'pixels' then
-          v_size := regexp_match(p_params ->> 'size', '^([1-9][0-9]{0,4})x([1-9][0-9]{0,4})$');
-          v_bound := v_size[1]::numeric * v_size[2]::numeric * coalesce(ai.token_count(p_params -> 'n'), 1);
-        when v_class = 'characters' then
-          v_bound := p_input;
-        when v_class = 'seconds' and p_kind not in ('transcription', 'speech') then
-          v_bound := p_seconds;
-        when v_class in ('searches', 'map_searches', 'file_searches', 'code_sessions') then
-          v_bound := ai.tool_bound(p_params);
-        else
-          v_bound := null;
-      end case;
+    if not ai.is_token_class(v_class) or v_class = 'citations' then
+      v_bounds := v_bounds || jsonb_build_object(v_class, ai.unit_bound(v_class, p_rates -> 'most', p_kind, p_params, p_input, p_seconds));
     end if;
-    v_bounds := v_bounds || jsonb_build_object(v_class, v_bound);
   end loop;
   return v_bounds;
 end
@@ -72,51 +83,56 @@ end
 $$;
 comment on function ai.tool_bound(jsonb) is 'How often a request lets the provider use its own tools; null: without bound.';
 
--- The most that a call can cost by rates that are not plain: at the dearest rate of each side over all tiers that so many input tokens
--- may reach and all service tiers that the provider may answer with, which is a named one or the usual. Null without rates, and
--- where a class has no bound: of an answer that is no text the model's max_output_tokens, of units what ai.unit_bounds() says.
+-- The most that a call can cost by rates that are not plain: at the dearest rate of each side that any block names which may apply, plain,
+-- of the tiers that so many input tokens may reach, and of all service tiers that the provider may answer with, which is a named one or the usual.
+-- Null without rates, and where nothing bounds what may be used: of an answer that is no text the model's max_output_tokens, of units
+-- ai.unit_bound(). One pass over the rates: claims that hold counters wait for it.
 create or replace function ai.most_cost(p_rates jsonb, p_kind text, p_params jsonb, p_input bigint, p_output bigint, p_seconds numeric) returns numeric
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_bounds  jsonb := ai.unit_bounds(p_rates, p_kind, p_params, p_input, p_seconds);
-  v_named   text := case when p_params ->> 'service_tier' <> 'auto' and not p_params ? 'speed' then lower(p_params ->> 'service_tier' collate "C") end;
-  v_service text;
-  v_top     numeric;
-  v_rates   jsonb;
-  v_most    numeric;
+  v_named text := case when p_params ->> 'service_tier' <> 'auto' and not p_params ? 'speed' then lower(p_params ->> 'service_tier' collate "C") end;
+  v_class text;
+  v_rate  numeric;
+  v_bound numeric;
+  v_in    numeric := 0;
+  v_out   numeric := 0;
+  v_units numeric := 0;
 begin
-  if p_rates is null or exists (select from jsonb_each(v_bounds) b where jsonb_typeof(b.value) = 'null') then
+  if p_rates is null then
     return null;
   end if;
-  for v_service in
-    select null union all select s from jsonb_object_keys(coalesce(p_rates -> 'service', '{}')) s where v_named is null or s = v_named
+  for v_class, v_rate in
+    select split_part(r.key, ':', 1), max(r.value::numeric)
+      from (select p_rates as block
+            union all
+            select s.value from jsonb_each(p_rates -> 'service') s where v_named is null or s.key = v_named
+            union all
+            select t.value from jsonb_array_elements(p_rates -> 'tiers') t where (t.value ->> 'above')::numeric < p_input
+            union all
+            select t.value from jsonb_each(p_rates -> 'service') s cross join lateral jsonb_array_elements(s.value -> 'tiers') t
+             where (v_named is null or s.key = v_named) and (t.value ->> 'above')::numeric < p_input) b
+     cross join lateral jsonb_each(b.block) r
+     where r.key not in ('tiers', 'service', 'most', 'above')
+     group by 1
   loop
-    for v_top in
-      select p_input
-      union
-      select (t.value ->> 'above')::numeric
-        from (select * from jsonb_array_elements(p_rates -> 'tiers') union all select * from jsonb_array_elements(p_rates -> 'service' -> v_service -> 'tiers')) t
-       where (t.value ->> 'above')::numeric < p_input
-    loop
-      v_rates := ai.effective_rates(p_rates, v_top, v_service);
-      v_most := greatest(v_most, (
-        select 0.000001 * (v_top    * coalesce(max(r.rate) filter (where r.class not in ('reasoning', 'citations') and r.class not like '%output'), 0)
-                         + p_output * coalesce(max(r.rate) filter (where r.class = 'reasoning' or r.class like '%output'), 0))
-          from (select key as class, (value #>> '{}')::numeric as rate from jsonb_each(v_rates) where ai.is_token_class(key)) r)
-        + coalesce((
-        select sum((b.value #>> '{}')::numeric * case when b.key = 'citations' then 0.000001 else 1 end
-                   * (select max((r.value #>> '{}')::numeric) from jsonb_each(v_rates) r where split_part(r.key, ':', 1) = b.key))
-          from jsonb_each(v_bounds) b), 0));
-      -- What is no text is not held by max_tokens; its model has to say how long an answer may be.
-      if p_output = 0 and p_kind in ('image', 'transcription', 'speech')
-         and exists (select from jsonb_each(v_rates) r where (r.key = 'reasoning' or r.key like '%output') and (r.value #>> '{}')::numeric > 0) then
+    if v_class = 'reasoning' or right(v_class, 6) = 'output' then
+      v_out := greatest(v_out, v_rate);
+    elsif v_class <> 'citations' and ai.is_token_class(v_class) then
+      v_in := greatest(v_in, v_rate);
+    elsif v_rate > 0 then
+      v_bound := ai.unit_bound(v_class, p_rates -> 'most', p_kind, p_params, p_input, p_seconds);
+      if v_bound is null then
         return null;
       end if;
-    end loop;
+      v_units := v_units + v_bound * v_rate * case when v_class = 'citations' then 0.000001 else 1 end;
+    end if;
   end loop;
-  return trim_scale(v_most);
+  if v_out > 0 and p_output = 0 and p_kind in ('image', 'transcription', 'speech') then
+    return null;
+  end if;
+  return trim_scale(0.000001 * (p_input * v_in + p_output * v_out) + v_units);
 end
 $$;
 comment on function ai.most_cost(jsonb, text, jsonb, bigint, bigint, numeric) is
@@ -155,5 +171,5 @@ end
 $$;
 comment on function ai.estimated_units(jsonb, uuid, uuid, bigint, numeric) is 'Units of a call that nobody reported, estimated; null: none.';
 
-revoke execute on function ai.unit_bounds(jsonb, text, jsonb, bigint, numeric), ai.tool_bound(jsonb), ai.most_cost(jsonb, text, jsonb, bigint, bigint, numeric),
+revoke execute on function ai.unit_bound(text, jsonb, text, jsonb, bigint, numeric), ai.unit_bounds(jsonb, text, jsonb, bigint, numeric), ai.tool_bound(jsonb), ai.most_cost(jsonb, text, jsonb, bigint, bigint, numeric),
   ai.most_call_cost(jsonb, uuid, uuid, bigint, bigint, timestamptz), ai.estimated_units(jsonb, uuid, uuid, bigint, numeric) from public;
