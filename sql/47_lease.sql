@@ -23,6 +23,7 @@ declare
   v_sealed  boolean;
   v_capture boolean;
   v_private boolean;
+  v_caches  boolean;
   -- Secrets by tenant and provider, and how calls are kept by tenant.
   v_key_tenants   uuid[];
   v_key_providers bigint[];
@@ -103,8 +104,9 @@ begin
   end if;
 
   -- Whether secrets are to be looked for, and calls to be kept: mostly neither, and then nothing is paid for them.
-  select exists (select from ai.secrets) or ai.has_vault(), exists (select from ai.capture_policies p where p.mode <> 'off'), s.private_providers
-    into v_sealed, v_capture, v_private
+  select exists (select from ai.secrets) or ai.has_vault(), exists (select from ai.capture_policies p where p.mode <> 'off'), s.private_providers,
+         exists (select from ai.prompt_cache_policies)
+    into v_sealed, v_capture, v_private, v_caches
     from ai.settings s;
   if v_sealed then
     select array_agg(k.tenant_id), array_agg(k.provider_id), array_agg(k.found[1]), array_agg(k.provider_tenant is null and k.found[2] = 1)
@@ -135,7 +137,7 @@ begin
              + case when g.params ? 'response_format' then 300 else 0 end
              + case when g.input_artifacts is not null then ai.files_weight(u.tenant_id, g.input_artifacts) else 0 end as input_bytes,
              g.input_artifacts is not null or g.conversation_id is not null and r.messages is not null as has_files,
-             m.id as model_id, m.wire_name, m.max_output_tokens, m.options as model_options, m.capabilities, v.id as provider_id, v.tenant_id as provider_tenant, v.name as provider, v.dialect, v.base_url, v.headers,
+             m.id as model_id, m.name as model_name, m.wire_name, m.max_output_tokens, m.options as model_options, m.capabilities, v.id as provider_id, v.tenant_id as provider_tenant, v.name as provider, v.dialect, v.base_url, v.headers,
              v.options as provider_options
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.outputs, v_go.counters, v_go.amounts)
              u (generation_id, tenant_id, lane_id, attempts, target, path, model_id, leader_id, output_bound, counters, amounts)
@@ -188,7 +190,8 @@ begin
              || f.provider_options || f.model_options
              || case when f.capabilities = '{}' then '{}' else ai.capability_options(f.capabilities, f.provider_options || f.model_options) end,
            f.wire_name, f.stream and not f.held,
-           case when f.params ? 'response_format' and f.kind in ('chat', 'completion') then ai.format_request(q.request, f.capabilities) else q.request end
+           case when v_caches and f.kind = 'chat' and f.dialect in ('openai', 'openai_responses', 'anthropic')
+                then ai.cache_prompt(f.tenant_id, f.profile, f.model_name, f.dialect, f.capabilities, w.request) else w.request end
              || case when f.has_files then
                   (select case when o.files is not null then jsonb_build_object('files', o.files) else '{}' end
                      from ai.request_files(f.tenant_id, f.user_id, coalesce(f.prepared, f.messages),
@@ -205,7 +208,8 @@ begin
              || jsonb_build_object(
                   -- A reservation holds only if the answer cannot be longer than what was reserved.
                   'params', case when f.kind not in ('chat', 'completion') or f.counters is null or f.params ?| array['max_tokens', 'max_completion_tokens'] then f.params
-                                 else f.params || jsonb_build_object('max_tokens', f.output_bound) end) as request) q;
+                                 else f.params || jsonb_build_object('max_tokens', f.output_bound) end) as request) q
+     cross join lateral (select case when f.params ? 'response_format' and f.kind in ('chat', 'completion') then ai.format_request(q.request, f.capabilities) else q.request end as request) w;
 end
 $$;
 comment on function ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]) is

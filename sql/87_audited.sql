@@ -25,6 +25,7 @@ as $$
       ('limits',            'tenant_id',     '{}',        '{}'),
       ('credits',           'tenant_id',     '{}',        '{}'),
       ('cache_policies',    'tenant_id',     '{}',        '{}'),
+      ('prompt_cache_policies', 'tenant_id', '{}',        '{}'),
       ('providers',         'tenant_id',     '{headers}', '{}'),
       ('provider_accounts', 'via providers', '{}',        '{}'),
       ('models',            'tenant_id',     '{}',        '{}'),

@@ -199,330 +199,338 @@ static const unsigned char sql_16[] = {
 };
 
 static const unsigned char sql_17[] = {
-#embed "../../sql/20_own_providers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_custom_providers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_18[] = {
-#embed "../../sql/20_price_map.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_own_providers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_19[] = {
-#embed "../../sql/20_prices.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_price_map.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_20[] = {
-#embed "../../sql/20_prices_bounds.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_prices.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_21[] = {
-#embed "../../sql/20_prices_import.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_prices_bounds.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_22[] = {
-#embed "../../sql/21_sealing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/20_prices_import.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_23[] = {
-#embed "../../sql/21_secrets.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_sealing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_24[] = {
-#embed "../../sql/21_secrets_keeping.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_25[] = {
-#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/21_secrets_keeping.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_26[] = {
-#embed "../../sql/23_json_formats.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/22_routing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_27[] = {
-#embed "../../sql/23_json_patterns.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_formats.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_28[] = {
-#embed "../../sql/23_json_schema.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_patterns.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_29[] = {
-#embed "../../sql/23_json_schema_check.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_schema.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_30[] = {
-#embed "../../sql/23_json_schema_index.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_schema_check.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_31[] = {
-#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/23_json_schema_index.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_32[] = {
-#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_detectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_33[] = {
-#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_injection.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_34[] = {
-#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_patterns.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_35[] = {
-#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/24_redaction.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_36[] = {
-#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrail_rules.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_37[] = {
-#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_38[] = {
-#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_guardrails_output.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_39[] = {
-#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/25_moderation.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_40[] = {
-#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_41[] = {
-#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_42[] = {
-#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_43[] = {
-#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_44[] = {
-#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_45[] = {
-#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_46[] = {
-#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_prompt_caching.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_47[] = {
-#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_48[] = {
-#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_49[] = {
-#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_50[] = {
-#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_51[] = {
-#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_52[] = {
-#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_53[] = {
-#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_54[] = {
-#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_55[] = {
-#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_56[] = {
-#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_57[] = {
-#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_58[] = {
-#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_59[] = {
-#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_60[] = {
-#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_61[] = {
-#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_62[] = {
-#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_63[] = {
-#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_64[] = {
-#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_65[] = {
-#embed "../../sql/36_artifacts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_66[] = {
-#embed "../../sql/36_tools.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_67[] = {
-#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/36_artifacts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_68[] = {
-#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/36_tools.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_69[] = {
-#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_70[] = {
-#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_71[] = {
-#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_72[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_73[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_74[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_75[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_76[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_77[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_78[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_80[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_81[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_82[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_83[] = {
-#embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_84[] = {
-#embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_85[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_86[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_87[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_88[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_89[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_90[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_91[] = {
-#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_92[] = {
-#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_93[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_94[] = {
-#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_95[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_96[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_97[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_98[] = {
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_99[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_100[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -583,88 +591,90 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_14, "19_permissions.sql"),
   FILE_ENTRY(sql_15, "19_roles.sql"),
   FILE_ENTRY(sql_16, "20_catalogue.sql"),
-  FILE_ENTRY(sql_17, "20_own_providers.sql"),
-  FILE_ENTRY(sql_18, "20_price_map.sql"),
-  FILE_ENTRY(sql_19, "20_prices.sql"),
-  FILE_ENTRY(sql_20, "20_prices_bounds.sql"),
-  FILE_ENTRY(sql_21, "20_prices_import.sql"),
-  FILE_ENTRY(sql_22, "21_sealing.sql"),
-  FILE_ENTRY(sql_23, "21_secrets.sql"),
-  FILE_ENTRY(sql_24, "21_secrets_keeping.sql"),
-  FILE_ENTRY(sql_25, "22_routing.sql"),
-  FILE_ENTRY(sql_26, "23_json_formats.sql"),
-  FILE_ENTRY(sql_27, "23_json_patterns.sql"),
-  FILE_ENTRY(sql_28, "23_json_schema.sql"),
-  FILE_ENTRY(sql_29, "23_json_schema_check.sql"),
-  FILE_ENTRY(sql_30, "23_json_schema_index.sql"),
-  FILE_ENTRY(sql_31, "24_detectors.sql"),
-  FILE_ENTRY(sql_32, "24_injection.sql"),
-  FILE_ENTRY(sql_33, "24_patterns.sql"),
-  FILE_ENTRY(sql_34, "24_redaction.sql"),
-  FILE_ENTRY(sql_35, "25_guardrail_rules.sql"),
-  FILE_ENTRY(sql_36, "25_guardrails.sql"),
-  FILE_ENTRY(sql_37, "25_guardrails_output.sql"),
-  FILE_ENTRY(sql_38, "25_moderation.sql"),
-  FILE_ENTRY(sql_39, "26_limits.sql"),
-  FILE_ENTRY(sql_40, "27_caches.sql"),
-  FILE_ENTRY(sql_41, "27_caches_semantic.sql"),
-  FILE_ENTRY(sql_42, "27_caches_using.sql"),
-  FILE_ENTRY(sql_43, "27_caches_writing.sql"),
-  FILE_ENTRY(sql_44, "27_coalescing.sql"),
-  FILE_ENTRY(sql_45, "28_collections.sql"),
-  FILE_ENTRY(sql_46, "28_documents.sql"),
-  FILE_ENTRY(sql_47, "28_limits_status.sql"),
-  FILE_ENTRY(sql_48, "28_parking.sql"),
-  FILE_ENTRY(sql_49, "28_reservations.sql"),
-  FILE_ENTRY(sql_50, "28_settlements.sql"),
-  FILE_ENTRY(sql_51, "28_splitting.sql"),
-  FILE_ENTRY(sql_52, "28_vectors.sql"),
-  FILE_ENTRY(sql_53, "29_match.sql"),
-  FILE_ENTRY(sql_54, "29_search.sql"),
-  FILE_ENTRY(sql_55, "29_search_indexes.sql"),
-  FILE_ENTRY(sql_56, "30_admission.sql"),
-  FILE_ENTRY(sql_57, "31_embedding_jobs.sql"),
-  FILE_ENTRY(sql_58, "32_vectorize.sql"),
-  FILE_ENTRY(sql_59, "32_vectorize_changes.sql"),
-  FILE_ENTRY(sql_60, "32_vectorized_rows.sql"),
-  FILE_ENTRY(sql_61, "32_vectorized_search.sql"),
-  FILE_ENTRY(sql_62, "33_prompts.sql"),
-  FILE_ENTRY(sql_63, "34_context.sql"),
-  FILE_ENTRY(sql_64, "35_enqueue.sql"),
-  FILE_ENTRY(sql_65, "36_artifacts.sql"),
-  FILE_ENTRY(sql_66, "36_tools.sql"),
-  FILE_ENTRY(sql_67, "37_artifact_stores.sql"),
-  FILE_ENTRY(sql_68, "38_artifact_inputs.sql"),
-  FILE_ENTRY(sql_69, "40_workers.sql"),
-  FILE_ENTRY(sql_70, "44_parameters.sql"),
-  FILE_ENTRY(sql_71, "44_response_format.sql"),
-  FILE_ENTRY(sql_72, "45_claim.sql"),
-  FILE_ENTRY(sql_73, "46_prepare.sql"),
-  FILE_ENTRY(sql_74, "47_lease.sql"),
-  FILE_ENTRY(sql_75, "48_held_back.sql"),
-  FILE_ENTRY(sql_76, "50_realtime.sql"),
-  FILE_ENTRY(sql_77, "60_failures.sql"),
-  FILE_ENTRY(sql_78, "61_next_step.sql"),
-  FILE_ENTRY(sql_79, "62_breakers.sql"),
-  FILE_ENTRY(sql_80, "63_explain_route.sql"),
-  FILE_ENTRY(sql_81, "65_settle.sql"),
-  FILE_ENTRY(sql_82, "66_afterwards.sql"),
-  FILE_ENTRY(sql_83, "67_tool_steps.sql"),
-  FILE_ENTRY(sql_84, "68_tool_runs.sql"),
-  FILE_ENTRY(sql_85, "70_cancel.sql"),
-  FILE_ENTRY(sql_86, "75_asking.sql"),
-  FILE_ENTRY(sql_87, "76_conversations.sql"),
-  FILE_ENTRY(sql_88, "78_batches.sql"),
-  FILE_ENTRY(sql_89, "79_progress.sql"),
-  FILE_ENTRY(sql_90, "80_usage.sql"),
-  FILE_ENTRY(sql_91, "83_erasing.sql"),
-  FILE_ENTRY(sql_92, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_93, "83_forgetting.sql"),
-  FILE_ENTRY(sql_94, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_95, "84_statistics.sql"),
-  FILE_ENTRY(sql_96, "85_maintenance.sql"),
-  FILE_ENTRY(sql_97, "86_state.sql"),
-  FILE_ENTRY(sql_98, "87_audited.sql"),
+  FILE_ENTRY(sql_17, "20_custom_providers.sql"),
+  FILE_ENTRY(sql_18, "20_own_providers.sql"),
+  FILE_ENTRY(sql_19, "20_price_map.sql"),
+  FILE_ENTRY(sql_20, "20_prices.sql"),
+  FILE_ENTRY(sql_21, "20_prices_bounds.sql"),
+  FILE_ENTRY(sql_22, "20_prices_import.sql"),
+  FILE_ENTRY(sql_23, "21_sealing.sql"),
+  FILE_ENTRY(sql_24, "21_secrets.sql"),
+  FILE_ENTRY(sql_25, "21_secrets_keeping.sql"),
+  FILE_ENTRY(sql_26, "22_routing.sql"),
+  FILE_ENTRY(sql_27, "23_json_formats.sql"),
+  FILE_ENTRY(sql_28, "23_json_patterns.sql"),
+  FILE_ENTRY(sql_29, "23_json_schema.sql"),
+  FILE_ENTRY(sql_30, "23_json_schema_check.sql"),
+  FILE_ENTRY(sql_31, "23_json_schema_index.sql"),
+  FILE_ENTRY(sql_32, "24_detectors.sql"),
+  FILE_ENTRY(sql_33, "24_injection.sql"),
+  FILE_ENTRY(sql_34, "24_patterns.sql"),
+  FILE_ENTRY(sql_35, "24_redaction.sql"),
+  FILE_ENTRY(sql_36, "25_guardrail_rules.sql"),
+  FILE_ENTRY(sql_37, "25_guardrails.sql"),
+  FILE_ENTRY(sql_38, "25_guardrails_output.sql"),
+  FILE_ENTRY(sql_39, "25_moderation.sql"),
+  FILE_ENTRY(sql_40, "26_limits.sql"),
+  FILE_ENTRY(sql_41, "27_caches.sql"),
+  FILE_ENTRY(sql_42, "27_caches_semantic.sql"),
+  FILE_ENTRY(sql_43, "27_caches_using.sql"),
+  FILE_ENTRY(sql_44, "27_caches_writing.sql"),
+  FILE_ENTRY(sql_45, "27_coalescing.sql"),
+  FILE_ENTRY(sql_46, "27_prompt_caching.sql"),
+  FILE_ENTRY(sql_47, "28_collections.sql"),
+  FILE_ENTRY(sql_48, "28_documents.sql"),
+  FILE_ENTRY(sql_49, "28_limits_status.sql"),
+  FILE_ENTRY(sql_50, "28_parking.sql"),
+  FILE_ENTRY(sql_51, "28_reservations.sql"),
+  FILE_ENTRY(sql_52, "28_settlements.sql"),
+  FILE_ENTRY(sql_53, "28_splitting.sql"),
+  FILE_ENTRY(sql_54, "28_vectors.sql"),
+  FILE_ENTRY(sql_55, "29_match.sql"),
+  FILE_ENTRY(sql_56, "29_search.sql"),
+  FILE_ENTRY(sql_57, "29_search_indexes.sql"),
+  FILE_ENTRY(sql_58, "30_admission.sql"),
+  FILE_ENTRY(sql_59, "31_embedding_jobs.sql"),
+  FILE_ENTRY(sql_60, "32_vectorize.sql"),
+  FILE_ENTRY(sql_61, "32_vectorize_changes.sql"),
+  FILE_ENTRY(sql_62, "32_vectorized_rows.sql"),
+  FILE_ENTRY(sql_63, "32_vectorized_search.sql"),
+  FILE_ENTRY(sql_64, "33_prompts.sql"),
+  FILE_ENTRY(sql_65, "34_context.sql"),
+  FILE_ENTRY(sql_66, "35_enqueue.sql"),
+  FILE_ENTRY(sql_67, "36_artifacts.sql"),
+  FILE_ENTRY(sql_68, "36_tools.sql"),
+  FILE_ENTRY(sql_69, "37_artifact_stores.sql"),
+  FILE_ENTRY(sql_70, "38_artifact_inputs.sql"),
+  FILE_ENTRY(sql_71, "40_workers.sql"),
+  FILE_ENTRY(sql_72, "44_parameters.sql"),
+  FILE_ENTRY(sql_73, "44_response_format.sql"),
+  FILE_ENTRY(sql_74, "45_claim.sql"),
+  FILE_ENTRY(sql_75, "46_prepare.sql"),
+  FILE_ENTRY(sql_76, "47_lease.sql"),
+  FILE_ENTRY(sql_77, "48_held_back.sql"),
+  FILE_ENTRY(sql_78, "50_realtime.sql"),
+  FILE_ENTRY(sql_79, "60_failures.sql"),
+  FILE_ENTRY(sql_80, "61_next_step.sql"),
+  FILE_ENTRY(sql_81, "62_breakers.sql"),
+  FILE_ENTRY(sql_82, "63_explain_route.sql"),
+  FILE_ENTRY(sql_83, "65_settle.sql"),
+  FILE_ENTRY(sql_84, "66_afterwards.sql"),
+  FILE_ENTRY(sql_85, "67_tool_steps.sql"),
+  FILE_ENTRY(sql_86, "68_tool_runs.sql"),
+  FILE_ENTRY(sql_87, "70_cancel.sql"),
+  FILE_ENTRY(sql_88, "75_asking.sql"),
+  FILE_ENTRY(sql_89, "76_conversations.sql"),
+  FILE_ENTRY(sql_90, "78_batches.sql"),
+  FILE_ENTRY(sql_91, "79_progress.sql"),
+  FILE_ENTRY(sql_92, "80_usage.sql"),
+  FILE_ENTRY(sql_93, "83_erasing.sql"),
+  FILE_ENTRY(sql_94, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_95, "83_forgetting.sql"),
+  FILE_ENTRY(sql_96, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_97, "84_statistics.sql"),
+  FILE_ENTRY(sql_98, "85_maintenance.sql"),
+  FILE_ENTRY(sql_99, "86_state.sql"),
+  FILE_ENTRY(sql_100, "87_audited.sql"),
   {0, 0, 0},
 };
 

@@ -13,6 +13,7 @@ package enum Dialects {
     case TextEmbeddings.name: TextEmbeddings.self
     case HuggingFace.name: HuggingFace.self
     case Gemini.name: Gemini.self
+    case Custom.name: Custom.self
     default: nil
     }
   }

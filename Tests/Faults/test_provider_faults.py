@@ -269,8 +269,8 @@ def test_tokens_of_every_class_cost_what_a_hand_calculation_says(
         "output": 10.07,
         "reasoning": 11.9,
     }
-    # On Anthropic's wire the classes of input are beside each other, on others the cached ones are inside. Gemini's
-    # writes no cache without being asked to.
+    # On Anthropic's wire the classes of input are beside each other, on others the cached ones are inside. Gemini's has
+    # no tokens written to a cache.
     usage = "input:1009,cached:401,write:203,output:307,reasoning:101"
     model = providers.model(f"usage={usage}", dialect, rates=json.dumps(rates))
     worker(database)

@@ -14,20 +14,24 @@ struct Recording: Sendable {
   var mayEnd: String?
   /// Whether every unit says which model answers.
   var namesModel = true
+  /// Of the provider's row.
+  var options = "{}"
 
   var call: Call {
     let text = kind == .chat ? nil : KindRequest.text
     guard let request = request ?? text else {
-      return ProvidersTests.call(dialect, kind: kind, stream: stream)
+      return ProvidersTests.call(dialect, kind: kind, stream: stream, options: options)
     }
-    return ProvidersTests.call(dialect, kind: kind, stream: stream, request: request)
+    return ProvidersTests.call(
+      dialect, kind: kind, stream: stream, request: request, options: options)
   }
 
   /// The body as the transport would cut it.
   var units: [Unit] {
     let bytes = Array(body.utf8)
     guard stream else { return [Unit(event: nil, data: bytes)] }
-    return streamType(dialect) == "text/event-stream" ? events(bytes) : lines(bytes)
+    let isOfLines = streamType(dialect) != "text/event-stream" || options.contains("ndjson")
+    return isOfLines ? lines(bytes) : events(bytes)
   }
 
   static let all =
@@ -61,6 +65,19 @@ struct Recording: Sendable {
     Recording(
       dialect: "gemini", kind: .embedding, request: KindRequest.texts, stream: false,
       body: Fixture.geminiVectors, terminal: "}\n"),
+    Recording(
+      dialect: "custom", stream: true, body: CustomFixture.lines, terminal: #""end":true,"#,
+      namesModel: false, options: CustomFixture.quill),
+    Recording(
+      dialect: "custom", stream: true, body: CustomFixture.events, terminal: "data: [OVER]",
+      options: CustomFixture.egret),
+    Recording(
+      dialect: "custom", stream: false, body: CustomFixture.whole, terminal: "}\n",
+      options: CustomFixture.quill),
+    Recording(
+      dialect: "custom", kind: .embedding, request: KindRequest.texts, stream: false,
+      body: #"{"data":[{"v":[1,2]},{"v":[3,4e-2]}],"tokens":5}"#, terminal: "}\n",
+      options: CustomFixture.heron),
     Recording(
       dialect: "ollama", stream: true, body: Fixture.ollamaStream,
       terminal: #""eval_duration":4709213000}"#),

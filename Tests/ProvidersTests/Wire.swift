@@ -14,6 +14,7 @@ func call(
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
     "ollama": "http://localhost:11434", "tgi": "http://localhost:3000",
     "openai_responses": "https://api.openai.com/v1", "replicate": "https://api.replicate.com/v1",
+    "custom": "https://quill.example",
     "tei": "http://localhost:8080", "huggingface": "https://router.huggingface.co",
   ]
   return Call(

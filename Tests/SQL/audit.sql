@@ -71,6 +71,7 @@ select sql, case chain when 'alpha' then t.alpha() when 'gamma' then '0c000000-0
   ($$ update ai.limits set amount = 2, soft = true $$, null, 'update', 'limits', '{"amount": 1, "soft": false}', '{"amount": 2, "soft": true}'),
   ($$ delete from ai.limits $$, null, 'delete', 'limits', '{"amount": 2, "soft": true}', null),
   ($$ insert into ai.credits (tenant_id, amount, note) values (t.alpha(), 0.10, 'invoice') $$, 'alpha', 'insert', 'credits', null, '{"amount": 0.10, "note": "invoice"}'),
+  ($$ insert into ai.prompt_cache_policies (tenant_id, keep) values (t.alpha(), 'long') $$, 'alpha', 'insert', 'prompt_cache_policies', null, '{"keep": "long"}'),
   ($$ insert into ai.cache_policies (tenant_id) values (t.alpha()) $$, 'alpha', 'insert', 'cache_policies', null, '{"ttl": "1 day"}'),
   ($$ insert into ai.providers (name, dialect, base_url, secret, headers, options) values ('mtap-audited', 'openai', 'https://user:MARKER@audited.test/v1?key=MARKER', 'X_API_KEY', '{"authorization": "MARKER"}',
       '{"nested": [{"my_api_key": "MARKER", "url": "http://u:MARKER@h.test"}], "max_tokens": 3}') $$, null, 'insert', 'providers', null,

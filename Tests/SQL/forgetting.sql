@@ -27,6 +27,7 @@ binding_turns kept scope
 breaker_settings kept scope class
 breakers kept state why
 cache_entries gone key user_id kind model profile template collection tags output output_message embedding finish_reason sources provider model_used question
+prompt_cache_policies kept profile model keep
 cache_policies kept kind profile model scope vector_model
 cache_questions gone signs key
 cache_spaces gone user_id kind model profile template collection vector_model

@@ -101,6 +101,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('see batches of others', 'select from ai.batches where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   ('see calls of others', 'select from ai.llm_calls where user_id = ''abe''', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
   ('count what others used', 'select from ai.usage_report(p_by => ''user'') where key = ''abe''', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
+  ('count what prompt caches saved others', 'select from ai.prompt_cache_report()', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
   ('count what caches saved others', 'select from ai.cache_report()', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
   ('read the streams of others', format('select ai.subscribe(%L), ai.read_stream(%1$L)', :'abe'), '{inference:read}', 'ok 1', 'PT404'),
   ('explain the routes of others', format('select distinct true from ai.explain_route(%L)', :'abe'), '{inference:read}', 'ok 1', 'PT404'),
@@ -173,6 +174,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('make a guardrail', format('insert into ai.guardrails (tenant_id, name, scope, detector, action) values (%L, ''new'', ''input'', ''empty'', ''flag'')', t.alpha()), '{policy:write}', 'ok 1', '42501'),
   ('switch a guardrail off', 'update ai.guardrails set enabled = false', '{policy:write}', 'ok 1', 'ok 0'),
   ('make a cache policy', format('insert into ai.cache_policies (tenant_id, profile) values (%L, ''new'')', t.alpha()), '{policy:write}', 'ok 1', '42501'),
+  ('make a prompt cache policy', format('insert into ai.prompt_cache_policies (tenant_id, profile) values (%L, ''new'')', t.alpha()), '{policy:write}', 'ok 1', '42501'),
   ('change a cache policy', 'update ai.cache_policies set ttl = ''1 hour''', '{policy:write}', 'ok 1', 'ok 0'),
   ('set a limit', 'insert into ai.limits (metric, period, amount) values (''requests'', ''day'', 5)', '{policy:write}', 'ok 1', '42501'),
   ('change a limit', 'update ai.limits set amount = 5 where user_id = ''abe''', '{policy:write}', 'ok 1', 'ok 0'),
@@ -278,6 +280,7 @@ select is_empty($$
        'ask', 'uuid_v7', 'token_cost', 'check_costs', 'check_rate_block', 'check_rates', 'check_tiers', 'effective_rates', 'is_generation', 'is_token_class', 'is_unit_class', 'cosine_distance', 'unit_vector', 'vector_size', 'vector_schema', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks', 'collection_to_search', 'no_collection',
        'idempotent_generation', 'check_own_headers', 'check_own_options', 'private_providers', 'audit_hash', 'audit_chains', 'audited_tables', 'opened_call', 'rotate_api_key',
        -- values in, values out
+       'check_custom', 'check_custom_counts', 'check_custom_course', 'check_members', 'check_paths', 'check_request_template', 'is_json_path', 'template_error',
        'check_json_schema', 'json_fits', 'json_schema_errors', 'parse_json', 'output_as',
        -- by a ticket, which only workers give: Tests/SQL/tools.sql
        'begin_tool', 'finish_tool', 'run_tool',

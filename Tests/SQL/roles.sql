@@ -35,6 +35,7 @@ insert into t.sees values
   ('ai.artifacts',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.artifact_policies', 0, 1, 1, 0, 'x', 'x', 'x', 'x'),
   ('ai.cache_policies',   0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.prompt_cache_policies', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.capture_policies', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.collections',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.documents',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),

@@ -58,6 +58,9 @@ protocol AnswerAssembler: Sendable {
   /// See `ResponseReader.farewell`.
   var farewell: FollowUp? { get }
 
+  /// What an error says, whether it came with a status of its own or inside of an answer.
+  func described(_ json: JSON) -> ProviderError
+
   /// The first error that the provider reported inside of its answer.
   var fault: Failure? { get }
 
@@ -74,6 +77,7 @@ extension AnswerAssembler {
   mutating func plain(named name: String?, _ data: [UInt8]) -> String? { nil }
   mutating func cut(_ json: JSON) -> String { whole(json) }
   var isPending: Bool { false }
+  func described(_ json: JSON) -> ProviderError { ProviderError(json) }
   mutating func followUp(_ ended: ResponseEnd) -> FollowUp? { nil }
   var farewell: FollowUp? { nil }
 }

@@ -230,7 +230,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     var failure = Failure(isFollowing ? .truncated : .http, message: "")
     var said: ProviderError?
     switch JSON.parse(errorBody) {
-    case .whole(let json), .cut(.some(let json)): said = ProviderError(json)
+    case .whole(let json), .cut(.some(let json)): said = assembler.described(json)
     case .cut(nil), .invalid: break
     }
     failure.type = said?.type

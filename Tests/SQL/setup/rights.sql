@@ -49,6 +49,7 @@ table permissions: user select
 table prices: user select; admin insert(model_id, valid_from, rates)
 table profile_rules: user select; admin insert(tenant_id, position, kind, min_length, max_length, tier, metadata, profile, enabled) update(position, min_length, max_length, tier, metadata, profile, enabled)
 table profiles: user select; admin insert(tenant_id, name, kind, strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms) update(strategy, degrade, first_token_ms, total_ms, database_ms, cache_ms)
+table prompt_cache_policies: user select; admin insert(tenant_id, position, profile, model, keep, min_input_tokens, enabled) update(position, profile, model, keep, min_input_tokens, enabled)
 table prompt_templates: user select; developer insert(tenant_id, name, version, description, system, collection, match_threshold, match_count, search_mode, context_sources, history_messages, token_budget, enabled) update(enabled)
 table provider_accounts: admin select(provider_id, position, secret, enabled) insert(provider_id, position, secret, enabled) update(enabled)
 table providers: user select(id, tenant_id, name, dialect, enabled, created_at); admin insert(tenant_id, name, dialect, base_url, secret, headers, options, enabled) update(base_url, secret, headers, options, enabled)
@@ -64,8 +65,16 @@ table workers: monitor select
 view api_key_list: user select
 
 -- functions
+function check_custom(jsonb): admin
+function check_custom_counts(jsonb, text): admin
+function check_custom_course(jsonb, text): admin
+function check_members(jsonb, text[], text): admin
+function check_paths(jsonb, text[], text): admin
+function check_request_template(jsonb, text): admin
 function is_generation(text, text, text, text, text): user
+function is_json_path(jsonb): admin
 function list_secrets(): user definer -- names only; own tenant; secret:read
+function prompt_cache_report(timestamp with time zone, timestamp with time zone): user
 function remove_secret(text, uuid): user definer -- own tenant; secret:write
 function destroy_data_keys(uuid): user definer -- own tenant; secret:write
 function open_call(uuid, integer): user definer -- own tenant; call:open; books the opening
@@ -174,6 +183,7 @@ function start_conversation(text, text, text, text, text, jsonb): user definer -
 function stop_vectorizing(text): user
 function subscribe(): user definer -- the caller's own channel
 function subscribe(uuid): user definer -- only a generation that the caller may see
+function template_error(jsonb): admin
 function tenant_for(text[]): user
 function tenant_totals(timestamp with time zone, timestamp with time zone): monitor definer -- sums of each tenant: no member, no content
 function tenant_id(): user worker monitor definer -- tells only who asks
