@@ -177,7 +177,7 @@ def test_a_stream_without_its_end_is_an_answer_that_broke_off(
     books_are_consistent(documented)
 
 
-def test_a_job_is_polled_until_it_is_done_and_cancelled_where_nobody_waits(
+def test_a_job_is_polled_until_it_is_done_and_paid_for_once(
     documented: Database, member: Member, worker: Callable[..., Worker], quill: Quill
 ) -> None:
     job = {
