@@ -25,14 +25,14 @@ $$;
 comment on function ai.find_map_entry(jsonb, text, text, text) is 'The key of the entry of a price map that is about a model; null: none.';
 
 -- Takes LiteLLM's price map: a new price version for each shared model whose price is another now, and what is missing of its sizes
--- and capabilities. add: names of providers of which every model of the map is added that is not there yet. only: a LIKE pattern of the names of models.
+-- and capabilities. add: names of providers of which every model of the map is added that is not there yet. models: a LIKE pattern of the names of models.
 -- dry_run: nothing is written, the report is the same. Gives a row for each model that was looked at:
 --   what            added, or updated, or kept (nothing to do), no entry, other kind (the entry is about another kind of request)
 --   price           priced, repriced, same, no price (the entry has none that could be used), later version (one begins after valid_from)
 --   not_understood  what the entry says about money that a price here cannot say
 -- Raises PT400 for what is no map, PT404 for a provider that there is not.
 create or replace function ai.import_prices(
-  map jsonb, add text[] default '{}', "only" text default '%', valid_from timestamptz default ai.now(), dry_run boolean default false)
+  map jsonb, add text[] default '{}', models text default '%', valid_from timestamptz default ai.now(), dry_run boolean default false)
 returns table (model text, entry text, what text, price text, old_rates jsonb, new_rates jsonb, not_understood text[])
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
@@ -53,7 +53,7 @@ begin
   for v_model in
     select m.id, m.name, m.kind, m.provider_id, m.wire_name, ai.find_map_entry(v_map, coalesce(p.price_map, p.name), m.wire_name, m.price_entry) as entry
       from ai.models m join ai.providers p on p.id = m.provider_id
-     where m.tenant_id is null and p.tenant_id is null and p.dialect <> 'local' and m.name like import_prices."only"
+     where m.tenant_id is null and p.tenant_id is null and p.dialect <> 'local' and m.name like import_prices.models
     union all
     select null, n.name, null, n.provider_id, n.wire_name, n.entry
       from (select p.id as provider_id, e.key as entry, w.wire_name, p.name || '/' || w.wire_name as name, coalesce(p.price_map, p.name) as price_map
@@ -63,7 +63,7 @@ begin
                                      in (coalesce(p.price_map, p.name), coalesce(p.price_map, p.name) || '_chat')
              cross join lateral (select case when left(e.key, length(coalesce(p.price_map, p.name)) + 1) = coalesce(p.price_map, p.name) || '/'
                                              then substr(e.key, length(coalesce(p.price_map, p.name)) + 2) else e.key end as wire_name) w) n
-     where n.name like import_prices."only" and length(n.name) <= 200 and n.wire_name <> '' and strpos(n.entry, '*') = 0
+     where n.name like import_prices.models and length(n.name) <= 200 and n.wire_name <> '' and strpos(n.entry, '*') = 0
        and (ai.map_model(v_map -> n.entry)).kind is not null
        and ai.find_map_entry(v_map, n.price_map, n.wire_name, null) = n.entry
        and not exists (select from ai.models m where m.tenant_id is null and (m.name = n.name or m.provider_id = n.provider_id and m.wire_name = n.wire_name))
@@ -125,13 +125,13 @@ comment on function ai.import_prices(jsonb, text[], text, timestamptz, boolean) 
   'Takes prices, sizes and capabilities from LiteLLM''s price map; gives what became of each model.';
 
 -- Loads the catalog that ships (catalog/catalog.json): shared providers and models that are not there yet, what is missing of the sizes
--- and capabilities of those that are, and a new price version where a price is another. only: names of providers. What the operator
+-- and capabilities of those that are, and a new price version where a price is another. providers: names of providers. What the operator
 -- changed about a provider stays. Gives a row for each provider and model:
 --   what   added, updated, kept
 --   price  priced, repriced, same, later version; null: the catalog has none
 -- Raises PT400 for what is no catalog, PT404 for a provider that it does not have.
 create or replace function ai.load_catalog(
-  catalog jsonb, "only" text[] default null, valid_from timestamptz default ai.now(), dry_run boolean default false)
+  catalog jsonb, providers text[] default null, valid_from timestamptz default ai.now(), dry_run boolean default false)
 returns table (name text, what text, price text)
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
@@ -146,13 +146,13 @@ declare
 begin
   if jsonb_typeof(catalog) is distinct from 'object' or jsonb_typeof(catalog -> 'providers') is distinct from 'array' or valid_from is null or not isfinite(valid_from) then
     raise exception 'this is no catalog' using errcode = 'PT400', hint = 'catalog/catalog.json, or: martlet catalog show';
-  elsif exists (select from unnest("only") o where not exists (select from jsonb_array_elements(catalog -> 'providers') p where p.value ->> 'name' = o)) then
+  elsif exists (select from unnest(load_catalog.providers) o where not exists (select from jsonb_array_elements(catalog -> 'providers') p where p.value ->> 'name' = o)) then
     raise exception 'the catalog has no such provider' using errcode = 'PT404', hint = 'martlet catalog list';
   end if;
   for v_provider in
     select p.* from jsonb_to_recordset(catalog -> 'providers')
       p (name text, dialect text, base_url text, secret text, headers jsonb, options jsonb, price_map text, models jsonb)
-     where load_catalog."only" is null or p.name = any (load_catalog."only")
+     where load_catalog.providers is null or p.name = any (load_catalog.providers)
   loop
     name := v_provider.name;
     price := null;

@@ -66,10 +66,10 @@ begin
 end
 $$;
 savepoint untouched;
-create table t.tried as select * from t.report(format('ai.import_prices(%L, add => ''{mtap-maps}'', "only" => ''mtap-maps/%%'', dry_run => true)', :'map'));
+create table t.tried as select * from t.report(format('ai.import_prices(%L, add => ''{mtap-maps}'', models => ''mtap-maps/%%'', dry_run => true)', :'map'));
 select is((select count(*) from ai.models where provider_id = (select id from ai.providers where name = 'mtap-maps')), 6::bigint, 'a dry run adds nothing');
 select is((select count(*) from ai.prices where model_id = t.model('mtap-maps/a')), 1::bigint, 'and prices nothing');
-create table t.done as select * from t.report(format('ai.import_prices(%L, add => ''{mtap-maps}'', "only" => ''mtap-maps/%%'')', :'map'));
+create table t.done as select * from t.report(format('ai.import_prices(%L, add => ''{mtap-maps}'', models => ''mtap-maps/%%'')', :'map'));
 select set_eq('table t.tried', 'table t.done', 'a dry run says what comes of it');
 select set_eq('table t.done', array[
   'mtap-maps/a maps/a updated repriced 1 {off_peak_pricing}', 'mtap-maps/b maps/b other kind', 'mtap-maps/named elsewhere kept priced 3', 'mtap-maps/lost - no entry',
@@ -80,12 +80,12 @@ select results_eq($$ select rates, valid_from = '-infinity', valid_to = 'infinit
                   $$ values ('{"input": 9, "output": 9, "searches": 1, "most": {"searches": 4}}'::jsonb, true, false), ('{"input": 1, "output": 2, "searches": 0.01, "most": {"searches": 4}}', false, true) $$,
                   'a new version; the operator''s bound stays');
 select is((select valid_from from ai.prices where model_id = t.model('mtap-maps/new')), '-infinity'::timestamptz, 'a first price holds from ever');
-select is((select count(*) from t.report(format('ai.import_prices(%L, add => ''{mtap-maps}'', "only" => ''mtap-maps/%%'')', :'map')) r where r ~ ' (added|updated|priced|repriced)'), 0::bigint, 'again: nothing to do');
+select is((select count(*) from t.report(format('ai.import_prices(%L, add => ''{mtap-maps}'', models => ''mtap-maps/%%'')', :'map')) r where r ~ ' (added|updated|priced|repriced)'), 0::bigint, 'again: nothing to do');
 insert into ai.prices (model_id, rates, valid_from) values (t.model('mtap-maps/a'), '{"input": 1, "output": 1}', now() + interval '1 month');
-select is((select r from t.report(format('ai.import_prices(jsonb_set(%L, ''{maps/a,input_cost_per_token}'', ''7e-6''), "only" => ''mtap-maps/a'')', :'map')) r), 'mtap-maps/a maps/a kept later version 7 {off_peak_pricing}',
+select is((select r from t.report(format('ai.import_prices(jsonb_set(%L, ''{maps/a,input_cost_per_token}'', ''7e-6''), models => ''mtap-maps/a'')', :'map')) r), 'mtap-maps/a maps/a kept later version 7 {off_peak_pricing}',
           'a price that is to come is not passed over');
 rollback to untouched;
-select is((select count(*) from t.report(format('ai.import_prices(%L, "only" => ''mtap-maps/a'')', :'map'))), 1::bigint, 'only some');
+select is((select count(*) from t.report(format('ai.import_prices(%L, models => ''mtap-maps/a'')', :'map'))), 1::bigint, 'only some');
 select is((select count(*) from t.report(format('ai.import_prices(%L)', '{}')) r where r !~ 'no entry'), 0::bigint, 'an empty map has no entries');
 select is_empty($$ select from ai.import_prices('{}') where model like 'local/%' $$, 'the local provider needs none');
 select throws_ok(format('select ai.import_prices(%s)', args), state, null, format('import_prices(%s)', args))
