@@ -10,7 +10,7 @@ as $$
 begin
   return p_kind operator(pg_catalog.=) any ('{chat,completion,embedding,classification,rerank,moderation,image,transcription,speech}'::pg_catalog.text[])
      and p_status operator(pg_catalog.=) any ('{queued,running,succeeded,failed,cancelled,rejected}'::pg_catalog.text[])
-     and p_priority operator(pg_catalog.=) any ('{high,normal,low}'::pg_catalog.text[])
+     and p_priority operator(pg_catalog.=) any ('{high,normal,low,batch}'::pg_catalog.text[])
      and (p_cache is null or p_cache operator(pg_catalog.=) any ('{off,exact,semantic,refresh}'::pg_catalog.text[]))
      and (p_purpose is null or p_purpose operator(pg_catalog.=) any ('{query,moderation,chunks,rows}'::pg_catalog.text[]));
 end

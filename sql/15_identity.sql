@@ -161,7 +161,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  insert into ai.lanes (tenant_id, priority) select new.id, p from unnest(array['high', 'normal', 'low']) p on conflict do nothing;
+  insert into ai.lanes (tenant_id, priority) select new.id, p from unnest(array['high', 'normal', 'low', 'batch']) p on conflict do nothing;
   return null;
 end
 $$;

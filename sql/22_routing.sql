@@ -95,7 +95,7 @@ begin
       return coalesce((select s.ttft_ms * power(0.5, least(greatest(extract(epoch from ai.now() - s.updated_at), 0) / 600, 1000))
                          from ai.model_stats s where s.model_id = p_model), 0);
     when 'least_busy' then
-      return (select count(*) from ai.leases l where l.model_id = p_model);
+      return (select count(*) from ai.leases l where l.model_id = p_model and not l.batched);
     else
       return 0;
   end case;

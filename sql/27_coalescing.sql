@@ -29,7 +29,8 @@ begin
     into v_ask
     from unnest(p_ids, p_tenants) w (id, tenant_id)
     join ai.generations g on g.tenant_id = w.tenant_id and g.id = w.id
-   where g.cache_key is not null and g.cache is distinct from 'refresh'
+   -- Nobody waits for what may take a day.
+   where g.cache_key is not null and g.cache is distinct from 'refresh' and g.priority <> 'batch'
      and not exists (select from ai.unshared u where u.tenant_id = g.tenant_id and u.cache_key = g.cache_key and u.until > v_now);
   if v_ask.ids is null then
     return;

@@ -101,9 +101,9 @@ declare
   v_bytes bigint;
 begin
   if coalesce(p_kind, '') not in ('chat', 'embedding', 'completion', 'classification', 'rerank', 'moderation', 'image', 'transcription', 'speech')
-     or coalesce(p_priority, '') not in ('high', 'normal', 'low') then
+     or coalesce(p_priority, '') not in ('high', 'normal', 'low', 'batch') then
     raise exception 'kind or priority is none'
-      using errcode = 'PT400', detail = 'Kinds: chat, completion, embedding, classification, rerank, moderation, image, transcription, speech. Priorities: high, normal, low.';
+      using errcode = 'PT400', detail = 'Kinds: chat, completion, embedding, classification, rerank, moderation, image, transcription, speech. Priorities: high, normal, low, batch.';
   end if;
   if (p_prompt is null) = (p_messages is null) then
     raise exception 'a generation needs either prompt or messages' using errcode = 'PT400';
@@ -130,8 +130,11 @@ begin
   if p_kind in ('rerank', 'classification') or p_kind = 'chat' and p_params ? 'response_format' then
     perform ai.check_kind_params(p_kind, p_params);
   end if;
-  if p_deadline_ms is not null and p_deadline_ms not between 1 and 86400000 then
-    raise exception 'deadline_ms must be from 1 to 86400000' using errcode = 'PT400';
+  if p_deadline_ms is not null and p_deadline_ms not between 1 and (case p_priority when 'batch' then 2073600000 else 86400000 end) then
+    raise exception 'deadline_ms must be from 1 to 86400000' using errcode = 'PT400', detail = 'Up to 2073600000 with priority batch.';
+  end if;
+  if p_stream and p_priority = 'batch' then
+    raise exception 'what has priority batch is not streamed' using errcode = 'PT400', hint = 'It is answered within a day: priority low is answered at once.';
   end if;
   if p_run_after > ai.now() + interval '1 year' then
     raise exception 'run_after must be within a year' using errcode = 'PT400';

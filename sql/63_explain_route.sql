@@ -11,7 +11,7 @@ as $$
       when 'cheapest' then coalesce((select format('%s for %s tokens in and 500 out', ai.usual_cost(p.rates, p_tokens, 500), p_tokens)
                                        from ai.prices p where p.model_id = p_model and p.valid_from <= ai.now() and ai.now() < p.valid_to limit 1), 'without a price')
       when 'fastest' then coalesce((select format('%s ms to the first text', round(s.ttft_ms)) from ai.model_stats s where s.model_id = p_model), 'never measured')
-      when 'least_busy' then format('%s running now', (select count(*) from ai.leases l where l.model_id = p_model))
+      when 'least_busy' then format('%s running now', (select count(*) from ai.leases l where l.model_id = p_model and not l.batched))
     end,
     (select 'for ' || string_agg(format('%s %s', c.key, c.value #>> '{}'), ' and ' order by c.key)
        from jsonb_each(p_route) c

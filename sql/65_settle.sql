@@ -238,7 +238,8 @@ begin
                                                               else d.outcome end,
                                               'class', case when not d.own_key or d.class <> 'money_out' then d.class end, 'signal', d.signal, 'secret', d.secret,
                                               'ttft_ms', d.ttft_ms, 'latency_ms', d.latency_ms))
-            from decided d where not d.unsent) as seen,
+            -- What a provider batch brings is news of hours ago.
+            from decided d where not d.unsent and not d.batched) as seen,
          (select jsonb_agg(jsonb_build_object('id', d.generation_id, 'attempt', d.attempt, 'tenant_id', d.tenant_id, 'claimed_at', d.claimed_at, 'capture', d.captured))
             from decided d where d.captured <> 'lost' and not d.unsent) as kept,
          (select jsonb_agg(jsonb_build_object('tenant_id', d.tenant_id, 'id', d.generation_id, 'attempt', d.attempt)) from decided d

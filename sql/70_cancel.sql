@@ -56,7 +56,7 @@ begin
       perform ai.end_generation(v_tenant, p_id, 'cancelled', c_error);
       return 'cancelled';
     end if;
-    select w.channel into v_channel from ai.leases l join ai.workers w on w.id = l.worker_id where l.generation_id = p_id;
+    select coalesce(w.channel, 'ai_batches') into v_channel from ai.leases l left join ai.workers w on w.id = l.worker_id where l.generation_id = p_id;
     if found then
       insert into ai.cancellations (generation_id, tenant_id, requested_at) values (p_id, v_tenant, ai.now());
       perform pg_notify(v_channel, '');

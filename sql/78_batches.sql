@@ -94,7 +94,7 @@ begin
   insert into ai.batches (tenant_id, id, user_id, name, metadata, created_at, paused_at)
   values (v_me.tenant_id, v_id, v_me.user_id, create_batch.name, create_batch.metadata, ai.now(), case when create_batch.paused then ai.now() end);
   insert into ai.lanes (tenant_id, priority, batch_id)
-  select v_me.tenant_id, p, v_id from unnest(array['high', 'normal', 'low']) p;
+  select v_me.tenant_id, p, v_id from unnest(array['high', 'normal', 'low', 'batch']) p;
   if create_batch.paused then
     perform ai.park_batch(v_id);
   end if;
@@ -175,10 +175,10 @@ begin
   cancelled := ai.end_queued_of_batch(v_tenant, batch, true);
   -- A statement of its own: what a claim was just taking, and the one before waited for, is leased by now.
   with leased as materialized (
-    select l.generation_id, l.tenant_id, w.channel
+    select l.generation_id, l.tenant_id, coalesce(w.channel, 'ai_batches') as channel
       from ai.lanes n
       join ai.leases l on l.lane_id = n.id
-      join ai.workers w on w.id = l.worker_id
+      left join ai.workers w on w.id = l.worker_id
      where n.batch_id = batch
   ), asked as (
     insert into ai.cancellations (generation_id, tenant_id, requested_at) select l.generation_id, l.tenant_id, ai.now() from leased l

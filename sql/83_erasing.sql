@@ -64,7 +64,7 @@ begin
   )
   select array_agg(a.generation_id) into v_ids from asked a;
   perform pg_notify(c.channel, '')
-     from (select distinct w.channel from ai.leases l join ai.workers w on w.id = l.worker_id where l.generation_id = any (v_ids)) c;
+     from (select distinct coalesce(w.channel, 'ai_batches') as channel from ai.leases l left join ai.workers w on w.id = l.worker_id where l.generation_id = any (v_ids)) c;
 end
 $$;
 comment on function ai.stop_generations(uuid, uuid[], boolean) is 'Ends queued generations of a person who is being forgotten, and has running ones aborted.';
@@ -105,7 +105,7 @@ begin
 
   return query
     with gone as materialized (
-      select g.tenant_id, g.id, g.user_id, g.idempotency_key, (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) as pseudonym
+      select g.tenant_id, g.id, g.user_id, g.idempotency_key, g.provider_batch_id, (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) as pseudonym
         from unnest(array_fill(p_tenant, array[cardinality(p_ids)]), p_ids) u (tenant_id, id)
         join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
        where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
@@ -117,6 +117,8 @@ begin
       delete from ai.tool_calls c using gone o where c.tenant_id = o.tenant_id and c.generation_id = o.id
     ), prompts as (
       delete from ai.prepared p using gone o where p.generation_id = o.id
+    ), batched as (
+      delete from ai.batched_requests b using gone o where b.batch_id = o.provider_batch_id and b.generation_id = o.id
     ), redacted as (
       delete from ai.redactions r using gone o where not p_in_app and r.tenant_id = o.tenant_id and r.generation_id = o.id
     ), jobs as (

@@ -127,6 +127,10 @@ static const unsigned char migrations_29[] = {
 };
 
 static const unsigned char migrations_30[] = {
+#embed "../../migrations/20261121150800_provider_batches.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char migrations_31[] = {
 #embed "../../migrations/20261121150900_admission.sql" suffix(, 0) if_empty(0)
 };
 
@@ -443,94 +447,114 @@ static const unsigned char sql_77[] = {
 };
 
 static const unsigned char sql_78[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/49_batch_gathering.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_80[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_81[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_82[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_83[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_84[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_85[] = {
-#embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_86[] = {
-#embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_batch_reports.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_87[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_batch_results.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_88[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_batch_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_89[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_90[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/68_provider_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_91[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_92[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_93[] = {
-#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_94[] = {
-#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_95[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_96[] = {
-#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_97[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_98[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_99[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_100[] = {
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_101[] = {
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_102[] = {
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_103[] = {
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_104[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_105[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -569,7 +593,8 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_27, "20261121150500_prices.sql"),
   FILE_ENTRY(migrations_28, "20261121150600_structured_outputs_and_tools.sql"),
   FILE_ENTRY(migrations_29, "20261121150700_artifacts.sql"),
-  FILE_ENTRY(migrations_30, "20261121150900_admission.sql"),
+  FILE_ENTRY(migrations_30, "20261121150800_provider_batches.sql"),
+  FILE_ENTRY(migrations_31, "20261121150900_admission.sql"),
   {0, 0, 0},
 };
 
@@ -652,29 +677,34 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_75, "46_prepare.sql"),
   FILE_ENTRY(sql_76, "47_lease.sql"),
   FILE_ENTRY(sql_77, "48_held_back.sql"),
-  FILE_ENTRY(sql_78, "50_realtime.sql"),
-  FILE_ENTRY(sql_79, "60_failures.sql"),
-  FILE_ENTRY(sql_80, "61_next_step.sql"),
-  FILE_ENTRY(sql_81, "62_breakers.sql"),
-  FILE_ENTRY(sql_82, "63_explain_route.sql"),
-  FILE_ENTRY(sql_83, "65_settle.sql"),
-  FILE_ENTRY(sql_84, "66_afterwards.sql"),
-  FILE_ENTRY(sql_85, "67_tool_steps.sql"),
-  FILE_ENTRY(sql_86, "68_tool_runs.sql"),
-  FILE_ENTRY(sql_87, "70_cancel.sql"),
-  FILE_ENTRY(sql_88, "75_asking.sql"),
-  FILE_ENTRY(sql_89, "76_conversations.sql"),
-  FILE_ENTRY(sql_90, "78_batches.sql"),
-  FILE_ENTRY(sql_91, "79_progress.sql"),
-  FILE_ENTRY(sql_92, "80_usage.sql"),
-  FILE_ENTRY(sql_93, "83_erasing.sql"),
-  FILE_ENTRY(sql_94, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_95, "83_forgetting.sql"),
-  FILE_ENTRY(sql_96, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_97, "84_statistics.sql"),
-  FILE_ENTRY(sql_98, "85_maintenance.sql"),
-  FILE_ENTRY(sql_99, "86_state.sql"),
-  FILE_ENTRY(sql_100, "87_audited.sql"),
+  FILE_ENTRY(sql_78, "49_batch_gathering.sql"),
+  FILE_ENTRY(sql_79, "50_realtime.sql"),
+  FILE_ENTRY(sql_80, "60_failures.sql"),
+  FILE_ENTRY(sql_81, "61_next_step.sql"),
+  FILE_ENTRY(sql_82, "62_breakers.sql"),
+  FILE_ENTRY(sql_83, "63_explain_route.sql"),
+  FILE_ENTRY(sql_84, "65_settle.sql"),
+  FILE_ENTRY(sql_85, "66_afterwards.sql"),
+  FILE_ENTRY(sql_86, "67_batch_reports.sql"),
+  FILE_ENTRY(sql_87, "67_batch_results.sql"),
+  FILE_ENTRY(sql_88, "67_batch_steps.sql"),
+  FILE_ENTRY(sql_89, "67_tool_steps.sql"),
+  FILE_ENTRY(sql_90, "68_provider_batches.sql"),
+  FILE_ENTRY(sql_91, "68_tool_runs.sql"),
+  FILE_ENTRY(sql_92, "70_cancel.sql"),
+  FILE_ENTRY(sql_93, "75_asking.sql"),
+  FILE_ENTRY(sql_94, "76_conversations.sql"),
+  FILE_ENTRY(sql_95, "78_batches.sql"),
+  FILE_ENTRY(sql_96, "79_progress.sql"),
+  FILE_ENTRY(sql_97, "80_usage.sql"),
+  FILE_ENTRY(sql_98, "83_erasing.sql"),
+  FILE_ENTRY(sql_99, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_100, "83_forgetting.sql"),
+  FILE_ENTRY(sql_101, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_102, "84_statistics.sql"),
+  FILE_ENTRY(sql_103, "85_maintenance.sql"),
+  FILE_ENTRY(sql_104, "86_state.sql"),
+  FILE_ENTRY(sql_105, "87_audited.sql"),
   {0, 0, 0},
 };
 

@@ -50,6 +50,14 @@ extension Directives {
 
   private mutating func applyFault(key: String, value: String?) throws(DirectiveError) {
     switch key {
+    case "batch": batch = try BatchDirectives(try Self.text(key, value))
+    case "at":
+      let step = try Self.text(key, value)
+      guard BatchEndpoint.Step(rawValue: step) != nil else {
+        throw DirectiveError(description: "at: '\(step)' is no step of a batch")
+      }
+      at = step
+    case "late": isLate = try Self.flag(key, value)
     case "status": status = try Self.count(key, value, from: 400, upTo: 599)
     case "code": errorCode = try Self.text(key, value)
     case "type": errorType = try Self.text(key, value)
@@ -171,7 +179,7 @@ extension Directives {
 }
 
 extension Substring {
-  fileprivate var trimmingSpaces: Substring {
+  var trimmingSpaces: Substring {
     var rest = self
     while rest.first == " " { rest.removeFirst() }
     while rest.last == " " { rest.removeLast() }

@@ -84,6 +84,13 @@ package struct Directives: Sendable, Equatable {
   /// Percentage of requests that fail; `nil` means all.
   package var chance: Int?
 
+  /// What becomes of a batch.
+  package var batch: BatchDirectives?
+  /// Only this step of a batch interface fails; nil: whatever is asked.
+  package var at: String?
+  /// The fault comes after the work was done: only the answer is lost.
+  package var isLate = false
+
   package var hang = false
   package var reset = false
   package var cut: Cut?

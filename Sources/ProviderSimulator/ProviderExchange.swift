@@ -48,6 +48,7 @@ extension Responder {
       case .model(let id): return model(id, context)
       case .gemini(let method): return try gemini(method, request, context)
       case .modelServer(let server): return try modelServer(server, request, context)
+      case .batch(let endpoint): return refuse(context, 404, endpoint.path)
       case .unknown(let path):
         if Endpoint.known.contains(path) {
           return refuse(context, 405, "Method \(request.head.method.rawValue) is not allowed.")
@@ -62,7 +63,7 @@ extension Responder {
   }
 
   /// Credentials and versions, in the order in which the providers look at them.
-  private func refusal(_ context: Context, _ request: IncomingRequest) -> Exchange? {
+  func refusal(_ context: Context, _ request: IncomingRequest) -> Exchange? {
     let headers = request.head.headers
     let bearer = headers.first(name: "authorization").flatMap { value -> Substring? in
       value.count > 7 && value.prefix(7).lowercased() == "bearer " ? value.dropFirst(7) : nil
@@ -116,6 +117,7 @@ extension Responder {
     }
     context.entry.model = model
     context.entry.tag = directives.tag
+    if directives.at != nil, directives.at != context.endpoint.batchStep { directives.clearFault() }
     if directives.hasFault, !faultIsDue(directives, context) { directives.clearFault() }
     context.entry.fault = directives.faultName
     return (directives, name)

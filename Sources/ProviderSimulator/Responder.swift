@@ -25,6 +25,7 @@ struct Exchange {
 final class Responder: Sendable {
   let log: RequestLog
   let occurrences = OccurrenceCounter()
+  let batches = BatchStore()
   let started: Directives
   private let defaults: Mutex<Directives>
   private let moment = Mutex(WallClock(second: 0))
@@ -53,6 +54,7 @@ final class Responder: Sendable {
   func reset() {
     log.reset()
     occurrences.reset()
+    batches.reset()
     currentDefaults = started
   }
 
@@ -69,6 +71,7 @@ final class Responder: Sendable {
   func answer(_ request: IncomingRequest) -> Exchange {
     let uri = request.head.uri
     let path = uri.firstIndex(of: "?").map { uri[..<$0] } ?? uri[...]
+    if let exchange = batchExchange(request, path) { return exchange }
     switch (request.head.method, path) {
     case (.POST, "/v1/chat/completions"): return provider(request, .chatCompletions)
     case (.POST, "/v1/messages"): return provider(request, .messages)
@@ -114,6 +117,7 @@ enum Endpoint: Equatable {
   case model(String)
   case gemini(GeminiMethod)
   case modelServer(ModelServer)
+  case batch(BatchEndpoint)
   case unknown(String)
 
   static let known =
@@ -134,8 +138,15 @@ enum Endpoint: Equatable {
     case .model(let id): "/v1/models/\(id)"
     case .gemini(let method): "/v1/models:\(method.name.rawValue)"
     case .modelServer(let server): server.path
+    case .batch(let endpoint): endpoint.path
     case .unknown(let path): path
     }
+  }
+
+  /// The step of a batch interface that is asked for; nil: it is none.
+  var batchStep: String? {
+    if case .batch(let endpoint) = self { return endpoint.step.rawValue }
+    return nil
   }
 
   /// Whose protocol an endpoint speaks. `/v1/models` exists in all; headers decide.
@@ -145,6 +156,7 @@ enum Endpoint: Equatable {
     case .chatCompletions, .embeddings, .media: .openAI
     case .gemini: .gemini
     case .modelServer(let server): server.wire
+    case .batch(let endpoint): endpoint.wire
     case .models, .model, .unknown:
       headers.contains(name: "x-goog-api-key")
         ? .gemini : headers.contains(name: "anthropic-version") ? .anthropic : .openAI

@@ -6,11 +6,13 @@ import Synchronization
 final class Ear: Sendable {
   private let desk: Desk
   private let setup: Setup
+  private let batches: BatchLoop
   private let listener = Mutex<Listener?>(nil)
 
-  init(desk: Desk, setup: Setup) {
+  init(desk: Desk, setup: Setup, batches: BatchLoop) {
     self.desk = desk
     self.setup = setup
+    self.batches = batches
   }
 
   /// Until cancelled.
@@ -20,11 +22,13 @@ final class Ear: Sendable {
       let channel = desk.identity.channel
       do {
         let opened = try await Listener.open(
-          setup.conninfo, channels: ["ai_work", channel], applicationName: "martlet listen")
+          setup.conninfo, channels: ["ai_work", "ai_batches", channel],
+          applicationName: "martlet listen")
         listener.withLock { $0 = opened }
         backoff.reset()
         // What was notified before is lost: look for work, and for cancellations.
         desk.listening(true)
+        batches.notified()
         // A new identity may have come while this listened to the channel of the old one.
         if desk.identity.channel == channel, !Task.isCancelled {
           try await listen(opened, channel)
@@ -55,6 +59,8 @@ final class Ear: Sendable {
       if notification.channel == channel {
         desk.pulseWake.signal()
         desk.jobsWake.signal()
+      } else if notification.channel == "ai_batches" {
+        batches.notified()
       } else {
         desk.notified()
       }

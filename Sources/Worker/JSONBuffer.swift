@@ -43,6 +43,16 @@ struct JSONBuffer {
     element(value)
   }
 
+  /// A member whose name is not known beforehand: an array of texts.
+  mutating func member(text name: String, list: [String]) {
+    element(name)
+    bytes.append(UInt8(ascii: ":"))
+    needsComma = false
+    beginArray()
+    for value in list { element(value) }
+    endArray()
+  }
+
   mutating func element(_ value: String) {
     if needsComma { bytes.append(UInt8(ascii: ",")) }
     quote(value)

@@ -80,7 +80,8 @@ final class Keyring {
     try await open(secrets: [ref], worker, link)[ref]
   }
 
-  private func open(
+  /// Opens secrets by their references.
+  func open(
     secrets refs: Set<Int>, _ worker: String, _ link: Link
   ) async throws(PostgresError) -> [Int: Result<SecretBytes, Failure>] {
     var found: [Int: Result<SecretBytes, Failure>] = [:]

@@ -83,10 +83,12 @@ package final class Worker: Service {
     logger.info(
       "working", metadata: ["concurrency": "\(configuration.concurrency)"])
 
+    let batches = BatchLoop(
+      desk: desk, setup: setup, secrets: configuration.secrets, network: pools)
     await withTaskGroup { loops in
-      start(&loops, desk, pool, setup)
-      await untilStop(desk)
-      await finish(desk, pool, logger)
+      start(&loops, desk, pool, setup, batches)
+      await untilStop(desk, batches)
+      await finish(desk, pool, batches, logger)
       loops.cancelAll()
     }
     await say(setup, farewellOf: desk.identity)
@@ -109,11 +111,12 @@ package final class Worker: Service {
   }
 
   private func start(
-    _ loops: inout TaskGroup<Void>, _ desk: Desk, _ pool: TransferPool, _ setup: Setup
+    _ loops: inout TaskGroup<Void>, _ desk: Desk, _ pool: TransferPool, _ setup: Setup,
+    _ batches: BatchLoop
   ) {
     let local = LocalQueue()
     let porter = Porter(desk: desk, pool: pool, secrets: configuration.secrets, setup: setup)
-    let ear = Ear(desk: desk, setup: setup)
+    let ear = Ear(desk: desk, setup: setup, batches: batches)
     let dispatcher = Dispatcher(
       desk: desk, pool: pool, secrets: configuration.secrets, logger: setup.logger, local: local,
       porter: porter)
@@ -129,6 +132,7 @@ package final class Worker: Service {
         desk: desk, setup: setup, conninfo: tools, concurrency: configuration.toolConcurrency)
       loops.addTask { await runner.run() }
     }
+    loops.addTask { await batches.run() }
     if !configuration.once {
       loops.addTask { await Handshake(desk: desk, setup: setup).run() }
     }
@@ -167,19 +171,22 @@ package final class Worker: Service {
     return nil
   }
 
-  private func untilStop(_ desk: Desk) async {
-    while !Task.isCancelled, !desk.isStopping, !desk.isOnceDone {
+  private func untilStop(_ desk: Desk, _ batches: BatchLoop) async {
+    while !Task.isCancelled, !desk.isStopping, !desk.isOnceDone || !batches.isDrained {
+      if desk.isOnceDone { batches.drain() }
       await desk.workerWake.wait()
     }
   }
 
   /// Lets what is under way end, within the grace time; then hands it back.
-  private func finish(_ desk: Desk, _ pool: TransferPool, _ logger: Logger) async {
+  private func finish(
+    _ desk: Desk, _ pool: TransferPool, _ batches: BatchLoop, _ logger: Logger
+  ) async {
     if desk.isOnceDone { return }
     desk.stopClaiming()
     let under = desk.transferring
     if under > 0 { logger.info("stopping", metadata: ["under_way": "\(under)"]) }
-    await wait(until: .now + configuration.grace) { desk.isIdle }
+    await wait(until: .now + configuration.grace) { desk.isIdle && batches.isIdle }
     for transfer in desk.endAll(.released) { pool.cancel(transfer) }
     await wait(until: .now + Self.lastReports) { desk.isIdle }
 

@@ -16,7 +16,7 @@ insert into t.not_audited values
   ('vectorizers'), ('vectorizer_versions'), ('vectorized_rows'), ('vectorizer_problems'),
   -- what workers and sessions write while they work
   ('lanes'), ('active_lanes'), ('parked_lanes'), ('queue'), ('delayed'), ('waiting'), ('prepared'), ('policies_in_use'), ('workers'), ('leases'), ('cancellations'), ('leaders'), ('unshared'),
-  ('counters'), ('counter_entries'), ('unsettled'), ('embedding_jobs'), ('model_stats'), ('breakers'), ('exhausted_accounts'), ('sessions'), ('api_key_uses'),
+  ('counters'), ('counter_entries'), ('provider_batches'), ('batched_requests'), ('unsettled'), ('embedding_jobs'), ('model_stats'), ('breakers'), ('exhausted_accounts'), ('sessions'), ('api_key_uses'),
   ('call_openings'), ('maintenance'), ('forgotten'), ('forgotten_left'),
   -- locks, and records of their own
   ('counter_making'), ('embedding_batching'), ('binding_turns'), ('migrations'), ('audit_log'), ('audit_heads'), ('audit_pending');

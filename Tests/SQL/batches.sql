@@ -47,7 +47,7 @@ select t.batch() as b \gset
 select results_eq(format('select tenant_id, user_id, name, paused_at is null, cancelled_at is null from ai.batches where id = %L', :'b'),
   $$ values (t.alpha(), 'ann', 'b', true, true) $$, 'a batch is its maker''s');
 select results_eq(format('select priority, counters from ai.lanes where batch_id = %L order by 1', :'b'),
-  $$ values ('high', '{}'::bigint[]), ('low', '{}'), ('normal', '{}') $$, 'it has a lane for each priority from the start');
+  $$ values ('batch', '{}'::bigint[]), ('high', '{}'), ('low', '{}'), ('normal', '{}') $$, 'it has a lane for each priority from the start');
 select is(t.value_as('mtap_ann', format('select length(ai.create_batch(%s)::text)', n.text)), n.wanted, n.why)
   from (values ($$'x'$$, '36', 'a name of one character'), ($$repeat('x', 200)$$, '36', 'of 200'), ($$repeat('x', 201)$$, 'PT400', 'of 201'),
                ($$''$$, 'PT400', 'none'), ('null', 'PT400', 'null'),
@@ -97,7 +97,7 @@ delete from ai.delayed;
 delete from ai.generations where run_after > ai.now();
 select is(t.fill(:'b', 1, p_priority => 'high'), '1', 'one of another priority');
 select is((select count(distinct q.lane_id) from ai.queue q join ai.lanes l on l.id = q.lane_id where l.batch_id = :'b'), 2::bigint, 'is in another lane of it');
-select is((select count(*) from ai.lanes where batch_id = :'b'), 3::bigint, 'no lane was made by an insert');
+select is((select count(*) from ai.lanes where batch_id = :'b'), 4::bigint, 'no lane was made by an insert');
 
 -- Progress, cost, rate, ETA. One succeeds for 0.00018, one fails for good.
 select count(*) from t.claim(:'w', 3) \g /dev/null
@@ -119,8 +119,8 @@ reset session authorization;
 -- Pausing
 select is(t.value_as('mtap_ann', format('select ai.pause_batch(%L)', :'b')), '', 'paused');
 select is(t.value_as('mtap_dev', format('select ai.pause_batch(%L)', :'b')), '', 'twice');
-select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.lane_id where l.batch_id = :'b'), 3::bigint, 'each lane is parked once');
-select is(cardinality(ai.stopped_lanes()), 3, 'the claim is told so');
+select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.lane_id where l.batch_id = :'b'), 4::bigint, 'each lane is parked once');
+select is(cardinality(ai.stopped_lanes()), 4, 'the claim is told so');
 select is(t.counts(:'b'), 'paused 6 3 1 1 1 0 0', 'progress says so');
 select t.ask('beside') as beside \gset
 select t.fill(:'b', 2) \g /dev/null
@@ -177,7 +177,7 @@ select is(ai.sweep_cancelled_batches(), 0::bigint, 'once');
 select t.pass('3 days');
 select ai.sweep_cancelled_batches() \g /dev/null
 select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.lane_id where l.batch_id = :'b'), 0::bigint, 'after days its lanes are forgotten');
-select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.lane_id where l.batch_id = :'p'), 3::bigint, 'those of a paused batch are not');
+select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.lane_id where l.batch_id = :'p'), 4::bigint, 'those of a paused batch are not');
 select is(t.value_as('mtap_ann', format('select cancelled from ai.cancel_batch(%L)', :'p')), '2', 'a paused batch is cancelled');
 
 -- Many: nobody is notified of each, all end.

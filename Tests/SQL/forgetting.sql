@@ -21,6 +21,7 @@ audit_heads kept hash
 audit_log kept login user_id source action object key before after prev_hash hash
 audit_pending kept login user_id source action object key before after
 authenticators kept role_name
+batched_requests gone request
 batches named user_id
 batches emptied name metadata
 binding_turns kept scope
@@ -75,6 +76,7 @@ profile_rules kept kind tier metadata profile
 profiles kept name kind strategy
 prompt_templates kept name description system collection search_mode context_sources
 provider_accounts kept secret
+provider_batches kept kind wire_name options state action secret file_id external_id refused_ids output_id errors_id word ending rest error dropped
 providers kept name dialect base_url secret headers options price_map
 realtime_key kept key
 redactions gone placeholder original

@@ -67,6 +67,8 @@ insert into ai.providers (tenant_id, name, dialect, base_url) values (t.alpha(),
 insert into ai.models (tenant_id, provider_id, name, wire_name) values (t.alpha(), :provider, 'own/one', 'one') returning id as model \gset
 insert into ai.prices (model_id, rates) values (:model, '{"input": 1, "output": 1}');
 insert into ai.provider_accounts (provider_id, position, secret) values (:provider, 1, 'OTHER_API_KEY');
+insert into ai.provider_batches (tenant_id, provider_id, model_id, kind, wire_name, options, due_at, created_at, give_up_at)
+values (t.alpha(), :provider, :model, 'chat', 'one', '{}', now(), now(), now()) returning id as provider_batch \gset
 insert into ai.profiles (tenant_id, name) values (t.alpha(), 'own');
 insert into ai.routes (tenant_id, profile, model_id) values (t.alpha(), 'own', :model);
 insert into ai.profile_rules (tenant_id, position, profile) values (t.alpha(), 1, 'mtap-route');
@@ -107,6 +109,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('explain the routes of others', format('select distinct true from ai.explain_route(%L)', :'abe'), '{inference:read}', 'ok 1', 'PT404'),
   ('see files of others', 'select from ai.artifacts where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   ('read files of others', format('select ai.artifact_content(%L), ai.recall_artifact(%1$L)', :'file'), '{inference:read}', 'ok 1', 'PT404'),
+  ('see provider batches', 'select id from ai.provider_batches', '{inference:read,usage:read}', 'ok 1', 'ok 0'),
   ('follow batches of others', 'select ai.batch_progress(id) from ai.batches where user_id = ''abe''', '{inference:read}', 'ok 1', 'ok 0'),
   -- what is one's own
   ('see what is its own', 'select from ai.generations where user_id = (select ai.user_id())', null, 'ok 1', ''),
@@ -134,6 +137,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('pause a batch', 'select ai.pause_batch(id) from ai.batches where user_id = (select ai.user_id())', '{inference:execute}', 'ok 1', 'PT403'),
   ('resume a batch', 'select ai.resume_batch(id) from ai.batches where user_id = (select ai.user_id())', '{inference:execute}', 'ok 1', 'PT403'),
   ('cancel a batch', 'select ai.cancel_batch(id) from ai.batches where user_id = (select ai.user_id())', '{inference:execute}', 'ok 1', 'PT403'),
+  ('cancel a provider batch', format('select ai.cancel_provider_batch(%L)', :'provider_batch'), '{inference:execute}', 'ok 1', 'PT403'),
   ('look into the cache', 'select * from ai.find_cached_response(''[1]'', vector_model => ''mtap/embed'')', '{inference:execute}', 'ok 0', 'PT403'),
   ('have a template''s context read', 'select from ai.context_sources', '{inference:execute,prompt:read,prompt:write}', 'ok 1', 'ok 0'),
   ('vectorize its table', 'select ai.vectorize(''notes'', ''{body}'', ''mtap/embed'')', '{inference:execute}', 'ok 1', 'PT403'),

@@ -29,6 +29,7 @@ insert into t.sees values
   ('ai.audit_log',        0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.audit_heads',      0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.batches',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),
+  ('ai.provider_batches', 0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.guardrails',       0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.limits',           0, 0, 0, 0, 'x', 'x', 'x', 'x'),
   ('ai.credits',          0, 0, 0, 0, 'x', 'x', 'x', 'x'),

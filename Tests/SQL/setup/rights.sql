@@ -52,6 +52,7 @@ table profiles: user select; admin insert(tenant_id, name, kind, strategy, degra
 table prompt_cache_policies: user select; admin insert(tenant_id, position, profile, model, keep, min_input_tokens, enabled) update(position, profile, model, keep, min_input_tokens, enabled)
 table prompt_templates: user select; developer insert(tenant_id, name, version, description, system, collection, match_threshold, match_count, search_mode, context_sources, history_messages, token_budget, enabled) update(enabled)
 table provider_accounts: admin select(provider_id, position, secret, enabled) insert(provider_id, position, secret, enabled) update(enabled)
+table provider_batches: user select(id, tenant_id, provider_id, model_id, kind, wire_name, state, action, due_at, tries, external_id, word, ending, error, created_at, closed_at, submitted_at, cancel_at, ended_at, requests, bytes, succeeded, failed, expired, cancelled, missing, repeated, strays, malformed)
 table providers: user select(id, tenant_id, name, dialect, enabled, created_at); admin insert(tenant_id, name, dialect, base_url, secret, headers, options, enabled) update(base_url, secret, headers, options, enabled)
 table retry_rules: user select
 table roles: user select
@@ -97,6 +98,7 @@ function cache_report(timestamp with time zone, timestamp with time zone): user
 function cancel(uuid): user definer -- only a generation that the caller may see
 function begin_tool(): user definer -- only the call whose ticket this transaction has
 function cancel_batch(uuid): user definer -- only a batch that the caller may see
+function cancel_provider_batch(uuid): user definer -- only one of the caller's tenant, by who sees all of it
 function cancel_rebuild(text): user definer -- own tenant; document:write
 function check_costs(timestamp with time zone, timestamp with time zone): user
 function check_json_schema(jsonb): user definer -- reads nothing
@@ -185,6 +187,7 @@ function subscribe(): user definer -- the caller's own channel
 function subscribe(uuid): user definer -- only a generation that the caller may see
 function template_error(jsonb): admin
 function tenant_for(text[]): user
+function provider_batch_totals(): monitor definer -- counts: no tenant, no content
 function tenant_totals(timestamp with time zone, timestamp with time zone): monitor definer -- sums of each tenant: no member, no content
 function tenant_id(): user worker monitor definer -- tells only who asks
 function text_matches(text, text, integer, jsonb): user definer -- own tenant; document:read
@@ -217,6 +220,10 @@ function worker_leases(uuid): worker definer -- a worker's own leases
 function worker_maintain(uuid): worker definer -- keeps the tables in order, as a worker
 function worker_publish(uuid, jsonb): worker definer -- a worker's own leases
 function worker_register(text, text, integer): worker definer -- a row for a new worker
+function worker_batch_report(uuid, uuid, integer, jsonb): worker definer -- a step that this worker has taken
+function worker_batch_requests(uuid, uuid, integer, uuid, integer): worker definer -- a step that this worker has taken
+function worker_batch_results(uuid, uuid, integer, jsonb): worker definer -- a step that this worker has taken
+function worker_batch_steps(uuid, integer, jsonb): worker definer -- what a worker is to do
 function worker_settle(uuid, jsonb): worker definer -- a worker's own leases
 function worker_sleep(): worker definer -- a lock
 function worker_stop(uuid): worker definer -- a worker's own row

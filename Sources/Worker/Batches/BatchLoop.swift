@@ -1,0 +1,128 @@
+import HTTP
+import Logging
+import Postgres
+import Providers
+import Sealing
+import Synchronization
+
+/// Does the steps of provider batches that the database gives it, and is silent otherwise: it asks when it is notified
+/// or when the database said that there would be something. Everything is apart from the other loops: its connections,
+/// its transfers, its threads, so that a large file never delays a call.
+final class BatchLoop: Sendable {
+  private let desk: Desk
+  private let setup: Setup
+  private let secrets: Secrets
+  private let network: TransferPool.Configuration
+  private let wake = Wake()
+  private let state = Mutex(State())
+
+  private struct State: Sendable {
+    /// Steps under way, by batch.
+    var steps: [String: Int] = [:]
+    /// To be told once nothing is to be done.
+    var isToDrain = false
+    var isDrained = false
+  }
+
+  /// Steps at once.
+  private static let most = 4
+  private static let sql = "select \(BatchStep.columns) from ai.worker_batch_steps($1, $2, $3)"
+
+  init(
+    desk: Desk, setup: Setup, secrets: Secrets, network: TransferPool.Configuration
+  ) {
+    self.desk = desk
+    self.setup = setup
+    self.secrets = secrets
+    var network = network
+    network.name = "batches"
+    network.keptConnections = 8
+    self.network = network
+  }
+
+  /// There may be something to do.
+  func notified() { wake.signal() }
+
+  var isIdle: Bool { state.withLock { $0.steps.isEmpty } }
+
+  /// With `once`: what is due is done. Answered by `isDrained`.
+  func drain() {
+    state.withLock { $0.isToDrain = true }
+    wake.signal()
+  }
+
+  var isDrained: Bool { state.withLock { $0.isDrained } }
+
+  /// Until cancelled.
+  func run() async {
+    let link = Link(setup, desk: desk, purpose: "batches")
+    let keyring = Keyring(masters: setup.masters, logger: setup.logger)
+    await withTaskGroup { group in
+      while !Task.isCancelled {
+        let until = await begin(&group, link, keyring)
+        if until.isIdle { await link.close() }
+        if Task.isCancelled { break }
+        await wake.wait(until: until.deadline)
+      }
+      group.cancelAll()
+    }
+    await link.close()
+  }
+
+  /// Takes steps as far as there is room; says when to look again.
+  private func begin(
+    _ group: inout TaskGroup<Void>, _ link: Link, _ keyring: Keyring
+  ) async -> (deadline: ContinuousClock.Instant?, isIdle: Bool) {
+    let worker = desk.identity.worker
+    let (known, room) = state.withLock { ($0.steps, Self.most - $0.steps.count) }
+    if desk.isStopping { return (nil, known.isEmpty) }
+    do throws(PostgresError) {
+      let rows = try await link.query(
+        Self.sql, [worker, String(max(0, room)), Self.list(known)])
+      var opened: [Int: Result<SecretBytes, Failure>] = [:]
+      var refs: Set<Int> = []
+      for row in 0..<rows.count {
+        if let ref = rows.int(row, BatchStep.secretColumn) { refs.insert(ref) }
+      }
+      if !refs.isEmpty { opened = try await keyring.open(secrets: refs, worker, link) }
+      var wait: Int?
+      var count = 0
+      for row in 0..<rows.count {
+        guard let step = BatchStep(rows, row, worker: worker) else {
+          wait = rows.int(row, BatchStep.waitColumn)
+          continue
+        }
+        count += 1
+        let secret = step.secret(opened, secrets)
+        state.withLock { $0.steps[step.batch] = step.number }
+        group.addTask {
+          await BatchWork(
+            step: step, secret: secret, network: self.network, desk: self.desk, setup: self.setup
+          ).run()
+          self.state.withLock { $0.steps[step.batch] = nil }
+          self.wake.signal()
+          self.desk.workerWake.signal()
+        }
+      }
+      let isIdle = known.isEmpty && count == 0
+      if isIdle, wait.map({ $0 > 100 }) ?? true {
+        let isNews = state.withLock { state in
+          guard state.isToDrain, !state.isDrained else { return false }
+          state.isDrained = true
+          return true
+        }
+        if isNews { desk.workerWake.signal() }
+      }
+      return (wait.map { .now + .milliseconds(min($0, 86_400_000)) }, isIdle)
+    } catch {
+      // The heartbeat will find out whether this worker was declared dead.
+      if error.sqlState == "PT404" { desk.pulseWake.signal() }
+      await link.rest(after: error, "asking after batches")
+      return (.now, false)
+    }
+  }
+
+  private static func list(_ steps: [String: Int]) -> String {
+    "[" + steps.map { #"["\#($0.key)",\#($0.value)]"# }.joined(separator: ",") + "]"
+  }
+}
