@@ -27,7 +27,9 @@ extension Responder {
       ? streamed(answer, context, directives) : whole(answer, context, directives)
     exchange.entry?.status = 200
     exchange.usage = answer.usage
-    exchange.reportsUsage = !chat.stream || context.wire != .openAI || answer.includeUsage
+    exchange.reportsUsage =
+      !chat.stream || context.wire != .openAI || answer.includeUsage
+      || context.host.alwaysReportsUsage
     return exchange
   }
 
@@ -64,8 +66,15 @@ extension Responder {
   private func check(
     _ chat: ChatRequest, _ request: IncomingRequest, _ context: Context
   ) throws(ProviderFailure) {
-    guard chat.hasMessages else {
+    if context.endpoint == .completions {
+      guard chat.question != nil else { throw missing("prompt", context.wire) }
+    } else if !chat.hasMessages {
       throw missing(context.wire == .gemini ? "contents" : "messages", context.wire)
+    }
+    if chat.hasDeveloper, context.host.refusesDeveloper {
+      throw ProviderFailure(
+        context.wire, status: 400, message: "messages: 'developer' is not one of the roles.",
+        param: "messages")
     }
     switch context.wire {
     case .openAI:
@@ -152,7 +161,7 @@ extension Responder {
     _ context: Context, _ directives: Directives
   ) -> Transmission.StreamFault? {
     if let tokens = directives.embeddedErrorAfter {
-      let failure = embeddedError(context.wire, directives)
+      let failure = embeddedError(context, directives)
       return .init(kind: .error(failure, requestID: context.requestID), tokens: tokens)
     }
     if directives.malformed { return .init(kind: .malformed, tokens: 2) }

@@ -32,6 +32,9 @@ struct ChatRequest {
   var hasMessages = false
   /// Whether the conversation ends with a tool's result, so that a call was answered.
   var endsWithToolResult = false
+  var logprobs = false
+  /// A message has the role `developer`.
+  var hasDeveloper = false
   /// The first sampling parameter that the request carries.
   var samplingParameter: String?
   /// The last text of the last user message.
@@ -67,6 +70,10 @@ struct ChatRequest {
       wantsJSON = scanner.peek() == UInt8(ascii: "{") || scanner.peek() == UInt8(ascii: "\"")
       try scanner.skip()
     case "messages": try readMessages(&scanner)
+    case "prompt": try readContent(&scanner) { request, text in request.question = text }
+    case "logprobs":
+      logprobs =
+        try scanner.peek() == UInt8(ascii: "t") ? scanner.isTrue() : scanner.integer() ?? 0 > 0
     case "system":
       try readContent(&scanner) { request, text in request.addContext(text) }
     case "max_tokens", "max_completion_tokens": maxTokens = try scanner.integer() ?? maxTokens
@@ -128,6 +135,7 @@ extension ChatRequest {
         if scanner.equals(key, "role"), let role = try scanner.stringIfAny() {
           isUser = scanner.equals(role, "user")
           if scanner.equals(role, "tool") { endsWithToolResult = true }
+          if scanner.equals(role, "developer") { hasDeveloper = true }
         } else if scanner.equals(key, "content") {
           try readContent(&scanner) { _, text in texts.append(text) }
         } else if !scanner.equals(key, "role") {

@@ -26,7 +26,9 @@ extension Responder {
 
     var usage = TokenUsage(
       input: TokenEstimate.tokens(bytes: request.body.readableBytes), output: max(1, output))
-    let thinks = context.wire != .openAI && chat.thinks
+    let thinks =
+      context.wire == .openAI
+      ? context.host.reasoningMember != nil && directives.usage.reasoning ?? 0 > 0 : chat.thinks
     let showsThoughts = chat.showsThoughts || context.wire != .gemini
     let thinking = thinks && showsThoughts ? Self.thought : []
     usage.reasoning = directives.usage.reasoning ?? (thinks ? Self.thoughtTokens : 0)
@@ -34,7 +36,8 @@ extension Responder {
     if isBlocked { usage.output = 0 }
     usage.apply(directives.usage)
 
-    let tier = directives.serviceTier ?? Self.usualTier(context.wire)
+    let usualTier = context.host == .groq ? "on_demand" : Self.usualTier(context.wire)
+    let tier = directives.serviceTier ?? usualTier
     var answer = Answer(
       id: context.requestID, created: context.now.second,
       model: JSONText.escaped(directives.reportedModel ?? String(model)), text: text,
@@ -43,9 +46,12 @@ extension Responder {
         Self.finish(directives.finish ?? finish, context.wire)),
       usage: usage, serviceTier: JSONText.escaped(tier), choiceCount: chat.choiceCount,
       includeUsage: chat.includeUsage, obfuscates: chat.obfuscates)
+    answer.host = context.host
+    answer.isCompletion = context.endpoint == .completions
     if case .modelServer(let server) = context.endpoint {
       answer.isCompletion = server.task != .chat
     }
+    answer.logprobs = chat.logprobs
     if directives.finish == "stop_sequence" { answer.stopSequence = Array("END".utf8) }
     return answer
   }

@@ -42,6 +42,7 @@ extension Directives {
     case "surrogate": loneSurrogate = try Self.flag(key, value)
     case "nul": nulCharacter = try Self.flag(key, value)
     case "dims": dimensions = try Self.count(key, value, from: 1, upTo: 16_384)
+    case "flag": flags = try Self.text(key, value).split(separator: ",").map(String.init)
     case "tag": tag = try Self.text(key, value)
     case "drip": dripInterval = try Self.count(key, value ?? "5", from: 1, upTo: 60_000)
     default: try applyFault(key: key, value: value)

@@ -67,6 +67,8 @@ package struct Directives: Sendable, Equatable {
   package var nulCharacter = false
   /// Dimensions of embeddings where the request names none.
   package var dimensions: Int?
+  /// Categories that a moderation finds to apply.
+  package var flags: [String] = []
   /// Free text copied to the log.
   package var tag: String?
   /// Milliseconds between single bytes of the response.

@@ -59,7 +59,22 @@ struct EventStream {
 extension EventStream {
   private mutating func nextOpenAI(into buffer: inout ByteBuffer) -> Event {
     switch phase {
-    case .start, .thinking, .openText:
+    case .start where answer.host == .azure && choice == 0 && offset == 0:
+      OpenAIWire.promptFilter(answer, into: &buffer)
+      offset = -1
+      return .opening
+    case .start where answer.isCompletion:
+      offset = 0
+      phase = answer.text.count > 0 ? .text : .finish
+      return nextOpenAI(into: &buffer)
+    case .thinking:
+      OpenAIWire.chunk(answer, choice: choice, into: &buffer) {
+        OpenAIWire.reasoning(answer, into: &$0)
+      }
+      phase = answer.text.count > 0 ? .text : afterText
+      return .opening
+    case .start, .openText:
+      if choice == 0 { OpenAIWire.comment(answer, into: &buffer) }
       let hasText = answer.toolCalls.isEmpty || answer.text.count > 0
       OpenAIWire.chunk(answer, choice: choice, into: &buffer) {
         $0.writeStaticString(
@@ -69,6 +84,7 @@ extension EventStream {
       }
       offset = 0
       phase = answer.text.count > 0 ? .text : afterText
+      if answer.host.reasoningMember != nil, !answer.thinking.isEmpty { phase = .thinking }
       return .opening
     case .text: return textDelta(into: &buffer)
     case .openTool(let index):
@@ -80,7 +96,9 @@ extension EventStream {
       return .opening
     case .toolArguments(let index): return argumentsDelta(index, into: &buffer)
     case .finish:
-      OpenAIWire.chunk(answer, choice: choice, finish: true, into: &buffer) { _ in }
+      OpenAIWire.chunk(answer, choice: choice, finish: true, into: &buffer) {
+        if answer.isCompletion { $0.writeStaticString("\"text\":\"\"") }
+      }
       choice += 1
       phase = choice < answer.choiceCount ? .start : answer.includeUsage ? .usage : .terminal
       return .closing
@@ -247,8 +265,8 @@ extension EventStream {
     }
     switch wire {
     case .openAI:
-      OpenAIWire.chunk(answer, choice: choice, into: &buffer) {
-        $0.writeStaticString("\"content\":\"")
+      OpenAIWire.chunk(answer, choice: choice, tokens: range, into: &buffer) {
+        $0.writeStaticString(answer.isCompletion ? "\"text\":\"" : "\"content\":\"")
         answer.text.write(range, to: &$0)
         $0.writeStaticString("\"")
       }

@@ -39,7 +39,7 @@ extension Responder {
     }
     if directives.embeddedErrorAfter != nil, !isStream {
       var body = ByteBuffer()
-      embeddedError(context.wire, directives)
+      embeddedError(context, directives)
         .write(context.wire, requestID: context.requestID, into: &body)
       return bytes(context, body, directives: directives)
     }
@@ -50,6 +50,8 @@ extension Responder {
     _ context: Context, _ failure: ProviderFailure, _ directives: Directives
   ) -> Exchange {
     var body = ByteBuffer()
+    var failure = failure
+    failure.host = context.host
     failure.write(context.wire, requestID: context.requestID, into: &body)
     body.moveWriterIndex(to: body.writerIndex / 2)
     return bytes(
@@ -57,15 +59,17 @@ extension Responder {
   }
 
   /// The error inside a 200 response: an overload unless directives say otherwise.
-  func embeddedError(_ wire: Wire, _ directives: Directives) -> ProviderFailure {
+  func embeddedError(_ context: Context, _ directives: Directives) -> ProviderFailure {
     let status =
-      switch wire {
+      switch context.wire {
       case .anthropic: 529
       case .gemini: 503
       case .tgi, .tei: 424
       default: 500
       }
-    return ProviderFailure(wire, status: status, directives: directives)
+    var failure = ProviderFailure(context.wire, status: status, directives: directives)
+    failure.host = context.host
+    return failure
   }
 
   /// A whole body with its second half missing, so that it is not JSON.

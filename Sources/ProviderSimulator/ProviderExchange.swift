@@ -14,6 +14,7 @@ extension Responder {
     /// Headers that count something.
     var counts: [(name: StaticString, value: Int)] = []
     var entry: LogEntry
+    var host = Host.openAI
   }
 
   func provider(_ request: IncomingRequest, _ endpoint: Endpoint) -> Exchange {
@@ -24,8 +25,10 @@ extension Responder {
       wire: wire, endpoint: endpoint, requestID: nextID(), now: now(milliseconds: milliseconds),
       keepAlive: request.head.isKeepAlive && !request.isTooLarge,
       allowsChunks: request.head.version != .http1_0, entry: LogEntry())
+    context.host = request.host
     context.entry.time = milliseconds
-    context.entry.endpoint = endpoint.path
+    context.entry.endpoint =
+      request.host == .openAI ? endpoint.path : "/\(request.host.rawValue)\(endpoint.path)"
     context.entry.wire = wire
     context.entry.requestID = context.requestID
     context.entry.connection = request.connection
@@ -39,8 +42,11 @@ extension Responder {
     }
     if let refusal = refusal(context, request) { return refusal }
     do throws(ProviderFailure) {
+      try checkMembers(request, context)
       switch endpoint {
-      case .chatCompletions, .messages: return try chat(request, context)
+      case .chatCompletions, .completions, .messages: return try chat(request, context)
+      case .moderations: return try moderations(request, context)
+      case .rerank: return try rerank(request, context)
       case .embeddings: return try embeddings(request, context)
       case .countTokens: return try countTokens(request, context)
       case .media(let endpoint): return try media(request, endpoint, context)
@@ -65,10 +71,13 @@ extension Responder {
   /// Credentials and versions, in the order in which the providers look at them.
   func refusal(_ context: Context, _ request: IncomingRequest) -> Exchange? {
     let headers = request.head.headers
-    let bearer = headers.first(name: "authorization").flatMap { value -> Substring? in
-      value.count > 7 && value.prefix(7).lowercased() == "bearer " ? value.dropFirst(7) : nil
-    }
+    let bearer =
+      context.host.keyHeader.map { headers.first(name: $0)?[...] }
+      ?? headers.first(name: "authorization").flatMap { value -> Substring? in
+        value.count > 7 && value.prefix(7).lowercased() == "bearer " ? value.dropFirst(7) : nil
+      }
     switch context.wire {
+    case .openAI where context.host.isOpen && bearer == nil: return nil
     case .openAI:
       guard let bearer else {
         return refuse(
@@ -145,6 +154,8 @@ extension Responder {
     _ context: Context, _ failure: ProviderFailure, directives: Directives = Directives()
   ) -> Exchange {
     var body = ByteBuffer()
+    var failure = failure
+    failure.host = context.host
     failure.write(context.wire, requestID: context.requestID, into: &body)
     return bytes(context, body, status: failure.status, failure: failure, directives: directives)
   }

@@ -10,6 +10,8 @@ struct ProviderFailure: Error, Equatable {
   var retryAfter = Directives.RetryAfter.none
   var retryAfterMilliseconds: Int?
   var shouldRetry: Bool?
+  /// Whose form an OpenAI-like error has.
+  var host = Host.openAI
 
   /// A refusal of the simulator itself: the request is wrong.
   init(_ wire: Wire, status: Int, message: String, param: String? = nil, code: String? = nil) {
@@ -150,16 +152,7 @@ struct ProviderFailure: Error, Equatable {
   /// Writes the error's body.
   func write(_ wire: Wire, requestID: UInt64, into buffer: inout ByteBuffer) {
     switch wire {
-    case .openAI:
-      buffer.writeStaticString("{\"error\":{\"message\":")
-      Self.write(message, into: &buffer)
-      buffer.writeStaticString(",\"type\":")
-      Self.write(type, into: &buffer)
-      buffer.writeStaticString(",\"param\":")
-      Self.write(param, into: &buffer)
-      buffer.writeStaticString(",\"code\":")
-      Self.write(code, into: &buffer)
-      buffer.writeStaticString("}}")
+    case .openAI: writeOpenAI(into: &buffer)
     case .anthropic:
       buffer.writeStaticString("{\"type\":\"error\",\"error\":{\"type\":")
       Self.write(type, into: &buffer)
@@ -184,6 +177,68 @@ struct ProviderFailure: Error, Equatable {
       buffer.writeStaticString("}}")
     case .ollama, .tgi, .tei, .huggingFace: writeModelServer(wire, into: &buffer)
     }
+  }
+
+  /// Writes the data of the event that reports it inside a stream.
+  func writeEvent(_ wire: Wire, requestID: UInt64, into buffer: inout ByteBuffer) {
+    switch host {
+    case .groq where wire == .openAI:
+      buffer.writeStaticString(
+        """
+        {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1,"model":"sim","choices":[],"x_groq":{"error":
+        """)
+      Self.write(message, into: &buffer)
+      buffer.writeStaticString("}}")
+    case .openrouter where wire == .openAI:
+      buffer.writeStaticString(
+        """
+        {"id":"gen-0","object":"chat.completion.chunk","created":1,"model":"sim","provider":"Simulator","error":{"code":
+        """)
+      buffer.writeDecimal(status)
+      buffer.writeStaticString(",\"message\":")
+      Self.write(message, into: &buffer)
+      buffer.writeStaticString(
+        "},\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}]}")
+    default:
+      write(wire, requestID: requestID, into: &buffer)
+    }
+  }
+
+  /// Most hosts have OpenAI's object. vLLM and OpenRouter have the status as a number in `code`; Mistral
+  /// has no object around it, and lists what is wrong with a body.
+  private func writeOpenAI(into buffer: inout ByteBuffer) {
+    switch host {
+    case .mistral:
+      buffer.writeStaticString("{\"object\":\"error\",\"message\":")
+      if status == 422, let param {
+        buffer.writeStaticString("{\"detail\":[{\"type\":\"extra_forbidden\",\"loc\":[\"body\",")
+        Self.write(param, into: &buffer)
+        buffer.writeStaticString("],\"msg\":")
+        Self.write(message, into: &buffer)
+        buffer.writeStaticString("}]}")
+      } else {
+        Self.write(message, into: &buffer)
+      }
+    case .cohere:
+      buffer.writeStaticString("{\"message\":")
+      Self.write(message, into: &buffer)
+      buffer.writeStaticString("}")
+      return
+    default:
+      buffer.writeStaticString("{\"error\":{\"message\":")
+      Self.write(message, into: &buffer)
+    }
+    buffer.writeStaticString(",\"type\":")
+    Self.write(type, into: &buffer)
+    buffer.writeStaticString(",\"param\":")
+    Self.write(param, into: &buffer)
+    buffer.writeStaticString(",\"code\":")
+    if host == .vllm || host == .openrouter {
+      buffer.writeDecimal(status)
+    } else {
+      Self.write(code, into: &buffer)
+    }
+    buffer.writeStaticString(host == .mistral ? "}" : "}}")
   }
 
   private static func write(_ text: String?, into buffer: inout ByteBuffer) {

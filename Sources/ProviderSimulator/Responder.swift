@@ -9,6 +9,8 @@ struct IncomingRequest {
   /// The body passed the limit and was thrown away.
   var isTooLarge = false
   var connection: UInt64
+  /// Whose deviations the answer has.
+  var host = Host.openAI
 }
 
 /// A response to be sent, and what the log will say of it; control endpoints are not logged.
@@ -71,11 +73,21 @@ final class Responder: Sendable {
   func answer(_ request: IncomingRequest) -> Exchange {
     let uri = request.head.uri
     let path = uri.firstIndex(of: "?").map { uri[..<$0] } ?? uri[...]
+    guard let (host, plain) = Host.find(path) else { return answer(request, path: path) }
+    var request = request
+    request.host = host
+    return answer(request, path: plain[...])
+  }
+
+  private func answer(_ request: IncomingRequest, path: Substring) -> Exchange {
     if let exchange = batchExchange(request, path) { return exchange }
     switch (request.head.method, path) {
     case (.POST, "/v1/chat/completions"): return provider(request, .chatCompletions)
     case (.POST, "/v1/messages"): return provider(request, .messages)
     case (.POST, "/v1/embeddings"): return provider(request, .embeddings)
+    case (.POST, "/v1/completions"): return provider(request, .completions)
+    case (.POST, "/v1/moderations"): return provider(request, .moderations)
+    case (.POST, "/v1/rerank"): return provider(request, .rerank)
     case (.POST, "/v1/messages/count_tokens"): return provider(request, .countTokens)
     case (.GET, "/v1/models"): return provider(request, .models)
     case (.GET, "/health"), (.GET, "/__log"), (.POST, "/__reset"), (_, "/__defaults"):
@@ -109,6 +121,9 @@ final class Responder: Sendable {
 /// What a provider is asked for.
 enum Endpoint: Equatable {
   case chatCompletions
+  case completions
+  case moderations
+  case rerank
   case messages
   case embeddings
   case countTokens
@@ -123,7 +138,7 @@ enum Endpoint: Equatable {
   static let known =
     [
       "/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/messages/count_tokens",
-      "/v1/models",
+      "/v1/models", "/v1/completions", "/v1/moderations", "/v1/rerank",
     ] + MediaEndpoint.allCases.map(\.rawValue)
 
   /// The path as the log names it.
@@ -134,6 +149,9 @@ enum Endpoint: Equatable {
     case .embeddings: Self.known[2]
     case .countTokens: Self.known[3]
     case .models: Self.known[4]
+    case .completions: Self.known[5]
+    case .moderations: Self.known[6]
+    case .rerank: Self.known[7]
     case .media(let endpoint): endpoint.rawValue
     case .model(let id): "/v1/models/\(id)"
     case .gemini(let method): "/v1/models:\(method.name.rawValue)"
@@ -153,7 +171,7 @@ enum Endpoint: Equatable {
   func wire(_ headers: HTTPHeaders) -> Wire {
     switch self {
     case .messages, .countTokens: .anthropic
-    case .chatCompletions, .embeddings, .media: .openAI
+    case .chatCompletions, .completions, .embeddings, .moderations, .rerank, .media: .openAI
     case .gemini: .gemini
     case .modelServer(let server): server.wire
     case .batch(let endpoint): endpoint.wire

@@ -72,6 +72,9 @@ struct Answer: Sendable, Equatable {
   /// Whether a stream ends with the usage chunk that OpenAI sends only when asked.
   var includeUsage = false
   var obfuscates = false
+  var host = Host.openAI
   /// The text alone, not a message.
   var isCompletion = false
+  /// Whether each token comes with its log probability.
+  var logprobs = false
 }

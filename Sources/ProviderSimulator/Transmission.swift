@@ -256,7 +256,7 @@ extension Transmission {
     case .error(let failure, let requestID):
       scratch.clear()
       scratch.writeStaticString(Self.errorPrefix(wire))
-      failure.write(wire, requestID: requestID, into: &scratch)
+      failure.writeEvent(wire, requestID: requestID, into: &scratch)
       scratch.writeStaticString(wire == .ollama ? "\n" : "\n\n")
       writeScratch(to: &out)
     case .malformed:

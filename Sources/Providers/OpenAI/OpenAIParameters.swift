@@ -45,7 +45,8 @@ struct OpenAIParameters {
       writer.beginArray()
       writer.splice(value)
       writer.endArray()
-    } else if name == "service_tier", let tier = value.string, let word = variant.tiers[tier] ?? nil {
+    } else if name == "service_tier", let tier = value.string, let word = variant.tiers[tier] ?? nil
+    {
       writer.string(word)
     } else {
       writer.splice(value)

@@ -80,7 +80,8 @@ struct OpenAIVariant: Sendable {
     guard version != nil else {
       throw Failure(
         .unsendable,
-        message: "Azure's deployments need the option api_version; a base URL that ends in /v1 does not"
+        message:
+          "Azure's deployments need the option api_version; a base URL that ends in /v1 does not"
       )
     }
     return "/deployments/" + Self.encoded(parts.call.model) + endpoint + query
@@ -148,10 +149,15 @@ struct OpenAIVariant: Sendable {
     variant.asksForUsage = false
     variant.hasDeveloperRole = false
     variant.renamed = ["seed": "random_seed", "dimensions": "output_dimension"]
+    variant.tiers = [
+      "default": "standard_only", "flex": nil as String?, "priority": nil as String?,
+      "scale": nil as String?,
+    ]
     variant.unsupported = allBut([
-      "frequency_penalty", "metadata", "parallel_tool_calls", "prediction", "presence_penalty",
-      "prompt_cache_key", "reasoning_effort", "response_format", "seed", "stop", "temperature",
-      "tool_choice", "tools", "top_p", "suffix",
+      "frequency_penalty", "logprobs", "metadata", "parallel_tool_calls", "prediction",
+      "presence_penalty", "prompt_cache_key", "reasoning_effort", "response_format", "seed",
+      "service_tier", "stop", "suffix", "temperature", "tool_choice", "tools", "top_logprobs",
+      "top_p",
     ])
     return variant
   }
