@@ -86,6 +86,6 @@ def test_hosts_like_openai_are_read_by_its_sdk(provider, host: str, stream: bool
 
 
 def test_mistral_refuses_what_it_does_not_know(provider) -> None:
-    with openai.OpenAI(base_url=f"{provider.url}/mistral/v1", api_key="key", max_retries=0) as client:
-        with pytest.raises(openai.UnprocessableEntityError):
-            client.chat.completions.create(model="sim-small", messages=QUESTION, seed=1)
+    client = openai.OpenAI(base_url=f"{provider.url}/mistral/v1", api_key="key", max_retries=0)
+    with client, pytest.raises(openai.UnprocessableEntityError):
+        client.chat.completions.create(model="sim-small", messages=QUESTION, seed=1)
