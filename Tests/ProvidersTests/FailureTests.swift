@@ -71,7 +71,7 @@ import Testing
     Said(status: 400, body: #"{"error":["bad","worse"]}"#, type: nil, code: nil, message: "bad"),
     Said(
       status: 422, body: #"{"detail":[{"loc":["body"],"msg":"field required","type":"missing"}]}"#,
-      type: nil, code: nil, message: "field required"),
+      type: nil, code: nil, message: "body: field required"),
     Said(
       status: 429,
       body:

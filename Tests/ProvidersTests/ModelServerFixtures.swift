@@ -69,6 +69,18 @@ enum KindRequest {
   /// A request that uses most of what a kind can say.
   static let everything: [(dialect: String, kind: CallKind, request: String)] = [
     (
+      "openai", .completion,
+      #"{"input": "def f(", "params": {"suffix": ")", "max_tokens": 5, "stop": "x", "echo": true, "logprobs": 2, "seed": 1, "n": 1}}"#
+    ),
+    (
+      "openai", .rerank,
+      #"{"input": "q", "params": {"documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": true}}"#
+    ),
+    (
+      "openai", .moderation,
+      #"{"input": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]}, {"role": "user", "content": "b"}], "params": {"user": "u"}}"#
+    ),
+    (
       "ollama", .completion,
       #"{"input": "def f(", "params": {"suffix": ")", "max_tokens": 5, "stop": "x", "top_k": 3, "raw": true, "user": "u", "options": {"num_ctx": 64}}}"#
     ),

@@ -35,7 +35,7 @@ struct Recording: Sendable {
   }
 
   static let all =
-    plain + [
+    plain + hosts + [
       Recording(
         dialect: "openai_responses", stream: true, body: Fixture.responsesStream,
         terminal: #""total_tokens":168}}}"#),
