@@ -8,6 +8,7 @@ enum OpenAIImages {
 
   static func request(for call: Call) throws(Failure) -> ProviderRequest {
     let parts = try RequestParts(call)
+    let variant = try OpenAIVariant.of(parts)
     let input = try OpenAIInput(parts)
     guard !input.text.isEmpty else {
       throw Failure(.unsendable, message: "an image needs a text that says what it shows")
@@ -26,7 +27,8 @@ enum OpenAIImages {
       if let format { writer.member("response_format", format) }
       writer.endObject()
       return try parts.post(
-        path: "/images/generations", auth: "bearer", ownHeaders: [], body: writer.bytes)
+        path: try variant.path("/images/generations", parts), auth: variant.auth,
+        body: writer.bytes)
     }
     var form = Multipart(
       seed: call.request, reserving: input.files.reduce(0) { $0 + $1.bytes.count })
@@ -36,14 +38,17 @@ enum OpenAIImages {
     if let format { form.field("response_format", format) }
     for file in input.files { form.file(input.files.count > 1 ? "image[]" : "image", file) }
     form.end()
-    return try parts.post(path: "/images/edits", form)
+    return try parts.post(
+      path: try variant.path("/images/edits", parts), auth: variant.auth, form)
   }
 }
 
 extension RequestParts {
   /// A request with a form in place of JSON.
-  func post(path: String, _ form: Multipart) throws(Failure) -> ProviderRequest {
-    var request = try post(path: path, auth: "bearer", ownHeaders: [], body: form.bytes)
+  func post(
+    path: String, auth: String, _ form: Multipart
+  ) throws(Failure) -> ProviderRequest {
+    var request = try post(path: path, auth: auth, body: form.bytes)
     request.headers.removeAll { $0.name.lowercased() == "content-type" }
     request.headers.append(("content-type", form.contentType))
     return request

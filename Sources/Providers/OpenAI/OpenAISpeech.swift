@@ -5,6 +5,7 @@ enum OpenAISpeech {
 
   static func request(for call: Call) throws(Failure) -> ProviderRequest {
     let parts = try RequestParts(call)
+    let variant = try OpenAIVariant.of(parts)
     guard let input = parts.request["input"]?.string, !input.isEmpty else {
       throw Failure(.unsendable, message: "speech needs a text")
     }
@@ -21,7 +22,7 @@ enum OpenAISpeech {
     }
     writer.endObject()
     var request = try parts.post(
-      path: "/audio/speech", auth: "bearer", ownHeaders: [], body: writer.bytes)
+      path: try variant.path("/audio/speech", parts), auth: variant.auth, body: writer.bytes)
     request.headers.removeAll { $0.name == "accept" }
     request.headers.append(("accept", "*/*"))
     return request

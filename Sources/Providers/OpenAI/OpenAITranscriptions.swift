@@ -5,6 +5,7 @@ enum OpenAITranscriptions {
 
   static func request(for call: Call) throws(Failure) -> ProviderRequest {
     let parts = try RequestParts(call)
+    let variant = try OpenAIVariant.of(parts)
     let input = try OpenAIInput(parts)
     guard let file = input.files.first, input.files.count == 1 else {
       throw Failure(
@@ -18,7 +19,8 @@ enum OpenAITranscriptions {
     }
     form.file("file", file)
     form.end()
-    return try parts.post(path: "/audio/transcriptions", form)
+    return try parts.post(
+      path: try variant.path("/audio/transcriptions", parts), auth: variant.auth, form)
   }
 }
 
