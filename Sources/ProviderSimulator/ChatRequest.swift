@@ -70,7 +70,6 @@ struct ChatRequest {
       wantsJSON = scanner.peek() == UInt8(ascii: "{") || scanner.peek() == UInt8(ascii: "\"")
       try scanner.skip()
     case "messages": try readMessages(&scanner)
-    case "prompt": try readContent(&scanner) { request, text in request.question = text }
     case "logprobs":
       logprobs =
         try scanner.peek() == UInt8(ascii: "t") ? scanner.isTrue() : scanner.integer() ?? 0 > 0
