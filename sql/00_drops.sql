@@ -42,8 +42,6 @@ begin
   end if;
 end
 $$;
--- Done by the triggers that are left.
-drop trigger if exists converse on ai.generations;
-drop trigger if exists batch_deadline on ai.generations;
-drop function if exists ai.append_question();
-drop function if exists ai.extend_batch_deadline();
+-- Done by the triggers that are left; theirs go with them.
+drop function if exists ai.append_question() cascade;
+drop function if exists ai.extend_batch_deadline() cascade;

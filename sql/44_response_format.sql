@@ -201,7 +201,6 @@ as $$
 declare
   v_one   record;
   v_value jsonb;
-  v_given alias for $0;
 begin
   select g.status, g.output into v_one from ai.generations g where g.id = p_id;
   if not found then
@@ -215,8 +214,8 @@ begin
   end if;
   execute format('select %s from jsonb_to_record($1) r (value %s)',
                  case when (select t.typtype = 'c' from pg_type t where t.oid = pg_typeof(p_type)::oid) then '(r.value).*' else 'r.value' end, format_type(pg_typeof(p_type)::oid, null))
-    into v_given using jsonb_build_object('value', v_value);
-  return v_given;
+    into p_type using jsonb_build_object('value', v_value);
+  return p_type;
 end
 $$;
 comment on function ai.output_as(uuid, anyelement) is 'The answer of a generation as a value of a type: ai.output_as(id, null::my_type). PT404, PT422.';

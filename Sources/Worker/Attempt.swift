@@ -66,7 +66,8 @@ final class Attempt: TransferSink, @unchecked Sendable {
     do throws(StreamLimitError) {
       switch framing {
       case .events:
-        try events.feed(bytes, onID: { reader.eventID($0) }) { name, data in
+        let noteID = { (id: String) in self.reader.eventID(id) }
+        try events.feed(bytes, onID: noteID) { name, data in
           text += read(name, data)
           return !reader.isComplete
         }
