@@ -15,7 +15,7 @@ as $$
      and (f.name = p_batch ->> 'id'
           -- Clocks differ.
           or f.name is null and f.requests = (p_batch ->> 'requests')::bigint
-             and f.created >= extract(epoch from (p_batch ->> 'intent_at')::timestamptz) - 300)
+             and f.created >= extract(epoch from (p_batch ->> 'closed_at')::timestamptz) - 300)
    order by f.name is null, f.created, f.id
    limit 1
 $$;
@@ -188,7 +188,8 @@ begin
     from ai.classify_failure((select v.dialect from ai.providers v where v.id = (p_batch ->> 'provider_id')::bigint), v_signal, v_status::integer, p_report ->> 'error_type',
                              p_report ->> 'error_code', p_report ->> 'retry_after_ms' is not null, false) c;
   v_next := jsonb_build_object(
-    'tries', v_tries, 'due_at', p_now + greatest(ai.backoff_ms(v_tries, p_base_ms, c_cap_ms), case when p_report ->> 'retry_after_ms' is not null then least(ai.token_count(p_report -> 'retry_after_ms'), 3600000) end) * interval '1 ms',
+    'tries', v_tries, 'due_at', p_now + interval '1 ms' * greatest(
+      ai.backoff_ms(v_tries, p_base_ms, c_cap_ms), case when p_report ->> 'retry_after_ms' is not null then least(ai.token_count(p_report -> 'retry_after_ms'), 3600000) end),
     'error', jsonb_strip_nulls(jsonb_build_object('class', v_rule.class, 'signal', v_signal, 'http_status', v_status, 'type', left(p_report ->> 'error_type', 200),
                                                   'code', left(p_report ->> 'error_code', 200), 'action', v_action)));
   if v_action in ('upload', 'create') then

@@ -59,18 +59,28 @@ declare
   v_batch record;
   v_ids   uuid[];
 begin
-  select b.id, b.rest into v_batch from ai.provider_batches b where b.state = 'ending' order by b.due_at limit 1 for update skip locked;
+  select b.id, b.rest into v_batch from ai.provider_batches b where b.state = 'ending' and b.due_at <= p_now order by b.due_at limit 1 for update skip locked;
   if not found then
     return false;
   end if;
   v_ids := array(select l.generation_id from ai.leases l where l.batched and l.worker_id = v_batch.id order by 1 limit 500);
   if cardinality(v_ids) > 0 then
-    perform ai.conclude_members(v_batch.id, v_ids, v_batch.rest);
+    begin
+      perform ai.conclude_members(v_batch.id, v_ids, v_batch.rest);
+    exception when others then
+      -- What is wrong with one batch must not keep the others from their steps. What only says `again` goes on.
+      if ai.says_again(sqlstate) then
+        raise;
+      end if;
+      raise warning 'members of provider batch % cannot be concluded: %', v_batch.id, sqlstate;
+      update ai.provider_batches b set due_at = p_now + interval '1 minute', tries = b.tries + 1 where b.id = v_batch.id;
+      return false;
+    end;
     return true;
   end if;
   delete from ai.batched_requests r where r.batch_id = v_batch.id;
   update ai.provider_batches b set state = 'ended', ended_at = p_now where b.id = v_batch.id;
-  return exists (select from ai.provider_batches b where b.state = 'ending');
+  return exists (select from ai.provider_batches b where b.state = 'ending' and b.due_at <= p_now);
 end
 $$;
 comment on function ai.end_members(timestamptz) is 'Concludes what is left of a provider batch that is ending; true: there is more.';

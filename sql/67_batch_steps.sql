@@ -195,7 +195,7 @@ begin
     )
     select t.id, t.step, t.action, coalesce(v.dialect, ''), coalesce(v.base_url, ''), t.secret, coalesce(v.headers, '{}'), t.options, t.wire_name, t.kind,
            jsonb_build_object('external_id', t.external_id, 'file_id', t.file_id, 'output_id', t.output_id, 'errors_id', t.errors_id,
-                              'requests', t.requests, 'since', floor(extract(epoch from coalesce(t.intent_at, t.closed_at)))),
+                              'requests', t.requests, 'since', floor(extract(epoch from t.closed_at))),
            case t.action when 'upload' then 300000 when 'create' then 300000 when 'collect' then 3600000 else 60000 end,
            k.found[1], v.tenant_id is not null, v.tenant_id is not null and not s.private_providers, null::bigint
       from taken t
