@@ -14,7 +14,6 @@ as $$
 declare
   c_attempts constant integer := 3;
   v_one   record;
-  v_done  record;
 begin
   if p_limit is null or p_limit not between 1 and 1000 then
     raise exception 'a claim takes 1 to 1000 calls of tools' using errcode = 'PT400';

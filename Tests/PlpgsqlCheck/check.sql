@@ -15,6 +15,7 @@ insert into accepted values
   ('ai.read_rows(%', 'record "v_row" is not assigned yet', 'it is, by that dynamic SQL'),
   ('%', 'OUT variable "%" is maybe unmodified', 'the columns of a table that is returned by return query execute'),
   ('%', 'unmodified OUT variable "%"', 'the columns that a row of that kind has no value for'),
+  ('ai.run_tool(%', 'text type variable is not sanitized', 'a function''s name as PostgreSQL itself writes it, from ai.begin_tool()'),
   ('%', 'unused parameter "p_now"', 'chores are called alike'),
   ('ai.worker_maintain(%', 'unused parameter "p_worker"', 'every call of a worker names the worker'),
   ('%', 'unused parameter "p_user"', 'signatures that are called from several places'),
