@@ -60,6 +60,7 @@ extension Responder {
     case .ollama: ProviderFailure(wire, status: 400, message: "\(name) is required")
     case .tgi, .tei, .huggingFace:
       ProviderFailure(wire, status: 422, message: "missing field `\(name)`")
+    case .replicate: ProviderFailure(wire, status: 422, message: "- \(name) is required")
     }
   }
 
@@ -97,6 +98,7 @@ extension Responder {
           .gemini, status: 400, message: "Only one candidate can be specified in the current model")
       }
     case .ollama, .tgi, .tei, .huggingFace: break
+    case .replicate: break
     }
     if let limit = chat.maxTokens, limit < 1 {
       throw ProviderFailure(
@@ -157,7 +159,7 @@ extension Responder {
       entry: context.entry)
   }
 
-  private func streamFault(
+  func streamFault(
     _ context: Context, _ directives: Directives
   ) -> Transmission.StreamFault? {
     if let tokens = directives.embeddedErrorAfter {
@@ -211,6 +213,7 @@ extension Wire {
     case .tgi, .tei, .huggingFace:
       TextGenerationWire.head(self, into: &head)
       TextGenerationWire.tail(answer, self, into: &tail)
+    case .replicate: break
     }
   }
 }

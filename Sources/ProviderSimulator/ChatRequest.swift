@@ -30,6 +30,8 @@ struct ChatRequest {
   var showsThoughts = false
   var wantsJSON = false
   var hasMessages = false
+  /// Whether the answer is to be a job (the Responses API).
+  var isBackground = false
   /// Whether the conversation ends with a tool's result, so that a call was answered.
   var endsWithToolResult = false
   var logprobs = false
@@ -75,6 +77,13 @@ struct ChatRequest {
         try scanner.peek() == UInt8(ascii: "t") ? scanner.isTrue() : scanner.integer() ?? 0 > 0
     case "system":
       try readContent(&scanner) { request, text in request.addContext(text) }
+    case "input":
+      hasMessages = true
+      try readInput(&scanner)
+    case "instructions": try readContent(&scanner) { request, text in request.addContext(text) }
+    case "background": isBackground = try scanner.isTrue()
+    case "version": model = try scanner.stringIfAny().map { scanner.text($0) }
+    case "max_output_tokens": maxTokens = try scanner.integer() ?? maxTokens
     case "max_tokens", "max_completion_tokens": maxTokens = try scanner.integer() ?? maxTokens
     case "stream_options": try readStreamOptions(&scanner)
     case "tools": try readTools(&scanner)
@@ -120,6 +129,23 @@ struct ChatRequest {
 }
 
 extension ChatRequest {
+  /// A text or items (the Responses API), or the inputs of a model (Replicate).
+  private mutating func readInput(_ scanner: inout JSONScanner) throws(JSONScanner.Malformed) {
+    switch scanner.peek() {
+    case UInt8(ascii: "["): try readMessages(&scanner)
+    case UInt8(ascii: "{"):
+      try scanner.object { (scanner, key) throws(JSONScanner.Malformed) in
+        switch scanner.text(key) {
+        case "prompt", "text": question = try scanner.stringIfAny() ?? question
+        case "system_prompt": if let text = try scanner.stringIfAny() { addContext(text) }
+        case "max_tokens": maxTokens = try scanner.integer() ?? maxTokens
+        default: try scanner.skip()
+        }
+      }
+    default: question = try scanner.stringIfAny() ?? question
+    }
+  }
+
   private mutating func readMessages(
     _ scanner: inout JSONScanner
   ) throws(JSONScanner.Malformed) {
@@ -137,7 +163,10 @@ extension ChatRequest {
           if scanner.equals(role, "developer") { hasDeveloper = true }
         } else if scanner.equals(key, "content") {
           try readContent(&scanner) { _, text in texts.append(text) }
-        } else if !scanner.equals(key, "role") {
+        } else if scanner.equals(key, "type"), let type = try scanner.stringIfAny() {
+          // An item of the Responses API.
+          if scanner.text(type).hasSuffix("_call_output") { endsWithToolResult = true }
+        } else if !scanner.equals(key, "role"), !scanner.equals(key, "type") {
           try scanner.skip()
         }
       }

@@ -61,7 +61,7 @@ extension Responder {
     switch wire {
     case .openAI: "default"
     case .anthropic: "standard"
-    case .gemini, .ollama, .tgi, .tei, .huggingFace: ""
+    case .gemini, .ollama, .tgi, .tei, .huggingFace, .replicate: ""
     }
   }
 
@@ -137,7 +137,7 @@ extension Responder {
       ("content_filter", "refusal"),
     ]
     switch wire {
-    case .openAI: return pairs.first { $0.1 == reason }?.0 ?? reason
+    case .openAI, .replicate: return pairs.first { $0.1 == reason }?.0 ?? reason
     case .anthropic: return pairs.first { $0.0 == reason }?.1 ?? reason
     case .gemini:
       switch reason {

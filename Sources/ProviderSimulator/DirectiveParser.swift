@@ -54,8 +54,8 @@ extension Directives {
     case "batch": batch = try BatchDirectives(try Self.text(key, value))
     case "at":
       let step = try Self.text(key, value)
-      guard BatchEndpoint.Step(rawValue: step) != nil else {
-        throw DirectiveError(description: "at: '\(step)' is no step of a batch")
+      guard BatchEndpoint.Step(rawValue: step) != nil || JobPlace(rawValue: step) != nil else {
+        throw DirectiveError(description: "at: '\(step)' is no step of a batch or a job")
       }
       at = step
     case "late": isLate = try Self.flag(key, value)
@@ -73,6 +73,7 @@ extension Directives {
     case "should_retry": shouldRetry = try Self.boolean(key, value)
     case "times": times = try Self.count(key, value, upTo: 1_000_000)
     case "chance": chance = try Self.count(key, value, upTo: 100)
+    case "polls": polls = try Self.count(key, value, upTo: 1_000_000)
     case "hang": hang = try Self.flag(key, value)
     case "reset": reset = try Self.flag(key, value)
     case "hang_after": cut = Cut(kind: .hang, tokens: try Self.tokens(key, value))

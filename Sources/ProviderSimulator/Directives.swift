@@ -88,11 +88,13 @@ package struct Directives: Sendable, Equatable {
 
   /// What becomes of a batch.
   package var batch: BatchDirectives?
-  /// Only this step of a batch interface fails; nil: whatever is asked.
+  /// Only this step of a batch interface or of a job fails; nil: whatever is asked, of jobs their making.
   package var at: String?
   /// The fault comes after the work was done: only the answer is lost.
   package var isLate = false
 
+  /// Questions for a job that are answered with "not yet"; `nil` means none.
+  package var polls: Int?
   package var hang = false
   package var reset = false
   package var cut: Cut?

@@ -24,8 +24,13 @@ struct EventStream {
     case over
   }
 
+  /// Events that were written beforehand, of protocols that number them.
+  enum Form { case responses, replicate }
+
   let wire: Wire
   let answer: Answer
+  private(set) var form: Form?
+  private var prepared: ArraySlice<(Event, String)> = []
   private var phase = Phase.start
   private var offset = 0
   private var choice = 0
@@ -37,6 +42,12 @@ struct EventStream {
     self.answer = answer
   }
 
+  init(prepared events: [(Event, String)], of answer: Answer, _ form: Form) {
+    self.init(wire: form == .replicate ? .replicate : .openAI, answer: answer)
+    self.form = form
+    prepared = events[...]
+  }
+
   /// Whether the next event is the one that completes the answer for the client, usage included.
   var isComplete: Bool {
     if case .over = phase { true } else { false }
@@ -44,12 +55,18 @@ struct EventStream {
 
   /// Appends the next event to `buffer`.
   mutating func next(into buffer: inout ByteBuffer) -> Event {
+    if form != nil {
+      guard let (event, text) = prepared.popFirst() else { return .end }
+      buffer.writeString(text)
+      return event
+    }
     switch wire {
-    case .openAI: nextOpenAI(into: &buffer)
-    case .anthropic: nextAnthropic(into: &buffer)
-    case .gemini: nextGemini(into: &buffer)
-    case .ollama: nextOllama(into: &buffer)
-    case .tgi, .tei, .huggingFace: nextTextGeneration(into: &buffer)
+    case .replicate: return .end
+    case .openAI: return nextOpenAI(into: &buffer)
+    case .anthropic: return nextAnthropic(into: &buffer)
+    case .gemini: return nextGemini(into: &buffer)
+    case .ollama: return nextOllama(into: &buffer)
+    case .tgi, .tei, .huggingFace: return nextTextGeneration(into: &buffer)
     }
   }
 }
@@ -281,6 +298,7 @@ extension EventStream {
     case .tgi, .tei, .huggingFace:
       block += 1
       TextGenerationWire.tokenEvent(answer, range, index: block, into: &buffer)
+    case .replicate: break
     }
     offset = end
     if offset == answer.text.count {
@@ -310,7 +328,7 @@ extension EventStream {
         $0.writeStaticString("\"")
       }
     case .gemini: break
-    case .ollama, .tgi, .tei, .huggingFace: break
+    case .ollama, .tgi, .tei, .huggingFace, .replicate: break
     }
     offset = end
     if offset == arguments.count {

@@ -7,7 +7,7 @@ extension Responder {
   func models(_ context: Context) -> Exchange {
     var body = ByteBuffer()
     switch context.wire {
-    case .openAI: body.writeStaticString("{\"object\":\"list\",\"data\":[")
+    case .openAI, .replicate: body.writeStaticString("{\"object\":\"list\",\"data\":[")
     case .anthropic: body.writeStaticString("{\"data\":[")
     case .gemini: body.writeStaticString("{\"models\":[")
     // These have lists of their own.
@@ -18,7 +18,8 @@ extension Responder {
       write(model: id, context.wire, into: &body)
     }
     switch context.wire {
-    case .openAI, .gemini, .ollama, .tgi, .tei, .huggingFace: body.writeStaticString("]}")
+    case .openAI, .gemini, .ollama, .tgi, .tei, .huggingFace, .replicate:
+      body.writeStaticString("]}")
     case .anthropic:
       body.writeStaticString(
         "],\"has_more\":false,\"first_id\":\"sim-small\",\"last_id\":\"sim-embed\"}")
@@ -39,7 +40,7 @@ extension Responder {
     body.writeStaticString(wire == .gemini ? "{\"name\":\"models/" : "{\"id\":\"")
     body.writeString(id)
     switch wire {
-    case .openAI:
+    case .openAI, .replicate:
       body.writeStaticString(
         "\",\"object\":\"model\",\"created\":1767225600,\"owned_by\":\"martlet-simulator\"}")
     case .ollama, .tgi, .tei, .huggingFace: body.writeStaticString("\"}")

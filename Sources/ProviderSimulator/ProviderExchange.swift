@@ -55,6 +55,12 @@ extension Responder {
       case .gemini(let method): return try gemini(method, request, context)
       case .modelServer(let server): return try modelServer(server, request, context)
       case .batch(let endpoint): return refuse(context, 404, endpoint.path)
+      case .responses: return try responses(request, context)
+      case .response(let id, let question):
+        return try response(id, question, request, context)
+      case .predictions(let model): return try predictions(model, request, context)
+      case .prediction(let id, let question):
+        return try prediction(id, question, request, context)
       case .unknown(let path):
         if Endpoint.known.contains(path) {
           return refuse(context, 405, "Method \(request.head.method.rawValue) is not allowed.")
@@ -98,6 +104,12 @@ extension Responder {
       }
     case .gemini: return geminiRefusal(context, request, bearer: bearer)
     case .ollama, .tgi, .tei, .huggingFace: return modelServerRefusal(context, bearer: bearer)
+    case .replicate:
+      // The address of a stream is a secret of its own.
+      if case .prediction(_, .stream) = context.endpoint { return nil }
+      guard let bearer, bearer != "invalid" else {
+        return refuse(context, 401, "You did not pass a valid authentication token")
+      }
     }
     return nil
   }

@@ -54,6 +54,10 @@ struct ProviderFailure: Error, Equatable {
       (type, message) = Self.modelServer(wire, status)
       self.code = code
       if status == 503, wire == .huggingFace { retryAfter = .seconds(1) }
+    case .replicate:
+      (type, message) = ("", "The request failed with status \(status) (simulated).")
+      self.code = code
+      if status == 429 { retryAfter = .seconds(1) }
     }
   }
 
@@ -176,6 +180,12 @@ struct ProviderFailure: Error, Equatable {
       writeGeminiDetails(into: &buffer)
       buffer.writeStaticString("}}")
     case .ollama, .tgi, .tei, .huggingFace: writeModelServer(wire, into: &buffer)
+    case .replicate:
+      buffer.writeStaticString("{\"title\":\"Simulated failure\",\"status\":")
+      buffer.writeDecimal(status)
+      buffer.writeStaticString(",\"detail\":")
+      Self.write(message, into: &buffer)
+      buffer.writeStaticString("}")
     }
   }
 

@@ -28,6 +28,7 @@ final class Responder: Sendable {
   let log: RequestLog
   let occurrences = OccurrenceCounter()
   let batches = BatchStore()
+  let jobs = JobStore()
   let started: Directives
   private let defaults: Mutex<Directives>
   private let moment = Mutex(WallClock(second: 0))
@@ -57,6 +58,7 @@ final class Responder: Sendable {
     log.reset()
     occurrences.reset()
     batches.reset()
+    jobs.reset()
     currentDefaults = started
   }
 
@@ -93,6 +95,12 @@ final class Responder: Sendable {
     case (.GET, "/health"), (.GET, "/__log"), (.POST, "/__reset"), (_, "/__defaults"):
       return control(request, path: path)
     default:
+      if let endpoint = Endpoint(
+        job: request.head.method.rawValue, path, uri,
+        lastEvent: request.head.headers.first(name: "last-event-id"))
+      {
+        return provider(request, endpoint)
+      }
       if let endpoint = Endpoint(gemini: request.head.method, path) {
         return provider(request, endpoint)
       }
@@ -133,6 +141,10 @@ enum Endpoint: Equatable {
   case gemini(GeminiMethod)
   case modelServer(ModelServer)
   case batch(BatchEndpoint)
+  case responses
+  case response(UInt64, JobQuestion)
+  case predictions(model: String?)
+  case prediction(UInt64, JobQuestion)
   case unknown(String)
 
   static let known =
@@ -157,6 +169,7 @@ enum Endpoint: Equatable {
     case .gemini(let method): "/v1/models:\(method.name.rawValue)"
     case .modelServer(let server): server.path
     case .batch(let endpoint): endpoint.path
+    case .responses, .response, .predictions, .prediction: jobPath ?? ""
     case .unknown(let path): path
     }
   }
@@ -171,6 +184,8 @@ enum Endpoint: Equatable {
   func wire(_ headers: HTTPHeaders) -> Wire {
     switch self {
     case .messages, .countTokens: .anthropic
+    case .predictions, .prediction: .replicate
+    case .responses, .response: .openAI
     case .chatCompletions, .completions, .embeddings, .moderations, .rerank, .media: .openAI
     case .gemini: .gemini
     case .modelServer(let server): server.wire

@@ -48,7 +48,7 @@ struct ResponseHead {
       buffer.writeStaticString("\r\nx-request-id: req_")
       buffer.writeHex(requestID)
     case .ollama, .tgi, .tei: break
-    case nil: break
+    case .replicate, nil: break
     }
     for (name, value) in counts {
       buffer.writeStaticString("\r\n")
@@ -138,6 +138,7 @@ struct ResponseHead {
   private static func reason(_ status: Int) -> StaticString {
     switch status {
     case 200: "OK"
+    case 201: "Created"
     case 400: "Bad Request"
     case 401: "Unauthorized"
     case 402: "Payment Required"

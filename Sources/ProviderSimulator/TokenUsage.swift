@@ -39,6 +39,7 @@ package enum Wire: String, Sendable, Equatable {
   /// Text Embeddings Inference.
   case tei
   case huggingFace = "huggingface"
+  case replicate
 }
 
 /// Everything an answer to a chat request says, apart from its form.

@@ -212,7 +212,7 @@ extension Transmission {
     _ stream: inout EventStream, into out: inout ByteBuffer
   ) -> Step {
     if let fault, emittedTokens >= fault.tokens {
-      return apply(fault, stream.wire, into: &out)
+      return apply(fault, stream.wire, stream.form, into: &out)
     }
     scratch.clear()
     switch stream.next(into: &scratch) {
@@ -234,7 +234,7 @@ extension Transmission {
       return .more
     case .closing:
       // The text ended before the fault was due: it happens here, instead of this event.
-      if let fault { return apply(fault, stream.wire, replaying: true, into: &out) }
+      if let fault { return apply(fault, stream.wire, stream.form, replaying: true, into: &out) }
       writeScratch(to: &out)
       return .more
     case .end:
@@ -245,7 +245,8 @@ extension Transmission {
   }
 
   private mutating func apply(
-    _ fault: StreamFault, _ wire: Wire, replaying: Bool = false, into out: inout ByteBuffer
+    _ fault: StreamFault, _ wire: Wire, _ form: EventStream.Form?, replaying: Bool = false,
+    into out: inout ByteBuffer
   ) -> Step {
     self.fault = nil
     switch fault.kind {
@@ -255,9 +256,14 @@ extension Transmission {
     case .cut(.end): break
     case .error(let failure, let requestID):
       scratch.clear()
-      scratch.writeStaticString(Self.errorPrefix(wire))
-      failure.writeEvent(wire, requestID: requestID, into: &scratch)
-      scratch.writeStaticString(wire == .ollama ? "\n" : "\n\n")
+      switch form {
+      case .responses: scratch.writeString(ResponsesWire.error(failure))
+      case .replicate: scratch.writeString(ReplicateWire.error(failure))
+      case nil:
+        scratch.writeStaticString(Self.errorPrefix(wire))
+        failure.writeEvent(wire, requestID: requestID, into: &scratch)
+        scratch.writeStaticString(wire == .ollama ? "\n" : "\n\n")
+      }
       writeScratch(to: &out)
     case .malformed:
       var event = ByteBuffer()
@@ -288,6 +294,7 @@ extension Transmission {
     case .gemini: "data: {\"candidates\":[{\"content\":{\"par\r\n\r\n"
     case .ollama: OllamaWire.brokenLine
     case .tgi, .tei, .huggingFace: TextGenerationWire.brokenEvent
+    case .replicate: "eve\n\n"
     }
   }
 
