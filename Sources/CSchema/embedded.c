@@ -103,34 +103,38 @@ static const unsigned char migrations_23[] = {
 };
 
 static const unsigned char migrations_24[] = {
-#embed "../../migrations/20261121150200_gemini.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261121150100_jobs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char migrations_25[] = {
-#embed "../../migrations/20261121150300_model_servers.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261121150200_gemini.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char migrations_26[] = {
-#embed "../../migrations/20261121150400_parameters.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261121150300_model_servers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char migrations_27[] = {
-#embed "../../migrations/20261121150500_prices.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261121150400_parameters.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char migrations_28[] = {
-#embed "../../migrations/20261121150600_structured_outputs_and_tools.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261121150500_prices.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char migrations_29[] = {
-#embed "../../migrations/20261121150700_artifacts.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261121150600_structured_outputs_and_tools.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char migrations_30[] = {
-#embed "../../migrations/20261121150800_provider_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261121150700_artifacts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char migrations_31[] = {
+#embed "../../migrations/20261121150800_provider_batches.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char migrations_32[] = {
 #embed "../../migrations/20261121150900_admission.sql" suffix(, 0) if_empty(0)
 };
 
@@ -587,14 +591,15 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_21, "20261121140700_state_without_keys.sql"),
   FILE_ENTRY(migrations_22, "20261121140800_gateway_roles.sql"),
   FILE_ENTRY(migrations_23, "20261121150000_kinds.sql"),
-  FILE_ENTRY(migrations_24, "20261121150200_gemini.sql"),
-  FILE_ENTRY(migrations_25, "20261121150300_model_servers.sql"),
-  FILE_ENTRY(migrations_26, "20261121150400_parameters.sql"),
-  FILE_ENTRY(migrations_27, "20261121150500_prices.sql"),
-  FILE_ENTRY(migrations_28, "20261121150600_structured_outputs_and_tools.sql"),
-  FILE_ENTRY(migrations_29, "20261121150700_artifacts.sql"),
-  FILE_ENTRY(migrations_30, "20261121150800_provider_batches.sql"),
-  FILE_ENTRY(migrations_31, "20261121150900_admission.sql"),
+  FILE_ENTRY(migrations_24, "20261121150100_jobs.sql"),
+  FILE_ENTRY(migrations_25, "20261121150200_gemini.sql"),
+  FILE_ENTRY(migrations_26, "20261121150300_model_servers.sql"),
+  FILE_ENTRY(migrations_27, "20261121150400_parameters.sql"),
+  FILE_ENTRY(migrations_28, "20261121150500_prices.sql"),
+  FILE_ENTRY(migrations_29, "20261121150600_structured_outputs_and_tools.sql"),
+  FILE_ENTRY(migrations_30, "20261121150700_artifacts.sql"),
+  FILE_ENTRY(migrations_31, "20261121150800_provider_batches.sql"),
+  FILE_ENTRY(migrations_32, "20261121150900_admission.sql"),
   {0, 0, 0},
 };
 

@@ -16,8 +16,12 @@ INPUT = {"prompt": "Why does the martlet never land?"}
 def client(provider: Any) -> Iterator[Callable[..., replicate.Client]]:
     made: list[replicate.Client] = []
 
-    def connect(directives: str = "", token: str = "key") -> replicate.Client:
-        made.append(replicate.Client(api_token=token, base_url=provider.url, headers={"x-simulate": directives}))
+    def connect(directives: str = "", is_known: bool = True) -> replicate.Client:
+        made.append(
+            replicate.Client(
+                api_token="key" if is_known else "invalid", base_url=provider.url, headers={"x-simulate": directives}
+            )
+        )
         return made[-1]
 
     yield connect
@@ -75,5 +79,5 @@ def test_errors_are_problems_with_a_status(client: Callable[..., replicate.Clien
         client(f"status={status}").models.predictions.create("acme/llama", input=INPUT)
     assert (caught.value.status, "simulated" in caught.value.detail) == (status, True)
     with pytest.raises(ReplicateError) as caught:
-        client(token="invalid").models.predictions.create("acme/llama", input=INPUT)
+        client(is_known=False).models.predictions.create("acme/llama", input=INPUT)
     assert caught.value.status == 401

@@ -108,9 +108,9 @@ def test_a_job_can_be_cancelled(gpt: openai.OpenAI) -> None:
 
 def test_a_stream_of_a_job_goes_on_where_it_broke_off(gpt: openai.OpenAI) -> None:
     whole = list(ask(gpt, "tokens=6", background=True, stream=True))
-    id = whole[0].response.id
+    name = whole[0].response.id
     for after in (0, 3, len(whole) - 2):
-        rest = list(gpt.responses.retrieve(id, stream=True, starting_after=after))
+        rest = list(gpt.responses.retrieve(name, stream=True, starting_after=after))
         assert [event.sequence_number for event in rest] == list(range(after + 1, len(whole)))
 
 
