@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,6 @@ import waiting
 from databases import Database, Member
 from processes import Simulator, Worker
 from simulated import QUICK, books_are_consistent, calls, ended
-from test_killed_worker import ask, stream_is_whole
 
 _numbers = itertools.count(1)
 USAGE = "usage=input:100,cached:20,output:50,reasoning:0"
@@ -35,46 +35,62 @@ def job(database: Database, base_url: str, dialect: str, directives: str = "", *
         options=json.dumps({"background": True, "poll_ms": 20, "poll_max_ms": 20, "wait_s": 0, **options}),
     )
     rates = {"input": 1, "cache_read": 0.5, "output": 2} | ({"seconds": 0.25} if dialect == "replicate" else {})
-    model = database.model(provider, name, "acme/llama", max_output_tokens=4096)
-    database.execute("insert into ai.prices (model_id, rates) values (%s, %s)", model, json.dumps(rates))
+    database.model(provider, name, "acme/llama", max_output_tokens=4096, rates=json.dumps(rates))
     return name
+
+
+def ask(database: Database, member: Member, model: str, **columns: Any) -> uuid.UUID:
+    names = "".join(f", {name}" for name in columns)
+    (row,) = database.connect(user=member).execute(
+        f"insert into ai.generations (prompt, model{names})"
+        f" values ('question ' || gen_random_uuid(), %s{', %s' * len(columns)}) returning id",
+        [model, *columns.values()],
+    )
+    return row["id"]
+
+
+def stream_is_whole(database: Database, member: Member, generation_id: uuid.UUID) -> None:
+    """Its events are numbered without a gap, nothing was taken back, and the text is the output."""
+    app = database.connect(user=member)
+    events = app.execute("select * from ai.read_stream(%s)", [generation_id]).fetchall()
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert {event["type"] for event in events} <= {"running", "delta", "end"}
+    text = "".join(event["data"]["text"] for event in events if event["type"] == "delta")
+    (row,) = app.execute("select output, stream from ai.generations where id = %s", [generation_id]).fetchall()
+    assert text == (row["output"] if row["stream"] else "")
 
 
 def endpoints(simulator: Simulator) -> Counter[str]:
     return Counter(entry["endpoint"] for entry in simulator.requests())
 
 
-@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("dialect", ["openai_responses", "replicate"])
 def test_a_job_is_asked_for_until_it_is_done_and_is_on_the_books_once(
-    database: Database,
-    member: Member,
-    simulator: Simulator,
-    worker: Callable[..., Worker],
-    dialect: str,
-    stream: bool,
+    database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker], dialect: str
 ) -> None:
     model = job(database, simulator.base_url, dialect, f"polls=3;answer=one+two+three;{USAGE}")
     worker(database)
-    (generation_id,) = ask(database, member, 1, model, stream=stream)
-    row = ended(database, generation_id)
-    assert (row["status"], row["output"]) == ("succeeded", "one two three")
-    (call,) = calls(database, generation_id)
-    assert (call["input_tokens"], call["output_tokens"], call["estimated"]) == (100, 50, False)
+    for stream in (False, True):
+        generation_id = ask(database, member, model, stream=stream)
+        row = ended(database, generation_id)
+        assert (row["status"], row["output"]) == ("succeeded", "one two three")
+        (call,) = calls(database, generation_id)
+        assert (call["input_tokens"], call["output_tokens"], call["estimated"]) == (100, 50, False)
+        if dialect == "replicate":
+            # Half a second of machine time, by the simulator's count.
+            assert str(call["units"]["seconds"]) == "0.5"
+            assert call["cost"] * 1_000_000 == 100 + 2 * 50 + 125_000
+        else:
+            assert call["cost"] * 1_000_000 == 80 + 10 + 100
+        stream_is_whole(database, member, generation_id)
     if dialect == "replicate":
-        # Half a second of machine time, by the simulator's count.
-        assert str(call["units"]["seconds"]) == "0.5"
-        assert call["cost"] * 1_000_000 == 100 + 2 * 50 + 125_000
-        assert endpoints(simulator)["/v1/predictions/ID"] == 4
+        assert endpoints(simulator) == {"/v1/predictions": 2, "/v1/predictions/ID": 8, "/v1/stream/ID": 1}
     else:
-        assert call["cost"] * 1_000_000 == 80 + 10 + 100
-        assert endpoints(simulator)["/v1/responses/ID"] == (0 if stream else 4)
+        assert endpoints(simulator) == {"/v1/responses": 2, "/v1/responses/ID": 4}
     books_are_consistent(database)
-    stream_is_whole(database, member, generation_id)
 
 
 @pytest.mark.parametrize(("dialect", "fault"), [("openai_responses", ""), ("replicate", "at=stream;times=2;")])
-@pytest.mark.parametrize("kind", ["truncate_after", "reset_after", "end_after"])
 def test_a_stream_that_breaks_off_goes_on_where_it_was(
     database: Database,
     member: Member,
@@ -82,34 +98,34 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(
     worker: Callable[..., Worker],
     dialect: str,
     fault: str,
-    kind: str,
 ) -> None:
-    model = job(database, simulator.base_url, dialect, f"tokens=9;rate=200;{fault}{kind}=3;{USAGE}")
     worker(database)
-    (generation_id,) = ask(database, member, 1, model, stream=True)
-    row = ended(database, generation_id)
-    assert row["status"] == "succeeded"
-    assert len(row["output"].split(" ")) == 9
-    (call,) = calls(database, generation_id)
-    assert (call["input_tokens"], call["output_tokens"], call["estimated"]) == (100, 50, False)
-    events = database.connect(user=member).execute("select * from ai.read_stream(%s)", [generation_id]).fetchall()
-    assert "reset" not in {event["type"] for event in events}
-    stream_is_whole(database, member, generation_id)
-    first = "/v1/responses" if dialect == "openai_responses" else "/v1/predictions"
-    assert endpoints(simulator)[first] == 1
+    for kind in ("truncate_after", "reset_after", "end_after"):
+        model = job(database, simulator.base_url, dialect, f"tokens=9;rate=200;{fault}{kind}=3;{USAGE}")
+        generation_id = ask(database, member, model, stream=True)
+        row = ended(database, generation_id)
+        assert row["status"] == "succeeded"
+        assert len(row["output"].split(" ")) == 9
+        (call,) = calls(database, generation_id)
+        assert (call["input_tokens"], call["output_tokens"], call["estimated"]) == (100, 50, False)
+        stream_is_whole(database, member, generation_id)
+    assert endpoints(simulator)["/v1/responses" if dialect == "openai_responses" else "/v1/predictions"] == 3
 
 
-@pytest.mark.parametrize("fault", ["status=503", "status=429;retry_after=0", "reset", "html", "empty", "malformed"])
 def test_questions_that_fail_say_nothing_of_the_job(
-    database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker], fault: str
+    database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker]
 ) -> None:
-    model = job(database, simulator.base_url, "replicate", f"{fault};at=poll;times=2;{USAGE}")
     worker(database)
-    (generation_id,) = ask(database, member, 1, model)
-    assert ended(database, generation_id)["status"] == "succeeded"
-    (call,) = calls(database, generation_id)
-    assert (call["status"], call["estimated"]) == ("succeeded", False)
-    assert endpoints(simulator) == {"/v1/predictions": 1, "/v1/predictions/ID": 3}
+    faults = ("status=503", "status=429;retry_after=0", "reset", "html", "empty", "malformed")
+    asked = [
+        ask(database, member, job(database, simulator.base_url, "replicate", f"{fault};at=poll;times=2;{USAGE}"))
+        for fault in faults
+    ]
+    for generation_id in asked:
+        assert ended(database, generation_id)["status"] == "succeeded"
+        (call,) = calls(database, generation_id)
+        assert (call["status"], call["estimated"]) == ("succeeded", False)
+    assert endpoints(simulator) == {"/v1/predictions": len(faults), "/v1/predictions/ID": 3 * len(faults)}
 
 
 @pytest.mark.parametrize("dialect", ["openai_responses", "replicate"])
@@ -119,7 +135,7 @@ def test_a_cancel_between_two_questions_ends_the_job_at_the_provider(
     # It waits for an hour until it asks again.
     model = job(database, simulator.base_url, dialect, "polls=1000000", poll_ms=3_600_000, poll_max_ms=3_600_000)
     worker(database)
-    (generation_id,) = ask(database, member, 1, model)
+    generation_id = ask(database, member, model)
     waiting.until(lambda: simulator.requests(), "the job to be made")
     app = database.connect(user=member)
     app.execute("select ai.cancel(%s)", [generation_id])
@@ -136,7 +152,7 @@ def test_one_time_is_for_all_questions_and_its_end_is_told_to_the_provider(
     database.execute("update ai.settings set max_attempts = 1")
     model = job(database, simulator.base_url, "openai_responses", "polls=1000000")
     worker(database)
-    (generation_id,) = ask(database, member, 1, model, deadline_ms=1_500)
+    generation_id = ask(database, member, model, deadline_ms=1_500)
     row = ended(database, generation_id)
     assert row["status"] == "failed"
     assert all(call["status"] == "failed" for call in calls(database, generation_id))
@@ -151,7 +167,7 @@ def test_a_worker_killed_between_two_questions_leaves_an_estimate_and_another_ma
 ) -> None:
     model = job(database, simulator.base_url, dialect, f"polls=60;{USAGE}")
     victim = worker(database)
-    (generation_id,) = ask(database, member, 1, model)
+    generation_id = ask(database, member, model)
     question = "/v1/responses/ID" if dialect == "openai_responses" else "/v1/predictions/ID"
     waiting.until(lambda: endpoints(simulator)[question] > 1, "two questions")
     victim.kill()
@@ -169,8 +185,9 @@ def test_a_worker_that_stops_hands_its_jobs_back_and_cancels_them_there(
     database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker]
 ) -> None:
     model = job(database, simulator.base_url, "openai_responses", "polls=1000000")
-    process = worker(database, grace_ms=100)
-    ask(database, member, 3, model)
+    process = worker(database, grace=0.1)
+    for _ in range(3):
+        ask(database, member, model)
     waiting.until(lambda: endpoints(simulator)["/v1/responses"] == 3, "the jobs to be made")
     assert process.terminate() == 0
     assert database.value("select count(*) from ai.generations where status = 'queued'") == 3
@@ -260,7 +277,7 @@ def test_an_address_that_a_provider_names_gets_no_key_and_must_be_public(
     provider, elsewhere = servers
     model = job(database, provider.url, "replicate")
     worker(database, env={"MARTLET_ALLOWED_NETWORKS": "127.0.0.0/8"} if allowed else {})
-    (generation_id,) = ask(database, member, 1, model, stream=True)
+    generation_id = ask(database, member, model, stream=True)
     row = ended(database, generation_id)
     assert (row["status"], row["output"]) == ("succeeded", "streamed" if allowed else "polled")
     assert [(method, path) for method, path, _ in elsewhere.seen] == ([("GET", "/stream")] if allowed else [])

@@ -13,6 +13,8 @@ struct ReplicateJob: Sendable {
   private var lastEvent: String?
   private var comingEvent: String?
   private var sawEvent = false
+  /// Tries to open the stream.
+  private var openings = 0
   /// The stream was opened again, and what it begins with is not known yet.
   private var wasReopened = false
   /// The stream began anew; events are known until the last one comes by.
@@ -79,8 +81,9 @@ struct ReplicateJob: Sendable {
       phase = .asked
       return ask(after: isOver ? pauses.next(hint: ended.wait) : 0, isPending)
     case .streamed:
-      // Without ids nobody knows where to go on, and of a stream that gave nothing there is nothing to lose.
-      let mayResume = !hasEnded && (lastEvent != nil || !sawEvent && !isOver)
+      // Without ids nobody knows where to go on. A stream that never gave anything is tried twice: the
+      // answer is to be had without it.
+      let mayResume = !hasEnded && (lastEvent != nil || !sawEvent && !isOver && openings < 2)
       if mayResume, isOver || ended.isPassing, let streamURL,
         let pause = pauses.afterTrouble(hint: ended.wait)
       {
@@ -104,6 +107,7 @@ struct ReplicateJob: Sendable {
 
   private mutating func stream(_ url: String, after pause: Int) -> FollowUp {
     phase = .streamed
+    openings += 1
     wasReopened = lastEvent != nil
     isRepeating = false
     comingEvent = nil

@@ -94,10 +94,10 @@ enum ResponseEnd: Sendable {
   case unreadable
 
   /// Whether the same may be asked again: nothing was said about what was asked for. The statuses are
-  /// those that the official SDKs repeat a GET for.
+  /// those that the official SDKs repeat a GET for. An address that must not be asked stays one.
   var isPassing: Bool {
     switch self {
-    case .complete: false
+    case .complete, .broken(.malformed): false
     case .refused(let status, _):
       [408, 409, 425, 429].contains(status) || (500...599).contains(status)
     case .broken, .unreadable: true
