@@ -94,6 +94,13 @@ extension Endpoint {
     }
   }
 
+  var makesJobs: Bool {
+    switch self {
+    case .responses, .predictions: true
+    default: false
+    }
+  }
+
   /// As the log names it: without ids.
   var jobPath: String? {
     switch self {

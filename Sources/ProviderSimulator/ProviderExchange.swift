@@ -138,9 +138,13 @@ extension Responder {
     }
     context.entry.model = model
     context.entry.tag = directives.tag
-    if directives.at != nil, directives.at != context.endpoint.batchStep { directives.clearFault() }
-    if directives.hasFault, !faultIsDue(directives, context) { directives.clearFault() }
-    context.entry.fault = directives.faultName
+    // Of jobs it is for the requests that come later.
+    let isLater = directives.at != nil && context.endpoint.makesJobs
+    if directives.at != nil, !isLater, directives.at != context.endpoint.batchStep {
+      directives.clearFault()
+    }
+    if directives.hasFault, !isLater, !faultIsDue(directives, context) { directives.clearFault() }
+    context.entry.fault = isLater ? nil : directives.faultName
     return (directives, name)
   }
 

@@ -96,7 +96,7 @@ final class Responder: Sendable {
       return control(request, path: path)
     default:
       if let endpoint = Endpoint(
-        job: request.head.method.rawValue, path, uri,
+        job: request.head.method.rawValue, path, request.head.uri,
         lastEvent: request.head.headers.first(name: "last-event-id"))
       {
         return provider(request, endpoint)
