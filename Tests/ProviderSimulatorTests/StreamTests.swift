@@ -40,7 +40,7 @@ struct StreamTests {
         let candidate = (object["candidates"] as? [[String: Any]])?.first
         let content = candidate?["content"] as? [String: Any]
         return (content?["parts"] as? [[String: Any]])?.first?["text"] as? String ?? ""
-      case .ollama, .tgi, .tei, .huggingFace: return ""
+      case .ollama, .tgi, .tei, .huggingFace, .replicate: return ""
       }
     }.joined()
   }
