@@ -349,8 +349,8 @@ private let background = #"{"background":true}"#
     let first = try #require(Fixture.responsesStream.range(of: "\n\n"))
     let from = Fixture.responsesStream.utf8.distance(
       from: Fixture.responsesStream.startIndex, to: first.upperBound)
-    for length in body.indices where length >= from && length % 3 == 0 || length == body.count - 1 {
-      for end in [TransferEnd.complete, .broken(.reset, "gone")] {
+    for length in from..<body.count {
+      for end in [TransferEnd.broken(.reset, "gone"), .complete].prefix(length % 3 == 0 ? 2 : 1) {
         let dialogue = try Dialogue(responses(stream: true, background)) { next in
           guard let next else { return .stream(Array(body[..<length]), end: end) }
           guard case .path(let path) = next.target,
