@@ -12,7 +12,7 @@ as $$
 $$;
 comment on function ai.is_json_path(jsonb) is 'Whether a value is a path such as choices[0].text or data[*].values.';
 
--- What is wrong with a template: the first name in ${…} that no request has. Null: nothing.
+-- What is wrong with a template: the first name of a placeholder (a dollar sign, then the name in braces) that no request has. Null: nothing.
 create or replace function ai.template_error(p_template jsonb) returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
@@ -146,7 +146,7 @@ begin
     end if;
     foreach v_name in array array['path', 'result_path', 'cancel_path'] loop
       if v_poll ? v_name and (not v_poll ? 'id' or coalesce(v_poll ->> v_name, '') !~ '^/[A-Za-z0-9._~/-]*\$\{id\}[A-Za-z0-9._~/?=&-]*$') then
-        raise exception '%.poll.% begins with / and holds ${id}, which poll.id finds', p_where, v_name using errcode = 'PT400';
+        raise exception '%.poll.% begins with / and holds %{id}, which poll.id finds', p_where, v_name, '$' using errcode = 'PT400';
       end if;
     end loop;
   end if;

@@ -28,7 +28,7 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
   insert into ai.artifact_parts (tenant_id, artifact_id, n, content)
-  select p_tenant, p_artifact, n, substring(p_content from n * 2097152 + 1 for 2097152)
+  select p_tenant, p_artifact, n, substr(p_content, n * 2097152 + 1, 2097152)
     from generate_series(0, (octet_length(p_content) - 1) / 2097152) n
    where octet_length(p_content) > 0
 $$;

@@ -179,6 +179,14 @@ class World:
             bev, "select ai.add_document(%s, %s, title => %s, uri => %s, metadata => %s)",
             things["collection"], f"content {MARKER}", f"title {MARKER}", f"uri:{MARKER}", json.dumps({"tag": MARKER}),
         )  # fmt: skip
+        things["artifact"] = value(
+            bob, "select ai.add_artifact(%s, 'text/plain', %s)", f"file {MARKER}".encode(), f"{MARKER}.txt"
+        )
+        things["provider_batch"] = db.value(
+            "insert into ai.provider_batches (tenant_id, provider_id, model_id, kind, wire_name, options, due_at, created_at, give_up_at)"
+            " values (%s, %s, %s, 'chat', %s, '{}', now() + interval '1 day', now(), now() + interval '2 days') returning id",
+            self.beta, things["provider"], things["model_id"], f"wire {MARKER}",
+        )  # fmt: skip
         schema = self.schema("bev")
         bev.execute(f"create table {schema}.things (id text primary key, body text)")
         bev.execute(f"insert into {schema}.things values (%s, %s)", [f"key {MARKER}", f"body {MARKER}"])

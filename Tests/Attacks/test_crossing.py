@@ -72,6 +72,7 @@ NAMED = {
     "batch": "batch",
     "batch_id": "batch",
     "conversation": "conversation",
+    "provider_batch": "provider_batch",
     "collection": "collection",
     "p_generation": "generation",
     "p_id": "generation",
@@ -93,6 +94,9 @@ NAMED = {
 }
 # The same name means something else there.
 EXCEPTIONS = {
+    ("artifact_content", "id"): "artifact",
+    ("recall_artifact", "id"): "artifact",
+    ("delete_artifact", "id"): "artifact",
     ("revoke_api_key", "p_id"): "api_key_id",
     ("rotate_api_key", "p_id"): "api_key_id",
     ("collection_to_search", "p_name"): "collection",
@@ -224,6 +228,7 @@ def test_every_function_that_apps_may_call_is_attacked(filled: World) -> None:
         "a", "answer", "b", "cache", "content", "filter", "format", "idempotency_key", "input", "kind", "language", "name", "p_action", "p_after",
         "p_at", "p_by", "p_id", "p_kind", "p_login", "p_model", "p_name", "p_object", "p_permission", "p_source", "p_user", "p_api_key", "p_tenant",
         "p_tenant_column", "p_token", "p_what", "priority", "prompt", "query_text", "tenant_column", "text", "title", "uri", "p_user_tenant", "p_format",
+        "media_type", "p_cache", "p_class", "p_priority", "p_purpose", "p_service", "p_service_tier", "p_status", "p_text", "p_where",
     }  # fmt: skip
     arguments = filled.database.execute(
         """
