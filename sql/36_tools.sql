@@ -35,12 +35,14 @@ $$;
 comment on function ai.check_tool() is 'Trigger: a tool has a schema and a function.';
 
 -- The tool of a name in a tenant: its own, or the shared one.
-create or replace function ai.find_tool(p_tenant uuid, p_name text) returns ai.tools
+create or replace function ai.find_tool(p_tenant uuid, p_name text, out id bigint, out description text, out parameters jsonb)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select t from ai.tools t where t.name = p_name and (t.tenant_id = p_tenant or t.tenant_id is null) and t.enabled order by t.tenant_id nulls last limit 1
+  select t.id, t.description, t.parameters
+    from ai.tools t where t.name = p_name and (t.tenant_id = p_tenant or t.tenant_id is null) and t.enabled order by t.tenant_id nulls last limit 1
 $$;
+comment on function ai.find_tool(uuid, text) is 'The tool of a name in a tenant; all null: none.';
 
 -- What becomes of the params of a generation that may call tools: their definitions join params.tools, so that the row says what the model was told.
 -- Raises PT400, PT403 inside a tool, PT404.
@@ -64,7 +66,7 @@ begin
                  where t.value #>> '{function,name}' = any (p_tools)) then
     raise exception 'a tool in params.tools has the name of one in tools' using errcode = 'PT400';
   end if;
-  select jsonb_agg(jsonb_build_object('type', 'function', 'function', jsonb_build_object('name', t.name, 'description', t.description, 'parameters', t.parameters)) order by n.n)
+  select jsonb_agg(jsonb_build_object('type', 'function', 'function', jsonb_build_object('name', n.name, 'description', t.description, 'parameters', t.parameters)) order by n.n)
     into v_tools
     from unnest(p_tools) with ordinality n (name, n)
    cross join lateral ai.find_tool(p_tenant, n.name) t
@@ -77,7 +79,6 @@ begin
 end
 $$;
 comment on function ai.admit_tools(uuid, text, text[], integer, jsonb) is 'The params of a generation with the definitions of its tools. PT400, PT403, PT404.';
-comment on function ai.find_tool(uuid, text) is 'The tool of a name in a tenant; all null: none.';
 
 revoke execute on function ai.tool_function(text), ai.check_tool(), ai.find_tool(uuid, text), ai.admit_tools(uuid, text, text[], integer, jsonb) from public;
 
