@@ -42,7 +42,7 @@ create table ai.artifacts (
   tenant_id     uuid        not null constraint artifacts_tenant_fkey references ai.tenants (id),
   id            uuid        not null default ai.uuid_v7(),
   user_id       text        not null,
-  name          text        constraint artifacts_name check (octet_length(name) between 1 and 255 and name !~ '[[:cntrl:]]'),
+  name          text        constraint artifacts_name check (octet_length(name) >= 1 and octet_length(name) <= 255 and name !~ '[[:cntrl:]]'),
   media_type    text        not null constraint artifacts_media_type check (media_type ~ '^[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}$'),
   bytes         integer     not null constraint artifacts_bytes check (bytes between 0 and 67108864),
   sha256        bytea       not null constraint artifacts_sha256 check (length(sha256) = 32),
