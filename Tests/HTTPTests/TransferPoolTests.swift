@@ -335,12 +335,12 @@ private func run(
     }
     defer { server.stop() }
     var request = post(server.url)
-    request.firstAnswerTimeout = 200
+    request.firstAnswerTimeout = 5_000  // enough for a head, however busy the machine
     let (outcome, recorder) = try await run(request, Recorder(begunAt: 1 << 20))
     #expect(outcome.failure?.kind == .late)
-    #expect(outcome.failure?.message.contains("200 ms") == true)
+    #expect(outcome.failure?.message.contains("5000 ms") == true)
     #expect(outcome.requestSent)
-    #expect(outcome.total >= 200)
+    #expect(outcome.total >= 5_000)
     #expect(recorder.heads.count == 1)
     #expect(recorder.text.hasPrefix(": hi\n"))
   }
