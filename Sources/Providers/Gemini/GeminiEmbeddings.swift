@@ -69,9 +69,8 @@ enum GeminiEmbeddings {
 
 /// `{"embedding": {"values"}}` of one text, `{"embeddings": [{"values"}]}` of several, in the order of
 /// the request.
-struct GeminiEmbeddingAnswer: AnswerAssembler {
+struct GeminiEmbeddingAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id"]
-  static let streams = false
   static let maxValues = OpenAIEmbeddingAnswer.maxValues
 
   /// pgvector's limit; a longer vector could not be stored.
@@ -88,13 +87,8 @@ struct GeminiEmbeddingAnswer: AnswerAssembler {
     count = input?.kind == .array ? input?.elements.count : nil
   }
 
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
   /// Half of a list, and perhaps half of a number: of no use.
   mutating func cut(_ json: JSON) -> String { "" }
-  mutating func marker(_ data: [UInt8]) -> String? { nil }
 
   mutating func whole(_ json: JSON) -> String {
     if ProviderError.isError(json) {

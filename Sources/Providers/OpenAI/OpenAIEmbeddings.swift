@@ -55,9 +55,8 @@ enum OpenAIEmbeddings {
 /// Answers of the Embeddings endpoint: `data[].embedding` as numbers, or as base64 of little-endian
 /// 32-bit floats. For one text the element with index 0 counts; for several there must be one of each
 /// index, and all must have the same size.
-struct OpenAIEmbeddingAnswer: AnswerAssembler {
+struct OpenAIEmbeddingAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id", "request-id"]
-  static let streams = false
   /// The numbers of 2,048 vectors of 3,072 dimensions, and something to spare.
   static let maxValues = 8 << 20
 
@@ -71,13 +70,6 @@ struct OpenAIEmbeddingAnswer: AnswerAssembler {
   private let count: Int?
 
   init(to call: Call) { count = OpenAIEmbeddings.count(of: call) }
-
-  var hasBegun: Bool { isComplete }
-
-  var mayEnd: Bool { false }
-
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
-  mutating func marker(_ data: [UInt8]) -> String? { nil }
 
   mutating func whole(_ json: JSON) -> String {
     if ProviderError.isError(json) {

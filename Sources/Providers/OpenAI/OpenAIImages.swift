@@ -56,9 +56,8 @@ extension RequestParts {
 }
 
 /// Answers of the image endpoints: `data[]` with `b64_json` or `url`.
-struct OpenAIImageAnswer: AnswerAssembler {
+struct OpenAIImageAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id", "request-id"]
-  static let streams = false
   /// More images are not asked for.
   private static let mostImages = 16
 
@@ -66,10 +65,6 @@ struct OpenAIImageAnswer: AnswerAssembler {
   private(set) var fault: Failure?
   private var result = Reply()
 
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
-  mutating func marker(_ data: [UInt8]) -> String? { nil }
   func reply() -> Reply { result }
 
   mutating func whole(_ json: JSON) -> String {

@@ -66,19 +66,12 @@ enum OpenAIModeration {
 /// Answers of the Moderations endpoint. The message is the one result, `{"flagged", "categories",
 /// "category_scores", …}`; where a host leaves `flagged` out (Mistral), it is whether any category
 /// applies. The output is the names of those that do, joined with commas.
-struct OpenAIModerationAnswer: AnswerAssembler {
+struct OpenAIModerationAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id", "request-id"]
-  static let streams = false
 
   private(set) var isComplete = false
   private(set) var fault: Failure?
   private var result = Reply()
-
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
-  mutating func marker(_ data: [UInt8]) -> String? { nil }
 
   mutating func whole(_ json: JSON) -> String {
     if ProviderError.isError(json) {

@@ -40,9 +40,8 @@ enum OpenAIRerank {
 /// Answers of the Rerank endpoint: `results[]` (Voyage: `data[]`) of `index` and `relevance_score`. The
 /// message is `[{"index", "score"}, …]`, the best first. A result that names no document, or one twice,
 /// is not an answer.
-struct OpenAIRerankAnswer: AnswerAssembler {
+struct OpenAIRerankAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id", "request-id", "x-debug-trace-id"]
-  static let streams = false
 
   private(set) var isComplete = false
   private(set) var fault: Failure?
@@ -50,12 +49,6 @@ struct OpenAIRerankAnswer: AnswerAssembler {
   private let count: Int
 
   init(to call: Call) { count = OpenAIRerank.count(of: call) }
-
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
-  mutating func marker(_ data: [UInt8]) -> String? { nil }
 
   mutating func whole(_ json: JSON) -> String {
     if ProviderError.isError(json) {

@@ -26,18 +26,13 @@ enum OpenAITranscriptions {
 
 /// Answers of the transcription endpoint: JSON with `text`, more with `response_format` `verbose_json`, or,
 /// with `text`, `srt` and `vtt`, the text itself.
-struct OpenAITranscriptionAnswer: AnswerAssembler {
+struct OpenAITranscriptionAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id", "request-id"]
-  static let streams = false
 
   private(set) var isComplete = false
   private(set) var fault: Failure?
   private var result = Reply()
 
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
-  mutating func marker(_ data: [UInt8]) -> String? { nil }
   func reply() -> Reply { result }
 
   mutating func whole(_ json: JSON) -> String {

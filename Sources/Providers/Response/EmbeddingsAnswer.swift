@@ -7,9 +7,8 @@
 /// - any of these as `embeddings` or `embedding` of an object (Ollama)
 ///
 /// Vectors of tokens are pooled into one: their mean, or the first by the option `pooling` = `cls`.
-struct EmbeddingsAnswer: AnswerAssembler {
+struct EmbeddingsAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id"]
-  static let streams = false
   static let maxValues = OpenAIEmbeddingAnswer.maxValues
 
   /// pgvector's limit; a longer vector could not be stored.
@@ -27,12 +26,7 @@ struct EmbeddingsAnswer: AnswerAssembler {
     takesFirst = JSON(call.options)?["pooling"]?.string == "cls"
   }
 
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-
   mutating func head(_ head: ResponseHead) { result.usage = Usage(computeTokens: head) }
-
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
 
   /// Half of a list, and perhaps half of a number: of no use.
   mutating func cut(_ json: JSON) -> String { "" }

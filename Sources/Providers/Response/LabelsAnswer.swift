@@ -1,20 +1,14 @@
 /// Classifications, the likeliest label first: `[{"label", "score"}, …]`, that inside of an array of
 /// one, or `{"labels": [...], "scores": [...]}` as older zero-shot servers send it. The text of the
 /// answer is the first label; the whole list is its message.
-struct LabelsAnswer: AnswerAssembler {
+struct LabelsAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id"]
-  static let streams = false
 
   private(set) var isComplete = false
   private(set) var fault: Failure?
   private var result = Reply()
 
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-
   mutating func head(_ head: ResponseHead) { result.usage = Usage(computeTokens: head) }
-
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
 
   /// Half of a list, and perhaps half of a number: of no use.
   mutating func cut(_ json: JSON) -> String { "" }

@@ -1,9 +1,8 @@
 /// Documents by their relevance, the most relevant first: `[{"index", "score"}, …]`, or the bare
 /// scores in the documents' order, as sentence similarity gives them. The list, cut to `top_n`, is
 /// the message of the answer, which has no text.
-struct RanksAnswer: AnswerAssembler {
+struct RanksAnswer: WholeAnswer {
   static let requestIDHeaders = ["x-request-id"]
-  static let streams = false
 
   private(set) var isComplete = false
   private(set) var fault: Failure?
@@ -19,12 +18,7 @@ struct RanksAnswer: AnswerAssembler {
     most = max(params?["top_n"]?.int ?? count, 0)
   }
 
-  var hasBegun: Bool { isComplete }
-  var mayEnd: Bool { false }
-
   mutating func head(_ head: ResponseHead) { result.usage = Usage(computeTokens: head) }
-
-  mutating func event(named name: String?, _ json: JSON) -> String { "" }
 
   /// Half of a list, and perhaps half of a number: of no use.
   mutating func cut(_ json: JSON) -> String { "" }
