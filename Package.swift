@@ -54,7 +54,7 @@ let package = Package(
     .executableTarget(
       name: "martlet",
       dependencies: [
-        "Worker", "Migrate", "Postgres", "ProviderSimulator", "Sealing",
+        "Worker", "Migrate", "Postgres", "HTTP", "ProviderSimulator", "Sealing",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),

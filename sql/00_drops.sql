@@ -45,3 +45,7 @@ $$;
 -- Done by the triggers that are left; theirs go with them.
 drop function if exists ai.append_question() cascade;
 drop function if exists ai.extend_batch_deadline() cascade;
+drop function if exists ai.extend_provider_batch_deadline() cascade;
+-- With what the claim knows already.
+drop function if exists ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[]);
+drop function if exists ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[]);

@@ -28,6 +28,7 @@ comment on function ai.audit_hash(bytea, uuid, bigint, timestamptz, text, uuid, 
 create or replace function ai.audit(p_tenant uuid, p_action text, p_object text, p_key jsonb, p_before jsonb, p_after jsonb) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -47,6 +48,7 @@ comment on function ai.audit(uuid, text, text, jsonb, jsonb, jsonb) is
 create or replace function ai.append_pending(p_all boolean) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set lock_timeout = '1s'
 as $$
@@ -238,6 +240,7 @@ comment on function ai.audit_change() is 'Trigger: notes a changed row of an aud
 create or replace function ai.audit_tenant(p_by text, p_row jsonb) returns uuid
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin

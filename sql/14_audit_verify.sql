@@ -57,6 +57,7 @@ create or replace function ai.audit_verify(p_tenant uuid default null, p_known_s
 returns table (tenant_id uuid, seq bigint, problem text, detail text)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off

@@ -105,6 +105,7 @@ create or replace function ai.claimed_member(p_claims text, out tenant_id uuid, 
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -5,10 +5,10 @@
 -- Anybody may set ai.session; a stamp alone is worth nothing. A secret that is wrong raises PT401.
 
 -- This transaction, as a stamp. Two transactions of one connection begin at different times, unless they came in one message.
+-- No SET clause, so that it is inlined; a body that is bound where it is made, as of ai.now().
 create or replace function ai.transaction_stamp() returns text
 language sql stable parallel safe security invoker
-set search_path = pg_catalog, pg_temp
-as $$ select extract(epoch from transaction_timestamp())::text $$;
+return extract(epoch from transaction_timestamp())::text;
 comment on function ai.transaction_stamp() is 'Names this transaction within its connection.';
 
 -- This connection: its process, of this run of the server. A number may come again while a token lives: only who has the token
@@ -38,6 +38,7 @@ create or replace function ai.secret_key(
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -91,6 +92,7 @@ comment on function ai.session_key(text) is 'The API key of a value of the setti
 create or replace function ai.note_key_use(p_key uuid) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -229,6 +231,7 @@ comment on function ai.pre_request() is 'For PostgREST''s db-pre-request: takes 
 create or replace function ai.forget_sessions(p_now timestamptz default now()) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

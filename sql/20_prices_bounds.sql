@@ -142,6 +142,7 @@ comment on function ai.most_cost(jsonb, text, jsonb, bigint, bigint, numeric) is
 create or replace function ai.most_call_cost(p_rates jsonb, p_tenant uuid, p_id uuid, p_input bigint, p_output bigint, p_now timestamptz) returns numeric
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -160,6 +161,7 @@ comment on function ai.most_call_cost(jsonb, uuid, uuid, bigint, bigint, timesta
 create or replace function ai.estimated_units(p_rates jsonb, p_tenant uuid, p_id uuid, p_input bigint, p_seconds numeric) returns jsonb
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin

@@ -25,6 +25,7 @@ comment on function ai.capture_policy(uuid) is 'How a tenant''s calls are kept s
 create or replace function ai.open_call(p_generation uuid, p_attempt integer default null) returns uuid
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -64,6 +65,7 @@ returns table (tenant_id uuid, generation_id uuid, attempt integer, created_at t
                facts bytea, request bytea, response bytea)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column

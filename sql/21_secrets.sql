@@ -61,6 +61,7 @@ comment on function ai.vault_entries(text[], bigint[], boolean) is 'What the vau
 create or replace function ai.secret_ref(p_tenant uuid, p_name text, p_tenant_only boolean) returns bigint[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -97,6 +98,7 @@ create or replace function ai.worker_secret(p_worker uuid, p_refs bigint[])
 returns table (ref bigint, tenant_id uuid, name text, sealed bytea, value text, data_key_id uuid, wrapped bytea, master_key_id text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -123,6 +125,7 @@ create or replace function ai.worker_data_keys(p_worker uuid, p_keys uuid[])
 returns table (data_key_id uuid, tenant_id uuid, wrapped bytea, master_key_id text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column

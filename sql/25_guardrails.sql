@@ -4,6 +4,7 @@
 create or replace function ai.guards(p_tenant uuid, p_kind text, p_scope text) returns boolean
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin

@@ -4,6 +4,7 @@
 create or replace function ai.holds_output(p_tenant uuid, p_id uuid, p_kind text) returns boolean
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin

@@ -24,6 +24,7 @@ comment on function ai.window_end(text, timestamptz) is 'When the window ends th
 create or replace function ai.limited(p_tenant uuid) returns boolean
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -37,6 +38,7 @@ comment on function ai.limited(uuid) is 'Whether an enabled limit concerns this 
 create or replace function ai.generation_counters(p_tenant uuid, p_user text, p_kind text, p_model text, p_profile text, p_api_key uuid default null) returns bigint[]
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -62,6 +64,7 @@ comment on function ai.generation_counters(uuid, text, text, text, text, uuid) i
 create or replace function ai.key_origin(p_api_key uuid) returns uuid
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$ select coalesce((select k.origin_id from ai.api_keys k where k.id = p_api_key), p_api_key) $$;
 comment on function ai.key_origin(uuid) is 'The first of the API keys that were rotated into this one.';
@@ -73,6 +76,7 @@ comment on function ai.key_origin(uuid) is 'The first of the API keys that were 
 create or replace function ai.make_counters(p_tenant uuid, p_user text, p_kind text, p_model text, p_profile text, p_api_key uuid default null) returns bigint[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -116,6 +116,7 @@ create or replace function ai.find_exact(
   out provider text, out model_used text, out input_tokens integer, out output_tokens integer, out saved numeric, out stage jsonb)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$

@@ -127,6 +127,7 @@ create or replace function ai.similar_answer(
   out tried boolean, out key bytea, out similarity double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$

@@ -8,6 +8,7 @@
 create or replace function ai.write_caches(p_tenants uuid[], p_ids uuid[]) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -90,6 +91,7 @@ comment on function ai.write_caches(uuid[], uuid[]) is 'Keeps the answers of the
 create or replace function ai.forget_expired_entries(p_now timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

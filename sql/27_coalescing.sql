@@ -12,6 +12,7 @@
 create or replace function ai.elect_leaders(p_ids uuid[], p_tenants uuid[]) returns table (generation_id uuid, leader_id uuid)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -74,6 +75,7 @@ comment on function ai.elect_leaders(uuid[], uuid[]) is 'Gives those of the gene
 create or replace function ai.resign_leader(p_tenant uuid, p_id uuid) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$

@@ -13,8 +13,8 @@ end
 $$;
 comment on function ai.queue_chunks(uuid, text, text, bigint[], bigint) is 'Asks for the vectors of chunks.';
 
--- ai.add_document() for a given member. Raises PT400, PT404, PT413. Shares the collection's row (for key share), then
--- locks the document's: two that add the same uri follow each other.
+-- ai.add_document() for a given member. Raises PT400, PT404, PT413. Locks the document's row, so that two that add the same
+-- uri follow each other, and shares the collection's (for key share).
 create or replace function ai.put_document(p_tenant uuid, p_user text, p_collection text, p_content text, p_title text, p_uri text, p_metadata jsonb)
 returns uuid
 language plpgsql volatile security definer
@@ -31,6 +31,12 @@ declare
   v_id    uuid;
   v_refs  bigint[];
 begin
+  -- Before the collection's, as everywhere: else it would wait for a delete that waits for a rebuild that waits for this.
+  if p_uri is not null then
+    perform from ai.documents d
+      where d.tenant_id = p_tenant and d.uri = p_uri
+        and d.collection_id = (select c.id from ai.collections c where c.tenant_id = p_tenant and c.name = p_collection) for update;
+  end if;
   select c.id, c.model, c.embedding_version, c.next_model, c.next_version, c.target_tokens, c.overlap_tokens, c.max_tokens, c.language
     into v_is from ai.collections c where c.tenant_id = p_tenant and c.name = p_collection for key share;
   if not found then
@@ -130,6 +136,7 @@ comment on function ai.add_document(text, text, text, text, jsonb) is
 create or replace function ai.remove_chunks(p_tenant uuid, p_collection bigint, p_ids bigint[]) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$

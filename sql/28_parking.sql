@@ -10,6 +10,7 @@
 create or replace function ai.unpark(p_lanes bigint[]) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -35,6 +36,7 @@ comment on function ai.unpark(bigint[]) is 'Makes the claim look at these lanes 
 create or replace function ai.park(p_lanes bigint[], p_counters bigint[], p_until timestamptz[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -53,6 +55,7 @@ comment on function ai.park(bigint[], bigint[], timestamptz[]) is 'Takes lanes o
 create or replace function ai.unpark_lanes(p_now timestamptz) returns timestamptz
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin

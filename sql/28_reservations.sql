@@ -20,6 +20,7 @@ create or replace function ai.reserve_limits(
 returns table (generation_id uuid, verdict text, counters bigint[], amounts numeric[], error jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -42,16 +43,17 @@ declare
   v_blocking bigint[] := '{}';
   v_untils   timestamptz[] := '{}';
 begin
-  v_known := array(select distinct c from ai.lanes l cross join lateral unnest(l.counters) c where l.id = any (p_lanes) order by c);
-  perform from ai.counters c where c.id = any (v_known) order by c.id for update;
+  v_known := array(select k.id from ai.counters k
+                    where k.id = any (array(select c from ai.lanes l cross join lateral unnest(l.counters) c where l.id = any (p_lanes)))
+                    order by k.id for update);
   if exists (select from ai.unsettled u where u.counter_id = any (v_known)) then
     perform ai.write_settlements(v_known, null, null);
   end if;
-  select array_agg(s.id order by s.id) as ids, array_agg(s.metric order by s.id) as metrics, array_agg(s.money order by s.id) as money,
-         array_agg(s.period order by s.id) as periods, array_agg(s.amount order by s.id) as amounts, array_agg(s.per order by s.id) as pers,
-         array_agg(s.limit_id order by s.id) as limits, array_agg(s.hard order by s.id) as hard, array_agg(s.rejects order by s.id) as rejects,
-         array_agg(s.start order by s.id) as starts, array_agg(s.until order by s.id) as untils, array_agg(s.seq order by s.id) as seqs,
-         array_agg(s.balance order by s.id) as balances, bool_or(s.money) as any_money
+  select array_agg(s.id) as ids, array_agg(s.metric) as metrics, array_agg(s.money) as money,
+         array_agg(s.period) as periods, array_agg(s.amount) as amounts, array_agg(s.per) as pers,
+         array_agg(s.limit_id) as limits, array_agg(s.hard) as hard, array_agg(s.rejects) as rejects,
+         array_agg(s.start) as starts, array_agg(s.until) as untils, array_agg(s.seq) as seqs,
+         array_agg(s.balance) as balances, bool_or(s.money) as any_money
     into v_state
     from (select c.id, l.metric, l.metric in ('cost', 'credit') as money, l.period, l.per, l.id as limit_id, l.enabled and not l.soft as hard,
                  l.on_limit = 'reject' as rejects, w.start, ai.window_end(l.period, v_now) as until, coalesce(e.seq, 0) as seq,
@@ -62,7 +64,8 @@ begin
            cross join lateral (select ai.window_start(l.period, v_now) as start) w
             left join lateral (select e.seq, e.balance from ai.counter_entries e
                                 where e.counter_id = c.id and e.window_start = w.start order by e.seq desc limit 1) e on true
-           where c.id = any (v_known)) s;
+           where c.id = any (v_known)
+           order by c.id) s;
   if v_state.ids is null then
     return query select i, 'go', null::bigint[], null::numeric[], null::jsonb from unnest(p_ids) with ordinality u (i, at) order by at;
     return;

@@ -5,11 +5,11 @@
 --   {"counters", "amounts", "claimed_at": of the lease, "tokens": input and output together, "cost", "sent", "ended"}
 -- tokens and cost null: none; what exceeds the reservation is booked too. The one that ran is given back, and the request
 -- where nothing was sent and nothing will be: not sent and ended. (A request that is handed back unsent and tried again has
--- been counted once, and is not counted again.) Counters that are gone are passed over.
+-- been counted once, and is not counted again.) Counters that are gone are passed over. Without a search_path of its own, so
+-- that it is inlined: as a call it would be planned anew for each settle.
 create or replace function ai.settlements(p_done jsonb)
 returns table (counter_id bigint, window_start timestamptz, delta numeric)
 language sql stable security invoker
-set search_path = pg_catalog, pg_temp
 as $$
   select c.id, w.start, sum(case l.metric when 'requests' then case when d.sent is not true and d.ended is true then - u.amount else 0 end
                                           when 'concurrency' then - u.amount
@@ -29,6 +29,7 @@ comment on function ai.settlements(jsonb) is 'What ended attempts change on thei
 create or replace function ai.write_settlements(p_counters bigint[], p_starts timestamptz[], p_deltas numeric[]) returns bigint[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -64,6 +65,7 @@ comment on function ai.write_settlements(bigint[], timestamptz[], numeric[]) is 
 create or replace function ai.settle_limits(p_done jsonb) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -71,7 +73,8 @@ declare
   v_done  record;
   v_freed bigint[];
 begin
-  select array_agg(s.counter_id) as counters, array_agg(s.window_start) as starts, array_agg(s.delta) as deltas into v_done from ai.settlements(p_done) s;
+  select array_agg(s.counter_id) as counters, array_agg(s.window_start) as starts, array_agg(s.delta) as deltas into v_done
+    from ai.settlements(p_done) s where s.delta <> 0;  -- a request that was sent stays one: nothing to hold its counter for
   if v_done.counters is null then
     return false;
   end if;
@@ -89,6 +92,7 @@ comment on function ai.settle_limits(jsonb) is
 create or replace function ai.settle_later(p_done jsonb) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -105,6 +109,7 @@ comment on function ai.settle_later(jsonb) is 'Leaves the settlement of ended at
 create or replace function ai.prune_counters(p_now timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

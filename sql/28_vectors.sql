@@ -13,6 +13,7 @@ returns table (ref bigint, content text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -31,6 +32,7 @@ comment on function ai.chunk_texts(uuid, bigint[]) is 'What is to be embedded of
 create or replace function ai.chunk_embedding_failed(p_tenant uuid, p_version bigint, p_refs bigint[], p_error jsonb) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -61,6 +63,7 @@ comment on function ai.chunk_embedding_failed(uuid, bigint, bigint[], jsonb) is 
 create or replace function ai.store_chunk_vectors(p_tenant uuid, p_version bigint, p_refs bigint[], p_vectors jsonb) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -113,6 +116,7 @@ comment on function ai.store_chunk_vectors(uuid, bigint, bigint[], jsonb) is 'Ta
 create or replace function ai.finish_collection(p_tenant uuid, p_collection bigint, p_documents uuid[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -208,6 +212,7 @@ comment on function ai.finish_collection(uuid, bigint, uuid[]) is 'Makes searcha
 create or replace function ai.finish_collections(p_now timestamptz default now()) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$

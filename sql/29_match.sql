@@ -7,6 +7,7 @@ create or replace function ai.collection_to_search(
   p_name text, p_vector vector, out tenant_id uuid, out id bigint, out name text, out version bigint, out dimensions integer, out indexed boolean)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -48,6 +49,7 @@ create or replace function ai.match_documents(
 returns table (id bigint, document_id uuid, title text, uri text, heading text, content text, metadata jsonb, similarity double precision)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -109,6 +111,7 @@ create or replace function ai.hybrid_search(
 returns table (id bigint, document_id uuid, title text, uri text, heading text, content text, metadata jsonb, similarity double precision, score double precision)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -149,6 +152,7 @@ create or replace function ai.recall_check(collection text default null, samples
 returns table (search text, chunks bigint, asked integer, recall double precision, search_ms double precision, exact_ms double precision)
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column

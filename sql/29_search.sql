@@ -51,6 +51,7 @@ create or replace function ai.nearest_chunks(
 returns table (chunk_id bigint, document_id uuid, similarity double precision)
 language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -98,6 +99,7 @@ create or replace function ai.nearest_by_index(
 returns table (chunk_id bigint, document_id uuid, similarity double precision)
 language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_sort = off
 as $$
@@ -149,6 +151,7 @@ returns table (chunk_id bigint, rank real)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 set client_min_messages = warning
@@ -221,6 +224,7 @@ create or replace function ai.fuse_chunks(
 returns table (chunk_id bigint, similarity double precision, score double precision)
 language plpgsql stable security invoker rows 10
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -255,6 +259,7 @@ create or replace function ai.retrieve(p_tenant uuid, p_user text, p_collection 
 returns table (chunk_id bigint, document_id uuid, title text, uri text, heading text, content text, tokens integer, similarity double precision)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

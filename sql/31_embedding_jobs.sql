@@ -38,6 +38,7 @@ comment on function ai.queue_embeddings(uuid, text, text, text, bigint[], bigint
 create or replace function ai.embedding_inputs(p_tenant uuid, p_id uuid) returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -170,6 +171,7 @@ comment on function ai.store_embeddings(uuid, uuid, jsonb) is 'Stores the vector
 create or replace function ai.store_row_vectors(p_version bigint, p_refs bigint[], p_vectors jsonb) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -213,6 +215,7 @@ comment on function ai.store_row_vectors(bigint, bigint[], jsonb) is 'Stores vec
 create or replace function ai.end_embedding_job(p_tenant uuid, p_id uuid, p_status text) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

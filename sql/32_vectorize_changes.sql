@@ -43,6 +43,7 @@ set intervalstyle = 'postgres'
 set extra_float_digits = 1
 set bytea_output = 'hex'
 set lc_monetary = 'C'
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -151,6 +152,7 @@ comment on function ai.rows_query(bigint) is 'SELECT of key, text and tenant of 
 create or replace function ai.note_rows(p_vectorizer bigint, p_keys text[], p_contents text[], p_tenants uuid[]) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

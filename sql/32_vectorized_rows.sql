@@ -69,6 +69,7 @@ comment on function ai.vectorize_retry(text) is 'Asks again for the embeddings t
 create or replace function ai.copy_rows(p_from bigint, p_to bigint, p_vectorizer bigint) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -187,6 +188,7 @@ comment on function ai.stop_vectorizing(text) is 'Ends the vectorizing of a tabl
 create or replace function ai.fill_vectorizers(p_now timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -311,6 +313,7 @@ comment on function ai.note_columns() is 'Keeps the noted names and numbers of v
 create or replace function ai.remove_rows(p_version bigint, p_vectorizer bigint, p_many integer) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -19,7 +19,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if not pg_try_advisory_xact_lock_shared(1634300001, 0) then
+  if not pg_try_advisory_xact_lock_shared(1634300001, 0) and ai.may_notify() then
     perform pg_notify('ai_work', '');
   end if;
 end
@@ -93,53 +93,136 @@ $$;
 comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text, uuid) is 'The best lane there is for such a generation; null: not even the tenant''s own.';
 
 -- Trigger AFTER INSERT, each statement: a few statements, however many rows, tenants and lanes. Raises PT404 where no model
--- answers what was inserted. What is alike, nearly every insert, is told from the rest by comparing all with the first.
+-- answers what was inserted. Nearly every insert is one row, or rows that are alike: told from the rest by comparing all with the first.
+-- To begin a statement costs as much as to store a row, so for one row there are as few as can be.
 create or replace function ai.enqueue_generations() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now    timestamptz := ai.now();
-  v_one    record;
-  v_all    record;
-  v_lane   bigint;
+  v_tenant   uuid;
+  v_id       uuid;
+  v_priority text;
+  v_batch    uuid;
+  v_user     text;
+  v_kind     text;
+  v_model    text;
+  v_profile  text;
+  v_key      uuid;
+  v_origin   uuid;
+  v_purpose  text;
+  v_more     boolean;
+  v_plain    boolean;
+  v_alike    boolean;
+  v_prepare  boolean := false;
+  v_said     boolean := false;
+  v_cached   boolean := false;
+  v_bytes    integer;
+  v_most     integer;
+  v_limits   boolean;
+  v_answered boolean;
+  v_lane     bigint;
+  v_listed   boolean;
 begin
-  select i.tenant_id, i.status, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, i.api_key_id, i.purpose into v_one from inserted i limit 1;
+  select i.tenant_id, i.id, i.priority, i.user_id, i.kind, i.model, i.profile, i.api_key_id, octet_length(i.prompt),
+         i.status = 'queued' and num_nonnulls(i.purpose, i.batch_id, i.run_after, i.query_id, i.judge_ids, i.cache_key, i.template, i.collection,
+                                              i.conversation_id, i.stages) = 0,
+         exists (select from inserted offset 1),
+         (select case when s.accepting then s.max_input_bytes else -1 end from ai.settings s),
+         exists (select from ai.policies_in_use p where p.name = 'limits' and (p.scope = i.tenant_id or p.scope = '00000000-0000-0000-0000-000000000000'))
+    into v_tenant, v_id, v_priority, v_user, v_kind, v_model, v_profile, v_key, v_bytes, v_plain, v_more, v_most, v_limits
+    from inserted i limit 1;
   if not found then
     return null;
   end if;
-  select bool_and(i.tenant_id = v_one.tenant_id and i.status = 'queued' and i.priority = v_one.priority and i.user_id = v_one.user_id and i.kind = v_one.kind
-                  and i.batch_id is not distinct from v_one.batch_id and i.model is not distinct from v_one.model
-                  and i.profile is not distinct from v_one.profile and i.api_key_id is not distinct from v_one.api_key_id
-                  and (i.run_after <= v_now) is not false and i.query_id is null and i.judge_ids is null) as alike,
-         bool_or(i.purpose is null) as asked,
-         bool_or(i.cached) as any_cached,
-         bool_or(i.conversation_id is not null and i.status = 'queued' and i.purpose is null) as any_said,
-         coalesce(bool_or(i.cache_key is not null or i.template is not null or i.collection is not null or i.conversation_id is not null
-                          or i.purpose in ('chunks', 'rows')), false) as prepare
-    into v_all
-    from inserted i;
+  if v_more and v_plain then
+    select bool_and(i.tenant_id = v_tenant and i.user_id = v_user and i.kind = v_kind and i.priority = v_priority and i.status = 'queued'
+                    and i.model is not distinct from v_model and i.profile is not distinct from v_profile and i.api_key_id is not distinct from v_key
+                    and num_nonnulls(i.purpose, i.batch_id, i.run_after, i.query_id, i.judge_ids, i.cache_key, i.template, i.collection,
+                                     i.conversation_id, i.stages) = 0),
+           max(octet_length(i.prompt))
+      into v_plain, v_bytes
+      from inserted i;
+  end if;
+  v_alike := v_plain;
+  if not v_plain then
+    select i.batch_id, i.purpose into v_batch, v_purpose from inserted i where i.id = v_id;
+    select bool_and(i.tenant_id = v_tenant and i.status = 'queued' and i.priority = v_priority and i.user_id = v_user and i.kind = v_kind
+                    and i.batch_id is not distinct from v_batch and i.model is not distinct from v_model and i.profile is not distinct from v_profile
+                    and i.api_key_id is not distinct from v_key and i.purpose is not distinct from v_purpose
+                    and num_nonnulls(i.run_after, i.query_id, i.judge_ids) = 0),
+           bool_or(num_nonnulls(i.cache_key, i.template, i.collection, i.conversation_id) > 0 or (i.purpose in ('chunks', 'rows')) is true),
+           bool_or(i.conversation_id is not null and i.purpose is null),
+           bool_or(i.cached),
+           max(octet_length(i.prompt)) filter (where i.status = 'queued' and num_nonnulls(i.purpose, i.stages) = 0)
+      into v_alike, v_prepare, v_said, v_cached, v_bytes
+      from inserted i;
+  end if;
+  if v_bytes > v_most then  -- what is more than a prompt was refused before it was inserted
+    if v_most < 0 then
+      raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
+    end if;
+    raise exception 'the input is too long'
+      using errcode = 'PT413', detail = format('%s bytes; the limit is %s.', v_bytes, v_most), hint = 'ai.settings.max_input_bytes';
+  end if;
 
-  if v_all.any_said then
+  if v_said then
     perform ai.append_question(c.tenant_id, c.conversation_id, c.user_id, c.id, c.prompt, c.messages)
        from (select i.* from inserted i where i.conversation_id is not null and i.status = 'queued' and i.purpose is null
               order by i.tenant_id, i.conversation_id, i.id) c;
   end if;
-  if v_all.alike then
-    if v_all.asked then
-      perform ai.check_target(v_one.tenant_id, v_one.kind, v_one.model, v_one.profile);
+  if v_alike then
+    -- The lane, and whether the named model answers. The lane is that of ai.existing_lane(), which is asked where this finds none; the
+    -- counters are those of ai.generation_counters(), not called, since a call costs an insert more than anything else here.
+    if v_batch is null then
+      v_origin := case when v_key is not null then ai.key_origin(v_key) end;
+      select l.id,
+             exists (select from ai.models m join ai.providers p on p.id = m.provider_id
+                      where m.kind = v_kind and m.enabled and p.enabled and (p.tenant_id is null or p.tenant_id = v_tenant)
+                        and (m.tenant_id = v_tenant and m.name = v_model or m.tenant_id is null and m.name = v_model))
+        into v_lane, v_answered
+        from ai.lanes l
+       where l.tenant_id = v_tenant and l.priority = v_priority and l.batch_id is null
+         and l.counters = case when not v_limits then '{}' else array(
+           select (select c.id from ai.counters c
+                    where c.limit_id = x.id and c.tenant_id = v_tenant
+                      and c.subject = case x.per when 'member' then v_user when 'api_key' then v_origin::text else '' end)
+             from ai.limits x
+            where (x.tenant_id = v_tenant or x.tenant_id is null) and x.enabled
+              and (x.user_id is null or x.user_id = v_user) and (x.kind is null or x.kind = v_kind)
+              and (x.profile is null or x.profile = v_profile) and (x.model is null or x.model = v_model)
+              and (x.per <> 'api_key' or v_origin is not null) and (x.api_key_id is null or x.api_key_id = v_origin)
+            order by 1) end;
     end if;
-    v_lane := ai.existing_lane(v_one.tenant_id, v_one.priority, v_one.batch_id, v_one.user_id, v_one.kind, v_one.model, v_one.profile, v_one.api_key_id);
+    if v_answered is not true and v_purpose is null then  -- a profile; what ai.check_target() finds, or raises
+      perform ai.check_target(v_tenant, v_kind, v_model, v_profile);
+    end if;
+    if v_lane is null then
+      v_lane := ai.existing_lane(v_tenant, v_priority, v_batch, v_user, v_kind, v_model, v_profile, v_key);
+    end if;
     if v_lane is not null then
-      insert into ai.queue (lane_id, generation_id, tenant_id, prepare)
-      select v_lane, i.id, i.tenant_id, v_all.prepare from inserted i;
-      perform ai.list_lanes(array[v_lane]);
-      perform ai.wake_workers();
+      if v_more then
+        insert into ai.queue (lane_id, generation_id, tenant_id, prepare) select v_lane, i.id, i.tenant_id, v_prepare from inserted i;
+      else
+        insert into ai.queue (lane_id, generation_id, tenant_id, prepare) values (v_lane, v_id, v_tenant, v_prepare);
+      end if;
+      -- What ai.list_lanes() and ai.wake_workers() would find, which is nearly always that nothing is to be done.
+      v_listed := false;
+      if current_setting('transaction_isolation') = 'read committed' and pg_try_advisory_xact_lock_shared(1634300002, v_lane::integer) then
+        perform from ai.active_lanes a where a.lane_id = v_lane limit 1;
+        v_listed := found;
+      end if;
+      if not v_listed then
+        perform ai.list_lanes(array[v_lane]);
+      end if;
+      if not pg_try_advisory_xact_lock_shared(1634300001, 0) then
+        perform ai.wake_workers();
+      end if;
       return null;
     end if;
   end if;
 
-  if v_all.any_cached then
+  if v_cached then
     -- What the exact cache answered inside this insert (a restored row is older): calls that cost nothing and saved what the
     -- answer once cost, and the text as an event where the row asked for a stream. Nothing is announced: who asked has the
     -- answer in its hands.
@@ -155,7 +238,7 @@ begin
   if exists (select from inserted i where i.status = 'queued') then
     perform ai.check_target(d.tenant_id, d.kind, d.model, d.profile)
        from (select distinct i.tenant_id, i.kind, i.model, i.profile from inserted i where i.status = 'queued' and i.purpose is null) d;
-    perform ai.enqueue_mixed(array_agg(i.tenant_id), array_agg(i.id), v_now) from inserted i where i.status = 'queued';
+    perform ai.enqueue_mixed(array_agg(i.tenant_id), array_agg(i.id), ai.now()) from inserted i where i.status = 'queued';
   end if;
   return null;
 end
@@ -184,6 +267,7 @@ create or replace function ai.enqueue_mixed(p_tenants uuid[], p_ids uuid[], p_no
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -141,7 +141,7 @@ begin
   end if;
   update ai.artifacts a set recall_at = ai.now(), damaged_at = null
    where a.tenant_id = v_file.tenant_id and a.id = recall_artifact.id and a.recall_at is null;
-  perform pg_notify(w.channel, '') from ai.workers w where w.ended_at is null;
+  perform pg_notify(w.channel, '') from ai.workers w where w.ended_at is null and (select ai.may_notify());
   return v_file.recalled_until is not null;
 end
 $$;
@@ -182,6 +182,7 @@ comment on function ai.doom_objects() is 'Trigger: the object of a deleted file 
 create or replace function ai.erase_artifacts(p_tenant uuid, p_user text) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -204,6 +205,7 @@ comment on function ai.erase_artifacts(uuid, text) is 'Deletes files of somebody
 create or replace function ai.has_artifacts(p_tenant uuid, p_user text, p_before uuid) returns boolean
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
   select exists (select from ai.artifacts a where a.tenant_id = p_tenant and a.user_id = p_user and (p_before is null or a.id < p_before))

@@ -41,6 +41,7 @@ create or replace function ai.worker_place_files(p_worker uuid, p_generation uui
 returns table (n integer, tenant_id uuid, artifact_id uuid, place text, object jsonb, upload_ms integer)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -92,6 +93,7 @@ comment on function ai.worker_place_files(uuid, uuid, integer, jsonb, boolean) i
 create or replace function ai.worker_put_part(p_worker uuid, p_tenant uuid, p_artifact uuid, p_n integer, p_content bytea) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -115,6 +117,7 @@ comment on function ai.worker_put_part(uuid, uuid, uuid, integer, bytea) is 'Sto
 create or replace function ai.worker_part(p_worker uuid, p_tenant uuid, p_artifact uuid, p_n integer) returns table (content bytea, object jsonb)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -132,6 +135,7 @@ comment on function ai.worker_part(uuid, uuid, uuid, integer) is 'One part of a 
 create or replace function ai.keep_artifacts(p_kept jsonb) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
   with kept as materialized (
@@ -149,6 +153,7 @@ comment on function ai.keep_artifacts(jsonb) is 'Makes the files of attempts tha
 create or replace function ai.sweep_artifacts(p_now timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -190,6 +195,7 @@ create or replace function ai.worker_artifact_jobs(p_worker uuid, p_limit intege
 returns table (job text, tenant_id uuid, id uuid, artifact_id uuid, bytes integer, sha256 text, object jsonb, upload_ms integer)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -242,6 +248,7 @@ comment on function ai.worker_artifact_jobs(uuid, integer) is 'Objects to remove
 create or replace function ai.worker_artifact_done(p_worker uuid, p_job text, p_tenant uuid, p_id uuid) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -80,6 +80,7 @@ comment on function ai.check_files(uuid, text, jsonb) is 'Checks the files in me
 create or replace function ai.request_files(p_tenant uuid, p_user text, p_messages jsonb, p_fetches boolean) returns jsonb
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
   select nullif(
@@ -104,6 +105,7 @@ comment on function ai.request_files(uuid, text, jsonb, boolean) is 'What a work
 create or replace function ai.files_weight(p_tenant uuid, p_ids uuid[]) returns integer
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
   select coalesce(sum(case split_part(a.media_type, '/', 1) when 'image' then 16384 when 'audio' then a.bytes / 16 + 1024 else a.bytes end), 0)::integer

@@ -1,5 +1,11 @@
 -- A worker's life: it registers, says that it lives, sleeps and wakes, stops. docs/worker-protocol.md is the contract.
 
+create or replace function ai.worker_protocol() returns integer
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$ select 4 $$;
+comment on function ai.worker_protocol() is 'The number of the worker protocol that this schema speaks; docs/worker-protocol.md.';
+
 -- Registers a worker. Raises PT409 where worker and schema do not speak the same protocol.
 create or replace function ai.worker_register(p_name text, p_version text, p_protocol integer)
 returns table (worker_id uuid, channel text, heartbeat_ms integer, maintain_ms integer, publish_ms integer)
@@ -7,7 +13,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_protocol constant integer := 4;
+  c_protocol constant integer := ai.worker_protocol();
   v_id       uuid := ai.uuid_v7();
 begin
   if p_protocol is distinct from c_protocol then
@@ -37,8 +43,8 @@ $$;
 comment on function ai.worker_heartbeat(uuid) is 'Says that a worker lives; false if it was declared dead meanwhile.';
 
 -- Waits until no insert is in flight, then holds the handshake lock on this session until ai.worker_wake(). True: held.
--- False: not granted within 2 s, because an inserting transaction is open or another worker holds it; ask again. The time
--- is caught here, so that waiting leaves no errors in the server's log. Blocks: on a connection of its own.
+-- Null: not granted within 2 s, because another worker has it, and every insert notifies. False: nor that, because an inserting transaction
+-- is open. Ask again in both cases. The time is caught here, so that waiting leaves no errors in the server's log. Blocks: on a connection of its own.
 create or replace function ai.worker_sleep() returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -48,10 +54,16 @@ begin
   perform pg_advisory_lock(1634300001, 0);
   return true;
 exception when lock_not_available then
-  return false;
+  -- Anybody may have taken it; only workers look at once when they are notified.
+  return case when not exists (select from pg_locks l
+                                join pg_stat_activity a on a.pid = l.pid
+                               where l.locktype = 'advisory' and l.classid = 1634300001 and l.objid = 0 and l.objsubid = 2 and l.granted
+                                 and l.mode = 'ExclusiveLock' and l.database = (select d.oid from pg_database d where d.datname = current_database())
+                                 and pg_has_role(a.usesysid, 'ai_worker', 'member'))
+              then false end;
 end
 $$;
-comment on function ai.worker_sleep() is 'Takes the handshake lock: from then on every insert notifies ai_work. False where it was not granted within 2 s.';
+comment on function ai.worker_sleep() is 'Takes the handshake lock: from then on every insert notifies ai_work. Not granted within 2 s: null where another worker has it, else false.';
 
 create or replace function ai.worker_wake() returns void
 language plpgsql volatile security definer
@@ -86,12 +98,17 @@ as $$
 $$;
 comment on function ai.worker_leases(uuid) is 'Attempts that are leased to this worker.';
 
-revoke execute on function ai.worker_register(text, text, integer), ai.worker_heartbeat(uuid), ai.worker_sleep(), ai.worker_wake(),
+revoke execute on function ai.worker_protocol(), ai.worker_register(text, text, integer), ai.worker_heartbeat(uuid), ai.worker_sleep(), ai.worker_wake(),
   ai.worker_cancellations(uuid), ai.worker_leases(uuid) from public;
 grant execute on function ai.worker_register(text, text, integer), ai.worker_heartbeat(uuid), ai.worker_sleep(), ai.worker_wake(),
   ai.worker_cancellations(uuid), ai.worker_leases(uuid) to ai_worker;
 
 -- objects
+
+-- Whoever upgrades has held every table: nobody could say that he lives. And what workers of another protocol hold is for
+-- others: their next heartbeat finds out, and no claim or report of theirs is taken.
+update ai.workers w set heartbeat_at = clock_timestamp() where w.ended_at is null and w.protocol = ai.worker_protocol();
+update ai.workers w set ended_at = clock_timestamp(), ending = 'dead' where w.ended_at is null and w.protocol <> ai.worker_protocol();
 
 grant select on ai.workers to ai_monitor;
 drop policy if exists visible on ai.workers;

@@ -135,6 +135,7 @@ create or replace function ai.go_on(
   out action text, out reason text, out bare text, out error jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -2,9 +2,10 @@
 -- share, the next round begins behind the tenant that came last. Within a tenant: higher priority first, then the order
 -- of insertion.
 --
--- The cursor is the worker's, opaque to it: after which tenant to go on, and for each lane a low mark, the last id
--- taken from it. The mark spares the claim from walking the dead entries of what was claimed before, which an old
--- snapshot keeps (0.3 ms against 5 to 20 ms). It is a hint, because inserts do not commit in the order of their ids: a
+-- The cursor is the worker's, opaque to it: after which tenant to go on, and for lanes a low mark, the last id
+-- taken from each. The mark spares the claim from walking the dead entries of what was claimed before, which an old
+-- snapshot keeps (0.3 ms against 5 to 20 ms). Of many lanes only the marks of the last few hundred are kept: when there are
+-- enough they become the older ones, and those that were older are forgotten. A mark is a hint, because inserts do not commit in the order of their ids: a
 -- null cursor looks at everything, and a worker claims with one before it sleeps, after each wake-up and once a second.
 
 -- Takes up to p_limit rows off the queue, prepares them (sql/46_prepare.sql) and leases them to the worker
@@ -19,6 +20,7 @@ returns table (generation_id uuid, attempt integer, kind text, dialect text, bas
                secret_ref bigint, tenant_only boolean, public_only boolean, seal jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -27,7 +29,9 @@ set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
-  c_limited constant integer := 32;  -- taken from a lane with limits: what does not fit goes back, at a price
+  c_limited constant integer := 32;  -- taken at first from a lane with limits: what does not fit goes back, at a price
+  v_limited integer := c_limited;    -- twice as many as long as all of it fits
+  c_marks   constant integer := 8192;  -- bytes of marks, those of some 150 lanes
   v_more    boolean := false;
   v_taken   integer;
   v_leased  integer := 0;
@@ -35,6 +39,7 @@ declare
   v_now     timestamptz := ai.now();
   v_after   uuid := c_first;
   v_marks   jsonb := '{}';
+  v_older   jsonb := '{}';
   v_cursor  jsonb := '{}';
   v_tenants integer;
   v_share   integer;
@@ -47,7 +52,8 @@ declare
   v_prepares boolean[] := '{}';
   v_leaders uuid[];
   v_until   timestamptz;
-  v_stopped bigint[] := ai.stopped_lanes();
+  v_is      record;
+  v_stopped bigint[] := '{}';
 begin
   if p_limit is null or p_limit not between 1 and 10000 then
     raise exception 'a claim takes 1 to 10000 generations' using errcode = 'PT400';
@@ -57,41 +63,76 @@ begin
       v_cursor := p_cursor;
       v_after := coalesce((v_cursor ->> 'after')::uuid, c_first);
       v_marks := coalesce(v_cursor -> 'marks', '{}');
+      v_older := coalesce(v_cursor -> 'older', '{}');
+      v_limited := least(greatest(coalesce((v_cursor ->> 'limited')::integer, c_limited), c_limited), 10000);
     exception when data_exception then
       v_cursor := null;
     end;
-    if jsonb_typeof(v_cursor) is distinct from 'object' or jsonb_typeof(v_marks) <> 'object' then
+    if jsonb_typeof(v_cursor) is distinct from 'object' or jsonb_typeof(v_marks) <> 'object' or jsonb_typeof(v_older) <> 'object' then
       raise exception 'this is not a cursor' using errcode = 'PT400', hint = 'Null, or what the claim before gave.';
     end if;
   end if;
-  if not exists (select from ai.workers w where w.id = p_worker and w.ended_at is null) then
+  -- What there mostly is not, asked at once: each by itself would be a call.
+  select exists (select from ai.workers w where w.id = p_worker and w.ended_at is null) as registered,
+         exists (select from ai.batches b where b.paused_at is not null) or exists (select from ai.batches b where b.cancelled_at > v_now - interval '2 days') as stopped,
+         p_cursor is null and exists (select from ai.delayed d where d.due_at <= v_now) as due,
+         p_cursor is null and exists (select from ai.cancellations) as cancelled,
+         p_cursor is null and exists (select from ai.parked_lanes) as parked
+    into v_is;
+  if not v_is.registered then
     raise exception 'this worker is not registered, or was declared dead' using errcode = 'PT404', hint = 'ai.worker_register()';
   end if;
-
-  if p_cursor is null then
+  if v_is.stopped then
+    v_stopped := ai.stopped_lanes();
+  end if;
+  if v_is.due then
     perform ai.queue_what_is_due(v_now);
+  end if;
+  if v_is.cancelled then
     perform ai.end_cancelled();
+  end if;
+  if v_is.parked then
     v_until := ai.unpark_lanes(v_now);
   end if;
 
-  select count(distinct a.tenant_id) into v_tenants from ai.active_lanes a;
+  -- Of more tenants than p_limit each gets one.
+  with recursive tenants as (
+    (select a.tenant_id from ai.active_lanes a order by a.tenant_id limit 1)
+    union all
+    select n.tenant_id
+      from tenants t
+     cross join lateral (select a.tenant_id from ai.active_lanes a where a.tenant_id > t.tenant_id order by a.tenant_id limit 1) n
+  )
+  select count(*) into v_tenants from (select from tenants limit p_limit) t;
   v_share := greatest(1, p_limit / greatest(1, v_tenants));
   loop
-    with lanes as (
-      select distinct a.tenant_id, a.rank, a.lane_id, coalesce((v_marks ->> a.lane_id::text)::uuid, c_first) as mark,
-             case when exists (select from ai.lanes l where l.id = a.lane_id and l.counters <> '{}') then least(v_share, c_limited) else v_share end as most
-        from ai.active_lanes a where a.lane_id <> all (v_stopped)
-    ), tenants as (
-      -- Lanes of one rank take turns by chance: of many members of a tenant none is always last.
-      select l.tenant_id, array_agg(l.lane_id order by l.rank, l.turn) as lane_ids, array_agg(l.mark order by l.rank, l.turn) as marks, array_agg(l.most order by l.rank, l.turn) as mosts
-        from (select o.*, random() as turn from lanes o) l group by l.tenant_id
-       order by l.tenant_id <= v_after, l.tenant_id
+    with recursive tenants (tenant_id, is_round) as (
+      -- From one tenant to the next in the index, beginning behind v_after, round to it, and no further than there is room.
+      (select n.*
+         from ((select a.tenant_id, false from ai.active_lanes a where a.tenant_id > v_after order by a.tenant_id limit 1)
+               union all
+               (select a.tenant_id, true from ai.active_lanes a where a.tenant_id <= v_after order by a.tenant_id limit 1)) n
+        limit 1)
+      union all
+      select n.*
+        from tenants t
+       cross join lateral (
+         select m.*
+           from ((select a.tenant_id, t.is_round from ai.active_lanes a
+                   where a.tenant_id > t.tenant_id and (not t.is_round or a.tenant_id <= v_after) order by a.tenant_id limit 1)
+                 union all
+                 (select a.tenant_id, true from ai.active_lanes a where not t.is_round and a.tenant_id <= v_after order by a.tenant_id limit 1)) m
+          limit 1) n
     ), picked as materialized (
       select q.*
         from tenants t
        cross join lateral (
          select p.*
-           from unnest(t.lane_ids, t.marks, t.mosts) with ordinality u (lane_id, mark, most, at)
+           from (select l.*, coalesce(v_marks ->> l.lane_id::text, v_older ->> l.lane_id::text, c_first::text)::uuid as mark,
+                        case when exists (select from ai.lanes c where c.id = l.lane_id and c.counters <> '{}') then least(v_share, v_limited) else v_share end as most
+                   from (select distinct a.rank, a.lane_id from ai.active_lanes a where a.tenant_id = t.tenant_id and a.lane_id <> all (v_stopped)) l
+                  -- Lanes of one rank take turns by chance: of many members of a tenant none is always last.
+                  order by l.rank, random()) u
           cross join lateral (
             select q.ctid as place, q.lane_id, q.generation_id, q.tenant_id, q.attempts, q.target, q.prepare
               from ai.queue q
@@ -108,7 +149,7 @@ begin
       into v_batch from picked p;
     exit when v_batch.taken = 0;
 
-    v_more := v_more or exists (select from unnest(v_batch.lanes) l (id) group by l.id having count(*) = c_limited);
+    v_more := v_more or exists (select from unnest(v_batch.lanes) l (id) group by l.id having count(*) = v_limited);
 
     -- By place: a delete by key would walk the same dead entries again.
     delete from ai.queue q where q.ctid = any (v_batch.places);
@@ -158,11 +199,19 @@ begin
           from ai.lease_generations(p_worker, v_now, coalesce(v_ids, '{}'), v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
     end if;
     get diagnostics v_leased = row_count;
-    perform ai.announce_start(v_ids);
+    if exists (select from ai.leases l where l.generation_id = any (v_ids) and l.stream) then
+      perform ai.announce_start(v_ids);
+    end if;
   end if;
 
   -- The header, last, because what was just claimed may have gone back to wait for its time.
-  cursor := jsonb_build_object('after', v_after, 'marks', v_marks)::text;
+  if octet_length(v_marks::text) > c_marks then
+    v_older := v_marks;
+    v_marks := '{}';
+  end if;
+  -- Counters are locked until the commit: small batches of a tenant with limits would wait for each other's.
+  v_limited := case when v_leased < v_taken then c_limited when v_more then least(v_limited * 2, 1024) else v_limited end;
+  cursor := jsonb_build_object('after', v_after, 'marks', v_marks, 'older', v_older, 'limited', v_limited)::text;
   -- What was taken and not leased has ended, waits, or was moved to another lane, and of a lane with limits only some were
   -- taken: there may be more.
   if v_leased < v_taken or v_more then
@@ -170,11 +219,12 @@ begin
   end if;
   if p_cursor is null then
     -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
-    v_until := least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1), (select p.until from ai.parked_lanes p order by p.until limit 1));
+    select least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1), (select p.until from ai.parked_lanes p order by p.until limit 1)),
+           (select count(*) from (select from ai.delayed d where d.attempts > 0 limit 10000) r)
+      into v_until, retries;
     if wait_ms is null and v_until is not null then
       wait_ms := least(greatest(extract(epoch from v_until - v_now) * 1000, 1), 2147483647)::integer;
     end if;
-    select count(*) into retries from (select from ai.delayed d where d.attempts > 0 limit 10000) r;
   end if;
   return next;
 end

@@ -12,6 +12,7 @@ create or replace function ai.prepare_generations(p_ids uuid[], p_tenants uuid[]
 returns table (generation_id uuid, outcome text, leader_id uuid)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -77,6 +78,7 @@ comment on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]
 create or replace function ai.prepare_generation(p_tenant uuid, p_id uuid, p_follows boolean, p_is_last_resort boolean, p_context_tokens integer) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
@@ -210,10 +212,12 @@ begin
           'succeeded', 0, v_row.latency_ms, p_how, v_row.saved);
   if v_row.stream then
     insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data) values (p_id, v_seq, p_tenant, 0, 'delta', coalesce(v_row.output, ''));
-    perform pg_notify(ai.stream_channel(p_tenant, p_id), ai.event_payload(p_id, v_seq, 'delta', jsonb_build_object('text', coalesce(v_row.output, ''))));
+    perform pg_notify(ai.stream_channel(p_tenant, p_id), ai.event_payload(p_id, v_seq, 'delta', jsonb_build_object('text', coalesce(v_row.output, ''))))
+      where ai.may_notify();
   end if;
   perform pg_notify(c.channel, ai.event_payload(p_id, v_row.last_seq, 'end', '{"status": "succeeded"}'::jsonb || jsonb_strip_nulls(jsonb_build_object('finish_reason', v_row.finish_reason))))
-     from (values (ai.stream_channel(p_tenant, p_id)), (ai.member_channel(p_tenant, v_row.user_id))) c (channel);
+     from (values (ai.stream_channel(p_tenant, p_id)), (ai.member_channel(p_tenant, v_row.user_id))) c (channel)
+    where (select ai.may_notify());
   perform ai.after_ends(array[p_tenant], array[p_id]);
 end
 $$;

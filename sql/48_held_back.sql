@@ -8,6 +8,7 @@ create or replace function ai.follow(
 returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -112,39 +113,56 @@ comment on function ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], small
   'Targets whose breakers are closed; what has none is delayed or ended.';
 
 -- Where limits apply: puts what lies in the wrong lane into the right one, reserves what fits, sends back what has to wait, ends
--- what is refused.
+-- what is refused. p_made: those that Martlet asks for another, which are no requests of a member. p_first and p_last: the least
+-- and the greatest of the ids, or less and more.
 create or replace function ai.pass_limits(
   p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_routes text[], p_models bigint[], p_leaders uuid[], p_inputs integer[],
-  p_outputs integer[], out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[], out models bigint[],
+  p_outputs integer[], p_made uuid[], p_first uuid, p_last uuid, out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[], out models bigint[],
   out leaders uuid[], out inputs integer[], out outputs integer[], out counters text[], out amounts text[])
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_moved   uuid[] := ai.move_to_lanes(p_ids, p_tenants, p_lanes, p_tries, p_targets);
+  v_moved   uuid[] := ai.move_to_lanes(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_first, p_last);
   v_verdict record;
   v_rest    record;
   v_one     record;
 begin
-  select array_agg(r.generation_id) as ids, array_agg(r.verdict) as verdicts, array_agg(r.counters::text) as counters, array_agg(r.amounts::text) as amounts,
-         array_agg(r.error) as errors
+  ids := p_ids;
+  tenants := p_tenants;
+  lanes := p_lanes;
+  tries := p_tries;
+  targets := p_targets;
+  routes := p_routes;
+  models := p_models;
+  leaders := p_leaders;
+  inputs := p_inputs;
+  outputs := p_outputs;
+  if v_moved <> '{}' then
+    select array_agg(p_ids[n]), array_agg(p_tenants[n]), array_agg(p_lanes[n]), array_agg(p_tries[n]), array_agg(p_targets[n]), array_agg(p_routes[n]),
+           array_agg(p_models[n]), array_agg(p_leaders[n]), array_agg(p_inputs[n]), array_agg(p_outputs[n])
+      into ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs
+      from (select u.n from unnest(p_ids) with ordinality u (id, n) where u.id <> all (v_moved) order by u.n) o;
+    if ids is null then
+      return;
+    end if;
+  end if;
+  select array_agg(r.verdict) as verdicts, array_agg(r.counters::text) as counters, array_agg(r.amounts::text) as amounts, array_agg(r.error) as errors
     into v_verdict
-    from (select array_agg(o.id) as ids, array_agg(o.tenant) as tenants, array_agg(o.lane) as lanes, array_agg(o.model) as models, array_agg(o.input) as inputs,
-                 array_agg(o.output) as outputs, array_agg(o.is_first) as firsts, array_agg(o.leader is not null) as follows
-            from (select u.*, u.tries = 0 and g.purpose is null as is_first  -- what Martlet asks for another is no request of the member's
-                    from unnest(p_ids, p_tenants, p_lanes, p_models, p_inputs, p_outputs, p_tries, p_leaders) with ordinality
-                         u (id, tenant, lane, model, input, output, tries, leader, n)
-                    join ai.generations g on g.tenant_id = u.tenant and g.id = u.id
-                   where not u.id = any (v_moved)
-                   order by u.n) o) w
-   cross join lateral ai.reserve_limits(w.ids, w.tenants, w.lanes, w.models, w.inputs, w.outputs, w.firsts, w.follows) r;
+    from ai.reserve_limits(ids, tenants, lanes, models, inputs, outputs,
+                           array(select t = 0 and id <> all (p_made) from unnest(ids, tries) with ordinality u (id, t, n) order by n),
+                           array(select l is not null from unnest(leaders) with ordinality u (l, n) order by n)) r;
+  counters := v_verdict.counters;
+  amounts := v_verdict.amounts;
+  if 'go' = all (v_verdict.verdicts) then
+    return;
+  end if;
 
   with held as materialized (
-    select u.*, v.verdict, v.error, g.cache_key is not null as cached
-      from unnest(v_verdict.ids, v_verdict.verdicts, v_verdict.errors) v (id, verdict, error)
-      join unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets) u (id, tenant_id, lane_id, attempts, target) on u.id = v.id
+    select u.*, g.cache_key is not null as cached
+      from (select o.* from unnest(ids, tenants, lanes, tries, targets, v_verdict.verdicts, v_verdict.errors) o (id, tenant_id, lane_id, attempts, target, verdict, error)
+             where o.verdict <> 'go') u
       join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
-     where v.verdict <> 'go'
   ), queued as (
     insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
     select h.lane_id, h.id, h.tenant_id, h.attempts, h.target, h.cached from held h where h.verdict = 'wait'
@@ -161,21 +179,20 @@ begin
     end if;
   end loop;
 
-  select array_agg(u.id), array_agg(u.tenant_id), array_agg(u.lane_id), array_agg(u.attempts), array_agg(u.target), array_agg(u.route), array_agg(u.model),
-         array_agg(u.leader_id), array_agg(u.input), array_agg(u.output), array_agg(v.counters), array_agg(v.amounts)
+  select array_agg(u.id), array_agg(u.tenant), array_agg(u.lane), array_agg(u.try), array_agg(u.target), array_agg(u.route),
+         array_agg(u.model), array_agg(u.leader), array_agg(u.input), array_agg(u.output), array_agg(u.counters), array_agg(u.amounts)
     into ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs, counters, amounts
-    from unnest(v_verdict.ids, v_verdict.verdicts, v_verdict.counters, v_verdict.amounts) v (id, verdict, counters, amounts)
-    join unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_routes, p_models, p_leaders, p_inputs, p_outputs)
-         u (id, tenant_id, lane_id, attempts, target, route, model, leader_id, input, output) on u.id = v.id
-   where v.verdict = 'go';
+    from unnest(ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs, counters, amounts, v_verdict.verdicts)
+         u (id, tenant, lane, try, target, route, model, leader, input, output, counters, amounts, verdict)
+   where u.verdict = 'go';
 end
 $$;
-comment on function ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[]) is
+comment on function ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], uuid, uuid) is
   'Reserves on the limits that apply; what does not fit waits or is rejected.';
 
 -- Moves generations of limited tenants that lie in another lane than their limits and batch say (because of a new limit, or a
--- member's first question) into the right one, making it. Gives the moved.
-create or replace function ai.move_to_lanes(p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[]) returns uuid[]
+-- member's first question) into the right one, making it. Gives the moved. p_first and p_last: the least and the greatest of the ids, or less and more.
+create or replace function ai.move_to_lanes(p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_first uuid, p_last uuid) returns uuid[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -183,23 +200,24 @@ declare
   v_moved record;
   v_lanes bigint[];
 begin
-  with misplaced as materialized (
-    select u.id, u.tenant_id, u.attempts, u.target, g.priority, g.batch_id, w.counters
+  with asked as materialized (
+    select u.id, u.tenant_id, u.attempts, u.target, u.lane_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id, g.priority, g.batch_id
       from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets) u (id, tenant_id, lane_id, attempts, target)
-      join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
-      join ai.lanes l on l.id = u.lane_id
-      join (select d.*, coalesce(ai.generation_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id),
-                                 ai.make_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id)) as counters
-              from (select distinct g.tenant_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id
-                      from unnest(p_ids, p_tenants) u (id, tenant_id) join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
-                     where ai.limited(u.tenant_id)) d offset 0) w
-        on w.tenant_id = g.tenant_id and w.user_id = g.user_id and w.kind = g.kind and w.model is not distinct from g.model
-       and w.profile is not distinct from g.profile and w.api_key_id is not distinct from g.api_key_id
-     where l.counters <> w.counters or l.batch_id is distinct from g.batch_id
-  ), made as (
-    insert into ai.lanes (tenant_id, priority, counters, batch_id)
-    select distinct m.tenant_id, m.priority, m.counters, m.batch_id from misplaced m order by 1, 2, 3, 4
-    on conflict do nothing
+     cross join lateral (select o.user_id, o.kind, o.model, o.profile, o.api_key_id, o.priority, o.batch_id from ai.generations o
+                          where o.tenant_id = u.tenant_id and o.id = u.id and o.id >= p_first and o.id <= p_last offset 0) g
+  ), counted as materialized (
+    -- Once for each kind of question, not for each generation.
+    select d.*, coalesce(ai.generation_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id),
+                         ai.make_counters(d.tenant_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id)) as counters
+      from (select distinct a.tenant_id, a.user_id, a.kind, a.model, a.profile, a.api_key_id from asked a) d
+     where d.tenant_id = any (array(select o.tenant_id from (select distinct a.tenant_id from asked a offset 0) o where ai.limited(o.tenant_id)))
+  ), misplaced as materialized (
+    select a.id, a.tenant_id, a.attempts, a.target, a.priority, a.batch_id, c.counters
+      from asked a
+      join ai.lanes l on l.id = a.lane_id
+      join counted c on c.tenant_id = a.tenant_id and c.user_id = a.user_id and c.kind = a.kind and c.model is not distinct from a.model
+                    and c.profile is not distinct from a.profile and c.api_key_id is not distinct from a.api_key_id
+     where l.counters <> c.counters or l.batch_id is distinct from a.batch_id
   )
   select array_agg(m.id) as ids, array_agg(m.tenant_id) as tenants, array_agg(m.attempts) as tries, array_agg(m.target) as targets, array_agg(m.priority) as priorities,
          array_agg(m.batch_id) as batches, array_agg(m.counters::text) as counters
@@ -208,7 +226,12 @@ begin
   if v_moved.ids is null then
     return '{}';
   end if;
-  -- The lanes of the statement before, by the counters found there: limits may have changed since.
+  -- By the counters found above: limits may have changed since.
+  insert into ai.lanes (tenant_id, priority, counters, batch_id)
+  select distinct u.tenant_id, u.priority, u.counters::bigint[], u.batch_id
+    from unnest(v_moved.tenants, v_moved.priorities, v_moved.batches, v_moved.counters) u (tenant_id, priority, batch_id, counters)
+   order by 1, 2, 3, 4
+  on conflict do nothing;
   with queued as (
     insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
     select l.id, u.id, u.tenant_id, u.attempts, u.target, true
@@ -223,10 +246,10 @@ begin
   return v_moved.ids;
 end
 $$;
-comment on function ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[]) is 'Moves what lies in the wrong lane into the right one; gives the moved.';
+comment on function ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[], uuid, uuid) is 'Moves what lies in the wrong lane into the right one; gives the moved.';
 
 revoke execute on function
   ai.follow(uuid[], uuid[], bigint[], smallint[], smallint[], uuid[], text[], text[], timestamptz),
   ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], smallint[], text[], uuid[], integer[], integer[], timestamptz),
-  ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[]),
-  ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[]) from public;
+  ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], uuid, uuid),
+  ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[], uuid, uuid) from public;

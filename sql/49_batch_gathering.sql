@@ -3,11 +3,14 @@
 
 -- Whether any of these lanes holds generations of priority batch.
 create or replace function ai.has_batch_lane(p_lanes bigint[]) returns boolean
-language sql stable parallel safe security definer
+language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
-  select exists (select from (select distinct l from unnest(p_lanes) l) d join ai.lanes n on n.id = d.l where n.priority = 'batch')
+begin
+  return exists (select from (select distinct l from unnest(p_lanes) l) d join ai.lanes n on n.id = d.l where n.priority = 'batch');
+end
 $$;
 comment on function ai.has_batch_lane(bigint[]) is 'Whether one of these lanes holds what has priority batch.';
 
@@ -21,6 +24,7 @@ returns table (generation_id uuid, attempt smallint, kind text, dialect text, ba
                model text, stream boolean, request jsonb, timeout_ms integer, secret_ref bigint, tenant_only boolean, public_only boolean, seal jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -106,6 +110,7 @@ comment on function ai.lease_to_batches(uuid, timestamptz, uuid[], uuid[], bigin
 create or replace function ai.join_batches(p_ids uuid[], p_requests jsonb[], p_options jsonb[], p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -174,33 +179,13 @@ begin
       v_members := '{}';
     end if;
   end loop;
-  if v_news then
+  if v_news and ai.may_notify() then
     perform pg_notify('ai_batches', '');
   end if;
 end
 $$;
 comment on function ai.join_batches(uuid[], jsonb[], jsonb[], timestamptz) is 'Puts leased generations into provider batches that gather, making them where needed.';
 
--- Trigger BEFORE INSERT, each row of priority batch that names no deadline: a provider batch takes up to a day, and what is left
--- of one is tried again after it. So its rows have three days.
-create or replace function ai.extend_provider_batch_deadline() returns trigger
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  new.deadline_ms := 259200000;
-  return new;
-end
-$$;
-comment on function ai.extend_provider_batch_deadline() is 'Trigger: generations of priority batch that name no deadline have three days.';
-
 revoke execute on function ai.has_batch_lane(bigint[]),
   ai.lease_to_batches(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]),
-  ai.join_batches(uuid[], jsonb[], jsonb[], timestamptz), ai.extend_provider_batch_deadline() from public;
-
--- objects
-
--- After `admit`, which reads what the app gave.
-create or replace trigger batch_priority before insert on ai.generations
-  for each row when (new.priority = 'batch' and new.batch_id is null and new.deadline_ms is null and new.status = 'queued')
-  execute function ai.extend_provider_batch_deadline();
+  ai.join_batches(uuid[], jsonb[], jsonb[], timestamptz) from public;

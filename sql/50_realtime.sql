@@ -45,10 +45,31 @@ end
 $$;
 comment on function ai.event_payload(uuid, integer, text, jsonb) is 'The NOTIFY payload of an event, below 8,000 bytes.';
 
--- The data of an event as read_stream() and NOTIFY show it.
+-- The payload of an end as ai.event_payload() gives it, at a sixth of the price: every generation has one. Stable, as to_json()
+-- is: else it would not be inlined.
+create or replace function ai.end_payload(p_id uuid, p_seq integer, p_status text, p_finish_reason text) returns text
+language sql stable parallel safe security invoker
+as $$
+  select '{"id": "' || p_id || '", "seq": ' || p_seq || ', "type": "end", "status": "' || p_status || '"'
+           || coalesce(', "finish_reason": ' || to_json(left(p_finish_reason, 200)), '') || '}'
+$$;
+comment on function ai.end_payload(uuid, integer, text, text) is 'The NOTIFY payload of an end.';
+
+-- The payload of a delta as ai.event_payload() gives it: thousands are published a second. An escaped text has at most six bytes
+-- for each of its own. Inlined, too.
+create or replace function ai.delta_payload(p_id uuid, p_seq integer, p_text text) returns text
+language sql stable parallel safe security invoker
+as $$
+  select case when octet_length(p_text) <= 1200
+              then '{"id": "' || p_id::text || '", "seq": ' || p_seq::text || ', "text": ' || to_json(p_text)::text || ', "type": "delta"}'
+              else ai.event_payload(p_id, p_seq, 'delta', jsonb_build_object('text', p_text)) end
+$$;
+comment on function ai.delta_payload(uuid, integer, text) is 'The NOTIFY payload of a delta, below 8,000 bytes.';
+
+-- The data of an event as read_stream() and NOTIFY show it. Without a SET clause, and stable as what it calls, so that it is inlined
+-- where a thousand are read at once; granted to nobody.
 create or replace function ai.event_data(p_type text, p_data text) returns jsonb
-language sql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp
+language sql stable parallel safe security invoker
 as $$
   select case p_type when 'delta' then jsonb_build_object('text', p_data)
                      when 'running' then '{}'::jsonb else jsonb_build_object('reason', p_data) end
@@ -63,9 +84,6 @@ as $$
 declare
   v_sent bigint;
 begin
-  if not exists (select from ai.leases l where l.generation_id = any (p_ids) and l.stream) then
-    return;
-  end if;
   with events as (
     insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
     select l.generation_id, ai.last_event(l.generation_id) + 1, l.tenant_id, l.attempt, 'running', ''
@@ -75,7 +93,8 @@ begin
   select count(pg_notify(c.channel, ai.event_payload(e.generation_id, e.seq, 'running', '{"status": "running"}'))) into v_sent
     from events e
     join ai.leases l on l.generation_id = e.generation_id
-   cross join lateral (values (ai.stream_channel(e.tenant_id, e.generation_id)), (ai.member_channel(e.tenant_id, l.user_id))) c (channel);
+   cross join lateral (values (ai.stream_channel(e.tenant_id, e.generation_id)), (ai.member_channel(e.tenant_id, l.user_id))) c (channel)
+   where (select ai.may_notify());
 end
 $$;
 comment on function ai.announce_start(uuid[]) is 'Writes and announces the event `running` of generations that stream.';
@@ -187,47 +206,48 @@ create or replace function ai.worker_publish(p_worker uuid, p_deltas jsonb)
 returns table (generation_id uuid, attempt integer)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_sort = off
 set plan_cache_mode = force_generic_plan
 set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
-  v_key  bytea := (select k.key from ai.realtime_key k);
-  v_sent bigint;
+  v_key bytea := (select k.key from ai.realtime_key k);
 begin
   if p_worker is null or jsonb_typeof(p_deltas) is distinct from 'array' then
     raise exception 'ai.worker_publish() takes a worker and a JSON array of deltas' using errcode = 'PT400';
   end if;
-  with deltas as materialized (
-    select d.id, d.attempt, d.part, d.text
-      from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer, part integer, text text) where d.text <> ''
-  ), events as (
-    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, part, type, data)
-    select l.generation_id, coalesce(e.seq, 0) + 1, l.tenant_id, l.attempt, coalesce(d.part, 0), 'delta', d.text
-      from deltas d
-      join ai.leases l on l.generation_id = d.id and l.attempt = d.attempt and l.worker_id = p_worker
-      left join lateral (select e.seq, e.attempt, e.part from ai.stream_events e where e.generation_id = l.generation_id
-                          order by e.seq desc limit 1) e on true
-     where l.stream and (d.part is null or e.attempt is distinct from l.attempt or e.part < d.part)
-    returning generation_id, seq, tenant_id, data
-  )
-  select count(pg_notify(ai.channel_name(v_key, e.tenant_id, uuid_send(e.generation_id)),
-                         ai.event_payload(e.generation_id, e.seq, 'delta', jsonb_build_object('text', e.data)))) into v_sent
-    from events e;
   return query
-    select d.id, d.attempt
-      from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer)
-     where not exists (select from ai.leases l where l.generation_id = d.id and l.attempt = d.attempt and l.worker_id = p_worker);
+    with deltas as materialized (
+      -- Each by the key of its lease: a join would look at all leases of the worker for each of its deltas.
+      select d.id, d.attempt, d.part, d.text, l.tenant_id, l.stream
+        from jsonb_to_recordset(p_deltas) d (id uuid, attempt integer, part integer, text text)
+        left join lateral (select l.attempt, l.worker_id, l.tenant_id, l.stream from ai.leases l where l.generation_id = d.id offset 0) l
+               on l.attempt = d.attempt and l.worker_id = p_worker
+    ), events as (
+      insert into ai.stream_events (generation_id, seq, tenant_id, attempt, part, type, data)
+      select d.id, coalesce(e.seq, 0) + 1, d.tenant_id, d.attempt, coalesce(d.part, 0), 'delta', d.text
+        from deltas d
+        left join lateral (select e.seq, e.attempt, e.part from ai.stream_events e where e.generation_id = d.id
+                            order by e.seq desc limit 1) e on true
+       where d.stream and d.text <> '' and (d.part is null or e.attempt is distinct from d.attempt or e.part < d.part)
+      returning generation_id, seq, tenant_id, data
+    ), sent as (
+      select count(pg_notify(ai.channel_name(v_key, e.tenant_id, uuid_send(e.generation_id)), ai.delta_payload(e.generation_id, e.seq, e.data)))
+        from events e where (select ai.may_notify())
+    )
+    select d.id, d.attempt from sent, deltas d where d.tenant_id is null;
 end
 $$;
 comment on function ai.worker_publish(uuid, jsonb) is
   'Stores and announces text of running attempts of this worker; gives the attempts that are no longer its.';
 
 revoke execute on function ai.channel_name(bytea, uuid, bytea), ai.stream_channel(uuid, uuid), ai.member_channel(uuid, text), ai.event_payload(uuid, integer, text, jsonb),
-  ai.event_data(text, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(), ai.subscribe(uuid), ai.check_visible(uuid, text),
+  ai.event_data(text, text), ai.end_payload(uuid, integer, text, text), ai.delta_payload(uuid, integer, text), ai.announce_start(uuid[]), ai.last_event(uuid), ai.subscribe(), ai.subscribe(uuid), ai.check_visible(uuid, text),
   ai.read_stream(uuid, integer, integer), ai.worker_publish(uuid, jsonb) from public;
 grant execute on function ai.subscribe(), ai.subscribe(uuid), ai.read_stream(uuid, integer, integer) to ai_user;
 grant execute on function ai.worker_publish(uuid, jsonb) to ai_worker;

@@ -37,7 +37,7 @@ comment on function ai.backoff_ms(integer, integer, integer) is 'Milliseconds be
 create or replace function ai.token_count(p_reported jsonb) returns bigint
 language sql immutable parallel safe security invoker
 as $$
-  select case when jsonb_typeof(p_reported) = 'number' then least(greatest(trunc((p_reported #>> '{}')::numeric), 0), 2147483647)::bigint end
+  select case when jsonb_typeof(p_reported) = 'number' then least(greatest(trunc(p_reported::numeric), 0), 2147483647)::bigint end
 $$;
 comment on function ai.token_count(jsonb) is 'A reported number of tokens, from 0 to 2147483647; null for what is no number.';
 

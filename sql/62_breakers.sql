@@ -210,6 +210,17 @@ end
 $$;
 comment on function ai.observe_attempts(jsonb) is 'Moves circuit breakers, marks accounts without money and keeps the speed of models, by what became of a batch of attempts.';
 
+-- Whether ai.observe_attempts() has a use for answers: mostly nothing is open, and nobody asks which model is the fastest.
+create or replace function ai.answers_are_watched() returns boolean
+language plpgsql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (select from ai.breakers) or exists (select from ai.profiles p where p.strategy = 'fastest');
+end
+$$;
+comment on function ai.answers_are_watched() is 'Whether a breaker moves, or the speed of a model is kept.';
+
 -- A refusal of the request is an answer: the target is alive. Money out counts once no account is left.
 create or replace function ai.move_breakers(p_seen jsonb, p_now timestamptz) returns void
 language plpgsql volatile security definer
@@ -329,7 +340,7 @@ comment on function ai.learn_speed(jsonb, timestamptz) is 'Keeps how fast the mo
 
 revoke execute on function ai.next_breaker(text, integer, integer, text, integer, integer, integer, integer), ai.due_breakers(bigint[], timestamptz),
   ai.choose_targets(uuid[], text[], smallint[], integer[]), ai.choosing_is_needed(), ai.exhaust_accounts(jsonb, timestamptz),
-  ai.observe_attempts(jsonb), ai.move_breakers(jsonb, timestamptz), ai.learn_speed(jsonb, timestamptz) from public;
+  ai.observe_attempts(jsonb), ai.answers_are_watched(), ai.move_breakers(jsonb, timestamptz), ai.learn_speed(jsonb, timestamptz) from public;
 
 -- objects
 

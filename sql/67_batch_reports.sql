@@ -31,6 +31,7 @@ comment on function ai.recognise_batch(jsonb, jsonb) is 'Which of a provider''s 
 create or replace function ai.worker_batch_report(p_worker uuid, p_batch uuid, p_step integer, p_report jsonb) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -20,6 +20,7 @@ comment on function ai.end_batch(uuid, text, text, timestamptz) is 'Begins the e
 create or replace function ai.conclude_members(p_batch uuid, p_ids uuid[], p_how text) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -53,6 +54,7 @@ comment on function ai.conclude_members(uuid, uuid[], text) is 'Concludes member
 create or replace function ai.end_members(p_now timestamptz) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -91,6 +93,7 @@ comment on function ai.end_members(timestamptz) is 'Concludes what is left of a 
 create or replace function ai.swap_batches(p_batch uuid, p_results jsonb) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -127,6 +130,7 @@ comment on function ai.swap_batches(uuid, jsonb) is 'Gives two provider batches 
 create or replace function ai.worker_batch_results(p_worker uuid, p_batch uuid, p_step integer, p_results jsonb) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -55,6 +55,7 @@ comment on function ai.lose_batch_steps(uuid, jsonb, timestamptz) is 'Takes back
 create or replace function ai.close_batches(p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -83,6 +84,7 @@ comment on function ai.close_batches(timestamptz) is 'Lets provider batches that
 create or replace function ai.obey_batch_cancellations(p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -128,6 +130,7 @@ comment on function ai.obey_batch_cancellations(timestamptz) is 'Does what cance
 create or replace function ai.give_up_batches(p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -159,6 +162,7 @@ returns table (batch_id uuid, step integer, action text, dialect text, base_url 
                details jsonb, timeout_ms integer, secret_ref bigint, tenant_only boolean, public_only boolean, wait_ms bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -224,6 +228,7 @@ create or replace function ai.worker_batch_requests(p_worker uuid, p_batch uuid,
 returns table (generation_id uuid, attempt integer, request jsonb)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
   select r.generation_id, r.attempt::integer, r.request

@@ -6,6 +6,7 @@ create or replace function ai.call_tools(
   p_tenant uuid, p_id uuid, p_attempt smallint, p_lane bigint, p_target smallint, p_deadline_at timestamptz, p_message jsonb, out action text, out error jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -64,7 +65,7 @@ begin
   end if;
   insert into ai.waiting (generation_id, for_id, tenant_id, lane_id, attempts, target, deadline_at)
   select p_id, o, p_tenant, p_lane, p_attempt, p_target, p_deadline_at from unnest(v_open) o;
-  perform pg_notify('ai_tools', '');
+  perform pg_notify('ai_tools', '') where ai.may_notify();
   action := 'wait';
 end
 $$;
@@ -86,6 +87,7 @@ comment on function ai.tell_results(uuid, uuid, smallint) is 'Adds the results o
 create or replace function ai.settle_tools(p_tenants uuid[], p_calls uuid[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

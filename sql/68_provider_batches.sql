@@ -6,6 +6,7 @@
 create or replace function ai.cancel_provider_batch(provider_batch uuid) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -25,7 +26,7 @@ begin
   insert into ai.cancellations (generation_id, tenant_id, requested_at)
   select l.generation_id, l.tenant_id, ai.now() from ai.leases l where l.batched and l.worker_id = provider_batch;
   get diagnostics v_count = row_count;
-  if v_count > 0 then
+  if v_count > 0 and ai.may_notify() then
     perform pg_notify('ai_batches', '');
   end if;
   return v_count;
@@ -38,6 +39,7 @@ comment on function ai.cancel_provider_batch(uuid) is 'Cancels every generation 
 create or replace function ai.tidy_provider_batches(p_now timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

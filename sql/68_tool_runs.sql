@@ -8,6 +8,7 @@ create or replace function ai.worker_tools(p_worker uuid, p_limit integer)
 returns table (call_id uuid, ticket text, timeout_ms integer)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -79,6 +80,7 @@ comment on function ai.fail_tool(uuid, uuid, text) is 'Ends a call of a tool wit
 create or replace function ai.worker_tools_done(p_worker uuid, p_results jsonb) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -99,7 +101,7 @@ begin
   loop
     if v_one.status = 'running' and (v_one.sqlstate is null or ai.says_again(v_one.sqlstate) and v_one.sqlstate <> '57014') and v_one.attempts < 3 then
       update ai.tool_calls c set status = 'queued', ticket = null, worker_id = null where c.tenant_id = v_one.tenant_id and c.id = v_one.id;
-      perform pg_notify('ai_tools', '');
+      perform pg_notify('ai_tools', '') where ai.may_notify();
       continue;
     elsif v_one.status = 'running' then
       perform ai.fail_tool(v_one.tenant_id, v_one.id,

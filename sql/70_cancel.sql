@@ -16,7 +16,8 @@ begin
   returning g.user_id into v_user;
   if found then
     perform pg_notify(c.channel, ai.event_payload(p_id, v_seq, 'end', jsonb_build_object('status', p_status)))
-       from (values (ai.stream_channel(p_tenant, p_id)), (ai.member_channel(p_tenant, v_user))) c (channel);
+       from (values (ai.stream_channel(p_tenant, p_id)), (ai.member_channel(p_tenant, v_user))) c (channel)
+      where (select ai.may_notify());
     perform ai.after_ends(array[p_tenant], array[p_id]);
   end if;
 end
@@ -59,7 +60,7 @@ begin
     select coalesce(w.channel, 'ai_batches') into v_channel from ai.leases l left join ai.workers w on w.id = l.worker_id where l.generation_id = p_id;
     if found then
       insert into ai.cancellations (generation_id, tenant_id, requested_at) values (p_id, v_tenant, ai.now());
-      perform pg_notify(v_channel, '');
+      perform pg_notify(v_channel, '') where ai.may_notify();
       return 'running';
     end if;
     select g.status into v_status from ai.generations g where g.tenant_id = v_tenant and g.id = p_id and g.finished_at is not null;

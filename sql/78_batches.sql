@@ -52,6 +52,7 @@ comment on function ai.check_batch_visible(uuid, text) is 'Gives the caller''s t
 create or replace function ai.stopped_lanes() returns bigint[]
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -183,7 +184,7 @@ begin
   ), asked as (
     insert into ai.cancellations (generation_id, tenant_id, requested_at) select l.generation_id, l.tenant_id, ai.now() from leased l
   ), told as materialized (
-    select pg_notify(c.channel, '') from (select distinct l.channel from leased l) c
+    select pg_notify(c.channel, '') from (select distinct l.channel from leased l) c where (select ai.may_notify())
   )
   select count(*) into running from leased cross join (select count(*) from told) t;
   -- Again, for what failed in between and was to be tried again, and for what a claim took and put back because of a limit. The
@@ -204,6 +205,7 @@ comment on function ai.cancel_batch(uuid) is 'Cancels a batch: ends what is queu
 create or replace function ai.end_queued_of_batch(p_tenant uuid, p_batch uuid, p_wait boolean) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -240,7 +242,7 @@ begin
   ), told as materialized (
     select pg_notify(c.channel, ai.event_payload(e.id, e.last_seq, 'end', '{"status": "cancelled"}'))
       from counted e cross join lateral (values (ai.stream_channel(p_tenant, e.id)), (ai.member_channel(p_tenant, e.user_id))) c (channel)
-     where e.stream or e.n <= c_few
+     where (e.stream or e.n <= c_few) and (select ai.may_notify())
   )
   select count(*) as n, array_agg(c.id) filter (where c.begun) as begun, (select count(*) from told) as told into v_ended from counted c;
   if v_ended.begun is not null then

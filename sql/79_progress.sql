@@ -8,6 +8,7 @@
 create or replace function ai.estimate_basis(p_kind text, p_model text, p_profile text, p_bytes integer) returns jsonb
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -13,6 +13,7 @@
 create or replace function ai.stop_generations(p_tenant uuid, p_ids uuid[], p_in_app boolean) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -64,7 +65,8 @@ begin
   )
   select array_agg(a.generation_id) into v_ids from asked a;
   perform pg_notify(c.channel, '')
-     from (select distinct coalesce(w.channel, 'ai_batches') as channel from ai.leases l left join ai.workers w on w.id = l.worker_id where l.generation_id = any (v_ids)) c;
+     from (select distinct coalesce(w.channel, 'ai_batches') as channel from ai.leases l left join ai.workers w on w.id = l.worker_id where l.generation_id = any (v_ids)) c
+    where (select ai.may_notify());
 end
 $$;
 comment on function ai.stop_generations(uuid, uuid[], boolean) is 'Ends queued generations of a person who is being forgotten, and has running ones aborted.';
@@ -77,6 +79,7 @@ comment on function ai.stop_generations(uuid, uuid[], boolean) is 'Ends queued g
 create or replace function ai.erase_generations(p_tenant uuid, p_ids uuid[], p_in_app boolean) returns table (user_id text, what text, erased bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

@@ -4,6 +4,7 @@
 create or replace function ai.erase_document(p_tenant uuid, p_id uuid, p_pseudonym text, p_keep boolean) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -40,6 +41,7 @@ comment on function ai.erase_document(uuid, uuid, text, boolean) is 'Erases a do
 create or replace function ai.erase_conversations(p_tenant uuid, p_user text) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -68,6 +70,7 @@ comment on function ai.erase_conversations(uuid, text) is 'Deletes conversations
 create or replace function ai.erase_names(p_tenant uuid, p_user text, p_pseudonym text) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 begin
@@ -100,6 +103,7 @@ create or replace function ai.erase_some(p_tenant uuid, p_users text[], p_stage 
 returns table (user_id text, what text, erased bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

@@ -29,6 +29,7 @@ comment on function ai.added_up(jsonb, jsonb) is 'Counts by what, added to other
 create or replace function ai.forget_step(p_tenant uuid, p_users text[], p_stage smallint, p_place text, p_stop text, p_in_app boolean) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
@@ -91,6 +92,7 @@ comment on function ai.forget_step(uuid, text[], smallint, text, text, boolean) 
 create or replace function ai.forget_left(p_tenant uuid, p_user text, p_in_app boolean) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -117,6 +119,7 @@ comment on function ai.forget_left(uuid, text, boolean) is 'Tries again to erase
 create or replace function ai.forget_on(p_tenant uuid, p_user text, p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -165,6 +168,7 @@ comment on function ai.forget_on(uuid, text, timestamptz) is 'Moves the mark of 
 create or replace function ai.continue_forgetting(p_now timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare

@@ -41,5 +41,5 @@ revoke execute on function ai.hide_statistics(regclass) from public;
 
 -- objects
 
--- Before 85_maintenance.sql makes the first partitions, which take care of themselves.
+-- Before 85_partitions.sql makes the first partitions, which take care of themselves.
 do $$ begin perform ai.hide_statistics(); end $$;

@@ -1,89 +1,4 @@
--- What a worker does beside: rescue, partitions, retention, orphans. One worker at a time; the others skip it.
-
--- The smallest version 7 UUID of a moment: a bound for partitions by id.
-create or replace function ai.uuid_floor(p_at timestamptz) returns uuid
-language sql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp
-as $$ select (lpad(to_hex((extract(epoch from p_at) * 1000)::bigint), 12, '0') || '70008000000000000000')::uuid $$;
-comment on function ai.uuid_floor(timestamptz) is 'The smallest version 7 UUID of that millisecond.';
-
--- Makes the partitions that p_now and ai.partitioning ask for, and gives how many. What the default partition holds of
--- their range is moved into them. Locks: the parent against other schema changes, the default partition alone for a
--- moment. Waits 2 s for a lock at most (55P03): the next tick tries again, and until then rows go to the default.
-create or replace function ai.make_partitions(p_now timestamptz default now()) returns integer
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '2s'
-as $$
-declare
-  v_table  record;
-  v_from   timestamp;
-  v_name   text;
-  v_key    text;
-  v_bounds text[];
-  v_made   integer := 0;
-begin
-  for v_table in select p.* from ai.partitioning p order by p.table_name loop
-    for v_step in 0 .. v_table.ahead loop
-      v_from := date_trunc(case when v_table.span = interval '1 day' then 'day' else 'month' end, p_now at time zone 'UTC') + v_step * v_table.span;
-      v_name := v_table.table_name || to_char(v_from, case when v_table.span = interval '1 day' then '_pYYYYMMDD' else '_pYYYYMM' end);
-      continue when to_regclass(format('ai.%I', v_name)) is not null;
-      if v_table.table_name in ('llm_calls', 'sealed_calls') then
-        v_key := 'created_at';
-        v_bounds := array[(v_from at time zone 'UTC')::text, ((v_from + v_table.span) at time zone 'UTC')::text];
-      else
-        v_key := case v_table.table_name when 'generations' then 'id' else 'generation_id' end;
-        v_bounds := array[ai.uuid_floor(v_from at time zone 'UTC')::text, ai.uuid_floor((v_from + v_table.span) at time zone 'UTC')::text];
-      end if;
-      execute format('create table ai.%I (like ai.%I including defaults including constraints including storage)%s', v_name, v_table.table_name,
-                     case when v_table.table_name = 'generations' then ' with (fillfactor = 50)' end);
-      execute format('alter table ai.%I enable row level security', v_name);
-      perform ai.hide_statistics(format('ai.%I', v_name)::regclass);
-      execute format('lock table ai.%I in access exclusive mode', v_table.table_name || '_default');
-      execute format('with moved as (delete from ai.%1$I where %2$I >= %4$L and %2$I < %5$L returning *) insert into ai.%3$I select * from moved',
-                     v_table.table_name || '_default', v_key, v_name, v_bounds[1], v_bounds[2]);
-      execute format('alter table ai.%I attach partition ai.%I for values from (%L) to (%L)', v_table.table_name, v_name, v_bounds[1], v_bounds[2]);
-      v_made := v_made + 1;
-    end loop;
-  end loop;
-  return v_made;
-end
-$$;
-comment on function ai.make_partitions(timestamptz) is 'Makes the partitions that are missing, some ahead; gives how many.';
-
--- Detaches and drops partitions that ended longer ago than ai.partitioning.keep, and gives how many; forgets the runs of tools of that time. A partition's
--- range is read from its name. Locks the parent alone for a moment; waits 2 s at most.
-create or replace function ai.drop_old_partitions(p_now timestamptz default now()) returns integer
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '2s'
-as $$
-declare
-  v_old     record;
-  v_dropped integer := 0;
-begin
-  for v_old in
-    select p.table_name, c.relname
-      from ai.partitioning p
-      join pg_inherits i on i.inhparent = format('ai.%I', p.table_name)::regclass
-      join pg_class c on c.oid = i.inhrelid
-     where p.keep is not null and c.relname ~ ('^' || p.table_name || '_p[0-9]+$')
-       and (rpad(substring(c.relname from '[0-9]+$'), 8, '01')::date + p.span) at time zone 'UTC' <= p_now - p.keep
-     order by c.relname
-  loop
-    execute format('alter table ai.%I detach partition ai.%I', v_old.table_name, v_old.relname);
-    execute format('drop table ai.%I', v_old.relname);
-    v_dropped := v_dropped + 1;
-  end loop;
-  -- Runs of tools belong to generations, and are kept as long; some at a time, the rest the next time.
-  delete from ai.tool_calls c
-   where c.ctid = any (array(
-     select o.ctid from ai.tool_calls o join ai.partitioning p on p.table_name = 'generations' and o.created_at <= p_now - p.keep
-      where o.settled_at is not null limit 10000 for update of o skip locked));
-  return v_dropped;
-end
-$$;
-comment on function ai.drop_old_partitions(timestamptz) is 'Detaches and drops partitions older than their keep; gives how many.';
+-- What a worker does beside: rescue, orphans, partitions (sql/85_partitions.sql). One worker at a time; the others skip it.
 
 -- Queues generations that no trigger saw: rows that came by replication or with triggers off; those that are to run later
 -- are delayed. Looks at what was inserted within p_since: who restores older ones calls this with a longer time. Gives how
@@ -91,6 +6,7 @@ comment on function ai.drop_old_partitions(timestamptz) is 'Detaches and drops p
 create or replace function ai.requeue_orphans(p_since interval default '1 day') returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -154,6 +70,7 @@ comment on function ai.requeue_orphans(interval) is 'Queues generations that are
 create or replace function ai.unlist_empty_lanes() returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 set enable_seqscan = off
 as $$
 declare
@@ -201,24 +118,49 @@ comment on function ai.do_chore(text, text, timestamptz) is 'Runs one chore of m
 
 -- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "forgetting", "artifacts_swept", "unlisted"}, about once a minute {"partitions_made",
 -- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made", "sessions_forgotten", "audit_appended", "batches_tidied"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
--- {"skipped": true} where another worker is at it.
+-- {"skipped": true} where another worker is at it. "claimable" says whether a claim may find something because of it: it is for the worker, the rest for people.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now   timestamptz := ai.now();
-  v_state ai.maintenance;
-  v_done  jsonb;
-  v_count integer;
+  v_now           timestamptz := ai.now();
+  v_partitions_at timestamptz;
+  v_orphans_at    timestamptz;
+  v_back          boolean;
+  v_unparks       boolean;
+  v_done          jsonb;
+  v_count         integer;
 begin
   -- A row, not an advisory lock, which anybody could take and keep.
-  select * into v_state from ai.maintenance for update skip locked;
+  select m.partitions_at, m.orphans_at into v_partitions_at, v_orphans_at from ai.maintenance m for update skip locked;
   if not found then
-    return '{"skipped": true}';
+    return '{"skipped": true, "claimable": false}';
   end if;
-  v_done := jsonb_build_object('rescued', ai.rescue_generations(null), 'due', ai.queue_what_is_due(v_now), 'overdue', ai.end_overdue(v_now));
+  -- The clock was set back: what waits for the time that it showed would wait until it comes again. For ten seconds more, because what began
+  -- before ends after. A dead worker's last sign of life counts from now on, too; who lives gives another one.
+  if v_partitions_at > v_now and isfinite(v_partitions_at) then
+    v_partitions_at := '-infinity';
+    v_orphans_at := 'infinity';
+    update ai.maintenance set orphans_at = 'infinity';
+  end if;
+  if v_orphans_at > v_now then
+    perform ai.clock_went_back(v_now);
+    if v_partitions_at between '1970-01-01' and v_now - interval '10 s' then
+      v_orphans_at := '-infinity';
+    end if;
+  end if;
+  update ai.workers w set heartbeat_at = v_now where w.ended_at is null and w.heartbeat_at > v_now + interval '1 s';
+  -- Who asks lives. If it was silent for longer than a lease, the database was away, or read-only, or full, and perhaps for all: the others
+  -- are given until the next tick to say that they live, too, so that answers which they hold are not asked for again. Its row is locked
+  -- in that case only: its heartbeat would wait for the end of this.
+  update ai.workers w set heartbeat_at = v_now
+    from ai.settings s
+   where w.id = p_worker and w.ended_at is null and w.heartbeat_at < v_now - s.lease_ms * interval '1 ms';
+  v_back := found;
+  v_done := jsonb_build_object('rescued', case when v_back then 0 else ai.rescue_generations(null) end, 'due', ai.queue_what_is_due(v_now), 'overdue', ai.end_overdue(v_now));
   perform ai.end_cancelled();
+  v_unparks := exists (select from ai.parked_lanes p where p.until <= v_now) or exists (select from ai.unsettled) and exists (select from ai.parked_lanes);
   perform ai.unpark_lanes(v_now);
   v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);
   v_done := v_done || ai.do_chore('collections_finished', 'finish_collections', v_now);
@@ -226,7 +168,7 @@ begin
   v_done := v_done || ai.do_chore('forgetting', 'continue_forgetting', v_now);
   v_done := v_done || ai.do_chore('artifacts_swept', 'sweep_artifacts', v_now);
 
-  if v_state.partitions_at < v_now - interval '1 minute' then
+  if v_partitions_at < v_now - interval '1 minute' then
     begin
       v_done := v_done || jsonb_build_object('partitions_made', ai.make_partitions(v_now), 'partitions_dropped', ai.drop_old_partitions(v_now));
     exception
@@ -251,20 +193,17 @@ begin
     perform ai.sweep_redactions();
     update ai.maintenance set partitions_at = v_now;
   end if;
-  if v_state.orphans_at < v_now - interval '1 hour' then
+  if v_orphans_at < v_now - interval '1 hour' then
     v_done := v_done || jsonb_build_object('orphans', ai.requeue_orphans());
     update ai.maintenance set orphans_at = v_now;
   end if;
   -- Last, because it holds listing locks, for which inserts wait, until this transaction ends.
-  return v_done || jsonb_build_object('unlisted', ai.unlist_empty_lanes());
+  return v_done || jsonb_build_object('unlisted', ai.unlist_empty_lanes(),
+    'claimable', v_unparks or exists (select from jsonb_each(v_done) d
+                                       where d.key in ('rescued', 'due', 'filled', 'orphans') and d.value > '0'));
 end
 $$;
 comment on function ai.worker_maintain(uuid) is 'Rescues, keeps the queue, partitions and keys in order; gives counts of what it did.';
 
-revoke execute on function ai.uuid_floor(timestamptz), ai.make_partitions(timestamptz), ai.drop_old_partitions(timestamptz),
-  ai.requeue_orphans(interval), ai.unlist_empty_lanes(), ai.do_chore(text, text, timestamptz), ai.worker_maintain(uuid) from public;
+revoke execute on function ai.requeue_orphans(interval), ai.unlist_empty_lanes(), ai.do_chore(text, text, timestamptz), ai.worker_maintain(uuid) from public;
 grant execute on function ai.worker_maintain(uuid) to ai_worker;
-
--- objects
-
-do $$ begin perform ai.make_partitions(); end $$;

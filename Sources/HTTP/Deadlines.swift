@@ -9,6 +9,13 @@ struct Deadlines {
   private var heap: [Entry] = []
 
   var first: Entry? { heap.first }
+  var count: Int { heap.count }
+
+  /// Forgets transfers that have ended before they come first.
+  mutating func keep(_ isToKeep: (TransferID) -> Bool) {
+    // What is sorted is a heap.
+    heap = heap.filter { isToKeep($0.id) }.sorted { $0.time < $1.time }
+  }
 
   mutating func add(_ id: TransferID, at time: UInt64) {
     heap.append(Entry(time: time, id: id))

@@ -21,6 +21,11 @@ final class Exchange {
 
   /// How long it may take to begin to answer, in milliseconds.
   private(set) var patience = 0
+  /// The longest silence, in milliseconds; 0: any.
+  private(set) var stall = 0
+  /// When something was heard of it.
+  var lastSign: UInt64 = 0
+  private var uploaded = 0
   private var started: UInt64 = 0
   private var firstByte: UInt64?
   private var headers: [String: String] = [:]
@@ -76,6 +81,7 @@ final class Exchange {
     allowedNetworks = configuration.allowedNetworks
     requestBytes = request.body.count
     patience = request.firstAnswerTimeout
+    stall = request.stallTimeout
     errorText[0] = 0
 
     set(CURLOPT_PRIVATE, Unmanaged.passUnretained(self).toOpaque())
@@ -107,10 +113,6 @@ final class Exchange {
 
     set(CURLOPT_CONNECTTIMEOUT_MS, max(1, request.connectTimeout))
     set(CURLOPT_TIMEOUT_MS, max(0, request.totalTimeout))
-    if request.stallTimeout > 0 {
-      set(CURLOPT_LOW_SPEED_LIMIT, 1)
-      set(CURLOPT_LOW_SPEED_TIME, (request.stallTimeout + 999) / 1000)
-    }
 
     let context = Unmanaged.passUnretained(self).toOpaque()
     martlet_curl_set_data_callback(easy, CURLOPT_WRITEFUNCTION, bodyArrived)
@@ -203,6 +205,7 @@ final class Exchange {
     publicOnly = false
     sockets = (0, 0)
     bodyBytes = 0
+    uploaded = 0
     attempts = 0
     mayHaveSentAll = false
     fault = nil
@@ -256,9 +259,20 @@ extension Exchange {
 
   private var hasSentAnything: Bool { martlet_curl_get_long(easy, CURLINFO_REQUEST_SIZE) > 0 }
 
+  /// When it will have been silent for too long.
+  var silentUntil: UInt64 { lastSign &+ UInt64(stall) &* 1_000_000 }
+
+  /// Looks whether more of the body was sent.
+  func noteUpload(at now: UInt64) {
+    let sent = Int(martlet_curl_get_offset(easy, CURLINFO_SIZE_UPLOAD_T))
+    if sent > uploaded { lastSign = now }
+    uploaded = sent
+  }
+
   /// Takes one line of a head. False stops the transfer.
   fileprivate func header(_ line: UnsafeRawBufferPointer) -> Bool {
     headerBytes += line.count
+    lastSign = monotonicNanoseconds()
     guard headerBytes <= limits.header else {
       fault = TransferFailure(
         kind: .tooLarge, message: "the response's head exceeds \(limits.header) bytes")
@@ -297,7 +311,7 @@ extension Exchange {
     var start = colon + 1
     while start < end, line[start] == 0x20 || line[start] == 0x09 { start += 1 }
     while end > start, line[end - 1] == 0x20 || line[end - 1] == 0x09 { end -= 1 }
-    let name = String(decoding: line[..<colon], as: UTF8.self).lowercased()
+    let name = Self.lowercased(line[..<colon])
     let value = String(decoding: line[start..<end], as: UTF8.self)
     if isCompressed(name, value) {
       fault = TransferFailure(
@@ -306,6 +320,16 @@ extension Exchange {
     }
     headers[name] = value
     return true
+  }
+
+  /// Names of headers are ASCII; in others nothing is to be compared.
+  private static func lowercased(_ name: Slice<UnsafeRawBufferPointer>) -> String {
+    String(unsafeUninitializedCapacity: name.count) { buffer in
+      for (index, byte) in name.enumerated() {
+        buffer[index] = (0x41...0x5a).contains(byte) ? byte | 0x20 : byte
+      }
+      return name.count
+    }
   }
 
   /// A few kilobytes can be made to decompress into anything. libcurl would undo a transfer encoding
@@ -333,7 +357,8 @@ extension Exchange {
         kind: .tooLarge, message: "the response's body exceeds \(limits.body) bytes")
       return false
     }
-    if firstByte == nil { firstByte = monotonicNanoseconds() }
+    lastSign = monotonicNanoseconds()
+    if firstByte == nil { firstByte = lastSign }
     guard sink?.body(bytes) == .enough else { return holdsItsShare() }
     isDraining = true
     limits.body = bodyBytes

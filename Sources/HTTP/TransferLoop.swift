@@ -20,6 +20,8 @@ final class TransferLoop {
   private var timer: UInt64?
   private var commands: [Inbox.Command] = []
   private var deadlines = Deadlines()
+  /// When a transfer may have been silent for too long. libcurl would look at each of them every second.
+  private var silences = Deadlines()
   private var waitingRoom = WaitingRoom()
   private var memory: AnswerMemory
 
@@ -60,6 +62,7 @@ final class TransferLoop {
       runTimer()
       reap()
       endLate()
+      endSilent()
       callWaiting()
       let count = martlet_epoll_wait(
         epoll, ready.baseAddress, Int32(Self.batch), millisecondsToWait())
@@ -130,7 +133,13 @@ final class TransferLoop {
     exchange.onHeld = { [unowned self] old, new in self.memory.change(from: old, to: new) }
     active[id] = exchange
     if exchange.patience > 0 {
+      forgetEnded(in: &deadlines)
       deadlines.add(id, at: time &+ UInt64(exchange.patience) &* 1_000_000)
+    }
+    if exchange.stall > 0 {
+      exchange.lastSign = max(time, asked)
+      forgetEnded(in: &silences)
+      silences.add(id, at: exchange.silentUntil)
     }
     let code = curl_multi_add_handle(multi, exchange.easy)
     if code != CURLM_OK {
@@ -205,6 +214,30 @@ final class TransferLoop {
     }
   }
 
+  /// Aborts transfers of which nothing was heard for their time. A body that is being sent counts as a sign.
+  private func endSilent() {
+    guard let first = silences.first else { return }
+    let now = monotonicNanoseconds()
+    guard first.time <= now else { return }
+    while let first = silences.first, first.time <= now {
+      silences.removeFirst()
+      guard let exchange = active[first.id], exchange.sink != nil else { continue }
+      exchange.noteUpload(at: now)
+      if exchange.silentUntil <= now {
+        let words = "nothing came for \(exchange.stall) ms"
+        end(exchange, failure: TransferFailure(kind: .timeout, message: words))
+      } else {
+        silences.add(first.id, at: exchange.silentUntil)
+      }
+    }
+  }
+
+  /// Entries of ended transfers are no more than those of others, and a few.
+  private func forgetEnded(in list: inout Deadlines) {
+    guard list.count > 2 * active.count + 1_024 else { return }
+    list.keep { active[$0] != nil }
+  }
+
   private func sweep() {
     guard !draining.isEmpty else { return }
     let now = monotonicNanoseconds()
@@ -214,7 +247,9 @@ final class TransferLoop {
   private func millisecondsToWait() -> Int32 {
     // What has ended meanwhile must not wake the thread.
     while let first = deadlines.first, active[first.id] == nil { deadlines.removeFirst() }
+    while let first = silences.first, active[first.id] == nil { silences.removeFirst() }
     var due = timer
+    if let first = silences.first { due = min(due ?? .max, first.time) }
     if let first = deadlines.first { due = min(due ?? .max, first.time) }
     if let first = waitingRoom.due { due = min(due ?? .max, first) }
     for exchange in draining { due = min(due ?? .max, exchange.drainUntil) }

@@ -30,12 +30,14 @@ package enum BodyVerdict: Sendable {
   case enough
 }
 
-/// Names a transfer of one pool; never used twice.
-package struct TransferID: Sendable, Hashable {
+/// Names a transfer of one pool; never used twice. What was started later is greater.
+package struct TransferID: Sendable, Hashable, Comparable {
   let number: UInt64
 
   /// A pool makes its own; this is for what stands in for one.
   package init(number: UInt64) { self.number = number }
+
+  package static func < (left: TransferID, right: TransferID) -> Bool { left.number < right.number }
 }
 
 /// How a transfer ended.

@@ -11,6 +11,7 @@ extension Schema {
       \(GuardSQL.declarations)
       begin
       \(guardSQL.checks)
+      \(guardSQL.lockTables)
       \(migrations.map { guardSQL.apply($0) }.joined(separator: "\n"))
       end
       """

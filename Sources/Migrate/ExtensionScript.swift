@@ -73,6 +73,7 @@ extension Schema {
           using errcode = 'PT403',
                 hint = 'A dump is restored as the role that owned the extension; or alter the owner of the schema and all in it.';
       end if;
+      \(door.lockTables)
       v_ran := \(migrations.map { literal($0.version) + " <> all (v_applied)" }.joined(separator: "\n  or ").ifEmpty("false"));
       \(migrations.map { door.apply($0) }.joined(separator: "\n"))
       if v_ran or not exists (

@@ -54,6 +54,23 @@ struct GuardSQL {
     """
   }
 
+  /// Takes the tables of a schema that may be in use, inside a block after `checks`; not where nothing will be done.
+  var lockTables: String {
+    // The bundle applies sql/ in any case.
+    let isCurrent =
+      door == .bundle
+      ? "false"
+      : "exists (select from ai.migrations m where m.version = 'sql' and m.checksum = \(literal(schema.filesChecksum)))"
+    return """
+      if cardinality(v_applied) > 0 then
+        if not \(isCurrent) then
+          perform pg_catalog.set_config('search_path', \(SessionSQL.trustedPath), true);
+          \(TableLocks.block);
+        end if;
+      end if;
+      """
+  }
+
   /// Records that sql/ is applied.
   var recordFiles: String {
     """

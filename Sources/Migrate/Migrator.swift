@@ -23,7 +23,9 @@ package struct Migrator: Sendable {
     try Plan(for: schema, record: try await Record.read(connection))
   }
 
-  /// Applies the pending migrations, each in its own transaction, then all of sql/ in one.
+  /// Applies the pending migrations and sql/. In an empty database each migration has a transaction of
+  /// its own, and all of sql/ has one. Where there is a schema that apps and workers may be using, all is
+  /// one transaction: nobody ever meets the functions of one version on the tables of the other.
   ///
   /// - Parameters:
   ///   - connection: a session for this purpose; close it afterwards, which frees the lock.
@@ -42,15 +44,26 @@ package struct Migrator: Sendable {
       throw .database(error)
     }
     let plan = try await plan(connection)
-    for (index, migration) in plan.pending.enumerated() {
-      report(.migration(migration, index + 1, of: plan.pending.count))
-      try await repeatingDeadlocks(on: connection) { () async throws(MigrateError) in
-        try await apply(migration, on: connection)
+    if plan.applied.isEmpty {
+      for (index, migration) in plan.pending.enumerated() {
+        report(.migration(migration, index + 1, of: plan.pending.count))
+        try await transaction(on: connection) { () async throws(MigrateError) in
+          try await apply(migration, on: connection)
+        }
       }
-    }
-    if plan.appliesFiles {
       report(.files)
-      try await repeatingDeadlocks(on: connection) { () async throws(MigrateError) in
+      try await transaction(on: connection) { () async throws(MigrateError) in
+        try await applyFiles(on: connection)
+      }
+    } else if !plan.isCurrent {
+      try await transaction(on: connection) { () async throws(MigrateError) in
+        try await run(SessionSQL.trustPath, on: connection)
+        try await run("do \(dollarQuoted(TableLocks.block))", on: connection)
+        for (index, migration) in plan.pending.enumerated() {
+          report(.migration(migration, index + 1, of: plan.pending.count))
+          try await apply(migration, on: connection)
+        }
+        report(.files)
         try await applyFiles(on: connection)
       }
     }
@@ -62,37 +75,40 @@ package struct Migrator: Sendable {
     return plan
   }
 
-  /// Policies and triggers lock their tables, and a worker that runs meanwhile locks the same ones in
-  /// its own order. The server ends one of the two; if it is this one, it has done nothing and begins
-  /// anew.
-  private func repeatingDeadlocks(
+  /// Of two that wait for each other the server ends one; if it is this one, it has done nothing and begins anew.
+  private func transaction(
     on connection: Connection, _ body: () async throws(MigrateError) -> Void
   ) async throws(MigrateError) {
     for _ in 1..<5 {
       do {
-        return try await body()
+        return try await once(body, on: connection)
       } catch {
         guard error.sqlState == "40P01" else { throw error }
         try await run("rollback", on: connection)
       }
     }
+    try await once(body, on: connection)
+  }
+
+  private func once(
+    _ body: () async throws(MigrateError) -> Void, on connection: Connection
+  ) async throws(MigrateError) {
+    try await run("begin", on: connection)
     try await body()
+    try await run("commit", on: connection)
   }
 
   private func apply(
     _ migration: Migration, on connection: Connection
   ) async throws(MigrateError) {
-    try await run("begin", on: connection)
     try await run(SessionSQL.trustPath, on: connection)
     try await run(migration.text, of: migration.file, on: connection)
     guard await connection.isInTransaction else { throw .endedTransaction(migration.file) }
     try await record(
       migration.version, migration.name, migration.checksum, on: connection)
-    try await run("commit", on: connection)
   }
 
   private func applyFiles(on connection: Connection) async throws(MigrateError) {
-    try await run("begin", on: connection)
     try await run(SessionSQL.trustPath, on: connection)
     // Functions may name what a later file makes; all are checked at the end.
     try await run("set local check_function_bodies = off", on: connection)
@@ -106,7 +122,6 @@ package struct Migrator: Sendable {
     guard await connection.isInTransaction else { throw .endedTransaction("sql") }
     try await record(
       Record.filesVersion, Record.filesVersion, schema.filesChecksum, on: connection)
-    try await run("commit", on: connection)
   }
 
   private func record(

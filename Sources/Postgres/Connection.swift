@@ -4,15 +4,18 @@ import Synchronization
 /// One session of a PostgreSQL server.
 ///
 /// Statements run one after the other, in the order of their calls, on a thread of the connection's
-/// own. Nothing inside suspends, so a second call never comes between the parts of a first one.
+/// own, or of whoever opened it. Nothing inside suspends, so a second call never comes between the parts of a first one.
 ///
 /// When the server goes away, the statement under way and all later ones throw `.connection`; open
 /// another connection. Cancelling a Swift task does not cancel its statement: `cancel()` does.
 package actor Connection {
   private nonisolated let executor: ThreadExecutor
+  private nonisolated let ownsExecutor: Bool
   private nonisolated let canceller = Mutex<CancelHandle?>(nil)
   private var handle: ConnectionHandle?
   private var statements = StatementCache()
+  /// The socket that is watched between statements.
+  private var watched: Int32?
 
   package nonisolated var unownedExecutor: UnownedSerialExecutor {
     executor.asUnownedSerialExecutor()
@@ -25,18 +28,27 @@ package actor Connection {
   ///     environment's (`PGHOST`, …). Without `connect_timeout` connecting may take five seconds a host.
   ///   - applicationName: shown in `pg_stat_activity` where neither `conninfo` nor `PGAPPNAME` says
   ///     otherwise.
+  ///   - executor: whose thread runs the statements; nil: one of its own.
   /// - Throws: `.connection`; the message never holds the password.
   package static func open(
-    _ conninfo: String, applicationName: String
+    _ conninfo: String, applicationName: String, on executor: ThreadExecutor? = nil
   ) async throws(PostgresError) -> Connection {
-    let connection = Connection(executor: try ThreadExecutor())
+    let thread: ThreadExecutor
+    if let executor { thread = executor } else { thread = try ThreadExecutor() }
+    let connection = Connection(executor: thread, ownsExecutor: executor == nil)
     try await connection.connect(conninfo, applicationName)
     return connection
   }
 
-  private init(executor: ThreadExecutor) { self.executor = executor }
+  private init(executor: ThreadExecutor, ownsExecutor: Bool) {
+    self.executor = executor
+    self.ownsExecutor = ownsExecutor
+  }
 
-  deinit { executor.stop() }
+  deinit {
+    if let watched { executor.unwatch(watched) }
+    if ownsExecutor { executor.stop() }
+  }
 
   private func connect(_ conninfo: String, _ applicationName: String) throws(PostgresError) {
     let opened = try ConnectionHandle(opening: conninfo, applicationName: applicationName)
@@ -115,8 +127,35 @@ package actor Connection {
     _ = canceller.withLock { $0 }?.send()
   }
 
+  /// Calls `lost` once, on the connection's thread, when the server ends the session while nothing runs:
+  /// a statement would find out, but there may be none for a long time.
+  package func whenLost(_ lost: @escaping @Sendable () -> Void) {
+    guard let pointer = handle?.pointer else { return lost() }
+    let socket = PQsocket(pointer)
+    watched = socket
+    executor.watch(socket) { [weak self] in
+      guard let self else { return }
+      self.assumeIsolated { if $0.hasEnded() { lost() } }
+    }
+  }
+
+  /// Reads what the server said unasked.
+  private func hasEnded() -> Bool {
+    guard let pointer = handle?.pointer, watched != nil else { return false }
+    let isAlive = PQconsumeInput(pointer) == 1 && PQstatus(pointer) == CONNECTION_OK
+    while let notification = PQnotifies(pointer) { PQfreemem(notification) }
+    if !isAlive { unwatch() }
+    return !isAlive
+  }
+
+  private func unwatch() {
+    if let watched { executor.unwatch(watched) }
+    watched = nil
+  }
+
   /// Ends the session, after the statements called before. What is called later throws `.connection`.
   package func close() {
+    unwatch()
     canceller.withLock { $0 = nil }
     handle = nil
     statements.removeAll()

@@ -7,10 +7,12 @@ internal import CLibpq
 /// connection is lost, and without one after `close()`. What was notified between a loss and the next
 /// `open` is gone: whoever needs it must look at the tables after listening again.
 package actor Listener {
-  private nonisolated let executor = QueueExecutor(label: "martlet.listener")
+  private nonisolated let executor: ThreadExecutor
+  private nonisolated let ownsExecutor: Bool
   private let continuation: AsyncThrowingStream<Notification, any Error>.Continuation
+  private let handler: (@Sendable (Notification) -> Void)?
   private var connection: SharedConnection?
-  private var watch: SocketWatch?
+  private var watched: Int32?
 
   /// For one reader.
   package nonisolated let notifications: AsyncThrowingStream<Notification, any Error>
@@ -21,29 +23,49 @@ package actor Listener {
 
   /// Connects as `Connection.open` does, and listens.
   ///
-  /// - Parameter channels: names as they are, of any characters; case matters.
+  /// - Parameters:
+  ///   - channels: names as they are, of any characters; case matters.
+  ///   - executor: whose thread reads the connection; nil: one of its own. What blocks that thread delays
+  ///     the notifications.
+  ///   - handler: is called with each notification, on that thread, in the place of the stream, which then has none and
+  ///     only ends: a reader of the stream may come to its turn once for each of many that arrived together.
   /// - Throws: `.connection`; `.input` for a channel that is empty or has more than 63 bytes.
   package static func open(
-    _ conninfo: String, channels: [String] = [], applicationName: String
+    _ conninfo: String, channels: [String] = [], applicationName: String,
+    on executor: ThreadExecutor? = nil, handler: (@Sendable (Notification) -> Void)? = nil
   ) async throws(PostgresError) -> Listener {
-    let listener = Listener()
+    let thread: ThreadExecutor
+    if let executor { thread = executor } else { thread = try ThreadExecutor() }
+    let listener = Listener(executor: thread, ownsExecutor: executor == nil, handler: handler)
     try await listener.connect(conninfo, applicationName)
     try await listener.listen(channels)
     return listener
   }
 
-  private init() {
+  private init(
+    executor: ThreadExecutor, ownsExecutor: Bool, handler: (@Sendable (Notification) -> Void)?
+  ) {
+    self.executor = executor
+    self.ownsExecutor = ownsExecutor
+    self.handler = handler
     (notifications, continuation) = AsyncThrowingStream.makeStream()
   }
 
-  deinit { continuation.finish() }
+  deinit {
+    continuation.finish()
+    if let watched { executor.unwatch(watched) }
+    if ownsExecutor { executor.stop() }
+  }
 
   private func connect(_ conninfo: String, _ applicationName: String) throws(PostgresError) {
     let shared = SharedConnection(
       try ConnectionHandle(opening: conninfo, applicationName: applicationName))
-    watch = SocketWatch(shared, on: executor.queue) { [weak self] in
-      guard let self else { return }
-      self.assumeIsolated { $0.readable() }
+    // The watch keeps the connection until the thread has let the socket go: libpq must not close a
+    // descriptor that is still watched, since its number may be another file's by then.
+    watched = shared.socket
+    executor.watch(shared.socket) { [weak self] in
+      withExtendedLifetime(shared) {}
+      self?.assumeIsolated { $0.readable() }
     }
     connection = shared
   }
@@ -92,7 +114,6 @@ package actor Listener {
   }
 
   private func readable() {
-    // The source may fire once more after it was cancelled.
     guard let pointer = connection?.pointer else { return }
     let alive = PQconsumeInput(pointer) == 1
     deliver(from: pointer)
@@ -104,17 +125,18 @@ package actor Listener {
   private func deliver(from pointer: OpaquePointer) {
     while let notification = PQnotifies(pointer) {
       defer { PQfreemem(notification) }
-      continuation.yield(
-        Notification(
-          channel: String(cString: notification.pointee.relname),
-          payload: String(cString: notification.pointee.extra),
-          processID: notification.pointee.be_pid))
+      let arrived = Notification(
+        channel: String(cString: notification.pointee.relname),
+        payload: String(cString: notification.pointee.extra),
+        processID: notification.pointee.be_pid)
+      if let handler { handler(arrived) } else { continuation.yield(arrived) }
     }
   }
 
   private func end(_ failure: PostgresError?) {
     guard connection != nil else { return }
-    watch = nil
+    if let watched { executor.unwatch(watched) }
+    watched = nil
     connection = nil
     if let failure { continuation.finish(throwing: failure) } else { continuation.finish() }
   }

@@ -11,7 +11,7 @@ struct Bisection: Sendable {
     case done
   }
 
-  /// Elements refused even without content, one after the other, after which the trouble is not with
+  /// Elements left, one after the other, after which the trouble is not with
   /// the elements.
   static let patience = 3
 
@@ -36,24 +36,31 @@ struct Bisection: Sendable {
   }
 
   /// The database refused what `step` said.
-  mutating func refused() {
+  ///
+  /// - Parameter whatever: it would have refused anything else as well. Then an element is not to go without its content, which
+  ///   might pass, and the content would be lost.
+  mutating func refused(whatever: Bool = false) {
     if let index = bare {
-      left.append(index)
       bare = nil
-      refusals += 1
-      guard refusals >= Self.patience else { return }
-      for range in open.reversed() { left.append(contentsOf: range) }
-      open = []
-      return
+      return leave(index)
     }
     guard let range = open.popLast() else { return }
     if range.count == 1 {
+      if whatever { return leave(range.lowerBound) }
       bare = range.lowerBound
       return
     }
     let middle = range.lowerBound + range.count / 2
     open.append(middle..<range.upperBound)
     open.append(range.lowerBound..<middle)
+  }
+
+  private mutating func leave(_ index: Int) {
+    left.append(index)
+    refusals += 1
+    guard refusals >= Self.patience else { return }
+    for range in open.reversed() { left.append(contentsOf: range) }
+    open = []
   }
 
   /// Cuts `sizes` into ranges of at most `count` elements and, unless a single one is larger,

@@ -5,6 +5,10 @@
 /// commits sends a notification; so after the lock was granted the machine claims once more, and
 /// only then waits. Until it is granted nothing can be relied on, so it looks by itself in short
 /// intervals. A notification that comes while a claim is under way always causes another claim.
+///
+/// Of several workers one holds the lock. While it does every insert notifies all of them; the others rest, too, and
+/// leave it to the first to look, a little while: they look as well, since it may be full, or frozen. Their own
+/// request waits in the line for the lock, so that one of them has it as soon as it is free.
 struct ClaimMachine: Sendable {
   typealias Instant = ContinuousClock.Instant
 
@@ -22,7 +26,7 @@ struct ClaimMachine: Sendable {
     case sweep
     /// The lock is not granted yet.
     case pending
-    /// Nothing should be there. Whatever this finds was a lost wake-up.
+    /// Nothing should be there. Whatever this finds was a lost wake-up. Seldom, where it finds nothing for long.
     case safety
     /// What is there before `once` ends.
     case drain
@@ -51,14 +55,28 @@ struct ClaimMachine: Sendable {
   private enum Lock { case free, requested, held, releasing }
 
   static let safetyInterval = Duration.seconds(1)
+  /// A safety poll that finds nothing doubles the time to the next, up to this.
+  static let lastSafetyInterval = Duration.seconds(8)
+  /// Between two sweeps: so long that they take no more than a twentieth of the time, within these.
   static let sweepInterval = Duration.seconds(1)
+  static let firstSweepInterval = Duration.milliseconds(100)
   static let firstPendingPoll = Duration.milliseconds(4)
   static let lastPendingPoll = Duration.milliseconds(250)
-  /// Claims in a row that brought something, after which the worker counts as busy.
-  static let busyStreak = 8
-  static let fullStreak = 3
-  /// Claims count as in a row when no more than this lies between them.
-  static let streakGap = Duration.milliseconds(5)
+  /// A worker that gets so many generations, or with the lock so many notifications, within `busyWindow` is busy, until it
+  /// gets no more than `quietCount` generations in that time, or, where claims are slow, at that rate in the time of
+  /// `fewClaims`. A busy worker looks by itself and lets the lock go: while it sleeps every
+  /// insert notifies, and commits that notify wait for each other; so do its own reports with them, which makes claims so
+  /// few and large that by them alone it would take itself for idle.
+  static let busyWindow = Duration.milliseconds(200)
+  static let busyCount = 20
+  static let quietCount = 8
+  static let fewClaims = 8
+  /// A claim makes it no busier than so many: one large insert does not.
+  static let mostOfClaim = 4
+  static let busyPoll = Duration.milliseconds(4)
+  /// So long a worker leaves what was notified to the one that holds the lock; twice as long each time that nothing was left.
+  static let firstCourtesy = Duration.milliseconds(10)
+  static let lastCourtesy = Duration.milliseconds(250)
   /// A notification may be on its way while the safety poll finds its row.
   static let suspicion = Duration.milliseconds(250)
 
@@ -73,12 +91,28 @@ struct ClaimMachine: Sendable {
   private var lastFresh: Instant?
   private var lastClaim: Instant?
   private var pendingPoll = firstPendingPoll
-  private var streak = 0
-  private var fulls = 0
+  private var safetyPoll = safetyInterval
+  private var sweepPause = sweepInterval
+  /// Since when; nil: it is not.
+  private var busySince: Instant?
+  /// What claims brought lately, with the time of their end. Kept while busy.
+  private var looks: [(at: Instant, rows: Int)] = []
+  private var lookTime = Duration.zero
+  /// When the last generations came, at most `busyCount` of them.
+  private var arrivals: [Instant] = []
+  /// When the last notifications came, at most `busyCount` of them.
+  private var bells: [Instant] = []
   private var lock = Lock.free
-  private var wantsLock = false
+  private var wantsLock = false {
+    didSet { if !wantsLock { isBehind = false } }
+  }
+  /// Another worker has the lock, as far as is known.
+  private var isBehind = false
+  private var courtesy = firstCourtesy
+  /// When to look for what another worker was told of as well.
+  private var deferred: Instant?
   private var listening = false
-  private var claiming: (limit: Int, reason: Reason?, idle: Bool)?
+  private var claiming: (limit: Int, reason: Reason?, idle: Bool, since: Instant)?
   private var emptyWhileIdle = false
   private var notBefore: Instant?
   private var suspect: (since: Instant, rows: Int)?
@@ -87,6 +121,9 @@ struct ClaimMachine: Sendable {
   /// Rows that only the safety poll found.
   private(set) var safetyPollFound = 0
 
+  /// A claim is under way: what it leases is known to nobody here yet.
+  var isClaiming: Bool { claiming != nil }
+
   init(once: Bool, largestClaim: Int) {
     self.once = once
     self.largestClaim = max(1, largestClaim)
@@ -94,14 +131,22 @@ struct ClaimMachine: Sendable {
 
   // MARK: What happens
 
-  mutating func notified() {
+  mutating func notified(at now: Instant) {
+    safetyPoll = Self.safetyInterval
     suspect = nil
     notifiedWhileClaiming = true
+    bells = bells.suffix(Self.busyCount - 1) + [now]
+    if lock == .held, Self.isMany(bells, at: now) { becomeBusy(at: now) }
+    if isBehind && listening {
+      deferred = deferred ?? now + courtesy
+      return
+    }
     if fresh == nil || fresh == .sweep { fresh = .notified }
     emptyWhileIdle = false
   }
 
   mutating func requeued() {
+    safetyPoll = Self.safetyInterval
     if fresh == nil { fresh = .requeued }
     emptyWhileIdle = false
   }
@@ -110,25 +155,32 @@ struct ClaimMachine: Sendable {
   mutating func listening(_ isListening: Bool) {
     listening = isListening
     pendingPoll = Self.firstPendingPoll
+    safetyPoll = Self.safetyInterval
     if isListening { fresh = .granted }
   }
 
   /// The database granted the lock.
   mutating func granted() {
     lock = .held
+    isBehind = false
     fresh = .granted
-    fulls = 0
-    streak = 0
+    safetyPoll = Self.safetyInterval
   }
 
   /// The lock was let go, or went with its connection.
   mutating func lockGone() {
     lock = .free
+    isBehind = false
     pendingPoll = Self.firstPendingPoll
   }
 
   /// The request for the lock came to nothing so far.
-  mutating func lockNotGranted() { lock = .free }
+  ///
+  /// - Parameter isHeld: because another worker has it; else because of inserts in flight.
+  mutating func lockNotGranted(isHeld: Bool) {
+    lock = .free
+    isBehind = isHeld && wantsLock
+  }
 
   mutating func stop() { stopped = true }
 
@@ -145,7 +197,9 @@ struct ClaimMachine: Sendable {
     guard let claim = claiming else { return }
     claiming = nil
     hasMore = rows >= claim.limit || (rows > 0 && lock != .held)
-    emptyWhileIdle = rows == 0 && claim.idle && claim.reason != nil
+    // What only moved to another lane is there at once.
+    let looksAgain = header.waitMilliseconds.map { $0 <= 1 } ?? false
+    emptyWhileIdle = rows == 0 && claim.idle && claim.reason != nil && !looksAgain
     if claim.reason != nil {
       due = header.waitMilliseconds.map { now + .milliseconds($0) }
       retries = header.retries ?? 0
@@ -153,12 +207,47 @@ struct ClaimMachine: Sendable {
       due = now + .milliseconds(wait)
     }
     if claim.reason == .safety && rows > 0 && !notifiedWhileClaiming { suspect = (now, rows) }
-    let isInRow = lastClaim.map { now - $0 <= Self.streakGap } ?? false
-    streak = rows > 0 ? (isInRow ? streak + 1 : 1) : 0
-    fulls = rows >= claim.limit ? fulls + 1 : 0
     lastClaim = now
-    if rows > 0 { pendingPoll = Self.firstPendingPoll }
-    if lock == .held, streak >= Self.busyStreak || fulls >= Self.fullStreak { wantsLock = false }
+    if rows > 0 {
+      pendingPoll = Self.firstPendingPoll
+      safetyPoll = Self.safetyInterval
+    } else if claim.reason == .safety || claim.reason == .pending && isBehind {
+      safetyPoll = min(safetyPoll * 2, Self.lastSafetyInterval)
+    }
+    if claim.reason == .notified && isBehind {
+      courtesy = rows > 0 ? Self.firstCourtesy : min(courtesy * 2, Self.lastCourtesy)
+    }
+    lookTime = now - claim.since
+    if busySince != nil { looks.append((now, rows)) }
+    let counted = Array(repeating: now, count: min(rows, Self.mostOfClaim))
+    arrivals = (arrivals + counted).suffix(Self.busyCount)
+    if rows > 0, Self.isMany(arrivals, at: now) { becomeBusy(at: now) }
+    if claim.reason != nil {
+      sweepPause = min(
+        max((now - claim.since) * 20, Self.firstSweepInterval), Self.sweepInterval)
+    }
+  }
+
+  private static func isMany(_ events: [Instant], at now: Instant) -> Bool {
+    guard events.count == busyCount, let first = events.first else { return false }
+    return now - first <= busyWindow
+  }
+
+  private mutating func becomeBusy(at now: Instant) {
+    busySince = busySince ?? now
+    wantsLock = false
+  }
+
+  private mutating func isStillBusy(at now: Instant) -> Bool {
+    guard let busySince else { return false }
+    let window = max(Self.busyWindow, lookTime * Self.fewClaims)
+    looks.removeAll { now - $0.at > window }
+    let rows = looks.reduce(0) { $0 + $1.rows }
+    if now - busySince <= window { return true }
+    if Self.busyWindow * rows > window * Self.quietCount { return true }
+    self.busySince = nil
+    looks = []
+    return false
   }
 
   /// A claim failed; what it would have looked at is looked at again, not before `retryAt`.
@@ -188,10 +277,11 @@ struct ClaimMachine: Sendable {
       self.notBefore = nil
     }
     if room <= 0 {
-      // Full: a notification would be of no use.
-      if hasMore { wantsLock = false }
+      // Full: a notification would be of no use, and may be of use to another worker.
+      if hasMore || fresh != nil { wantsLock = false }
       return .wait(until: nil)
     }
+    if let deferred, deferred <= now, fresh == nil { fresh = .notified }
     if let fresh {
       self.fresh = nil
       return claim(fresh, room, isIdle, now)
@@ -201,7 +291,7 @@ struct ClaimMachine: Sendable {
       return claim(.due, room, isIdle, now)
     }
     if hasMore {
-      let sweepIsDue = lastFresh.map { now - $0 >= Self.sweepInterval } ?? true
+      let sweepIsDue = lastFresh.map { now - $0 >= sweepPause } ?? true
       return claim(sweepIsDue ? .sweep : nil, room, isIdle, now)
     }
     return once ? nextOfOnce(now, room, isIdle) : nextWithoutWork(now, room, isIdle)
@@ -232,23 +322,32 @@ struct ClaimMachine: Sendable {
   }
 
   private mutating func nextWithoutWork(_ now: Instant, _ room: Int, _ isIdle: Bool) -> Action {
+    if isStillBusy(at: now) {
+      let deadline = (lastClaim ?? now) + Self.busyPoll
+      if deadline <= now { return claim(.pending, room, isIdle, now) }
+      return .wait(until: due.map { min($0, deadline) } ?? deadline)
+    }
     wantsLock = true
     let isSafe = lock == .held && listening
-    let deadline = (lastFresh ?? now) + (isSafe ? Self.safetyInterval : pendingPoll)
+    let rests = isSafe || isBehind && listening
+    let deadline = (lastFresh ?? now) + (rests ? safetyPoll : pendingPoll)
     if deadline <= now {
-      if !isSafe { pendingPoll = min(pendingPoll * 2, Self.lastPendingPoll) }
+      if !rests { pendingPoll = min(pendingPoll * 2, Self.lastPendingPoll) }
       return claim(isSafe ? .safety : .pending, room, isIdle, now)
     }
-    return .wait(until: due.map { min($0, deadline) } ?? deadline)
+    return .wait(until: [due, deferred].compactMap(\.self).reduce(deadline, min))
   }
 
   private mutating func claim(
     _ reason: Reason?, _ room: Int, _ isIdle: Bool, _ now: Instant
   ) -> Action {
-    if reason != nil { lastFresh = now }
+    if reason != nil {
+      lastFresh = now
+      deferred = nil
+    }
     notifiedWhileClaiming = false
     let limit = min(room, largestClaim)
-    claiming = (limit, reason, isIdle)
+    claiming = (limit, reason, isIdle, now)
     return .claim(limit: limit, reason: reason)
   }
 }

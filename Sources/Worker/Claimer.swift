@@ -6,16 +6,19 @@ struct Claimer {
   let desk: Desk
   let dispatcher: Dispatcher
   let setup: Setup
+  let executor: ThreadExecutor
 
   private static let sql =
     "select \(Dispatcher.columns) from ai.worker_claim($1, $2, $3)"
 
   /// Until cancelled, stopped, or, with `once`, done.
   func run() async {
-    let link = Link(setup, desk: desk, purpose: "claim")
+    let link = Link(setup, desk: desk, purpose: "claim", on: executor)
     let keyring = Keyring(masters: setup.masters, logger: setup.logger)
     var cursor: String?
     var reconcileAt = ContinuousClock.now + desk.identity.maintenance
+    // How often to look for leases that nobody here knows of. Twice after a claim that failed: it may commit after the first look.
+    var looks = 0
     while !Task.isCancelled {
       switch desk.nextClaim() {
       case .finished:
@@ -27,9 +30,10 @@ struct Claimer {
         let identity = desk.identity
         let worker = identity.worker
         do throws(PostgresError) {
-          if reconcileAt <= .now {
+          if looks > 0, reconcileAt <= .now {
             try await handBackUnknown(worker, link)
             reconcileAt = .now + identity.maintenance
+            looks -= 1
           }
           let rows = try await link.query(
             Self.sql, [worker, String(limit), reason == nil ? cursor : nil])
@@ -43,8 +47,10 @@ struct Claimer {
           }
           let started = dispatcher.start(rows, keys)
           cursor = started.cursor
+          if started.count > 0 { looks = max(looks, 1) }
           desk.claimed(started.count, header: started.header)
         } catch {
+          looks = 2
           // A claim whose answer was lost may have leased generations that nobody knows of.
           if error.kind == .connection { reconcileAt = .now }
           // The heartbeat will find out whether this worker was declared dead.
@@ -69,10 +75,7 @@ struct Claimer {
         bytes.flatMap { Fence(uuid: $0, attempt: attempt) }
       }
       guard let fence, !known.contains(fence), !desk.holds(fence) else { continue }
-      var settlement = Settlement(fence: fence, outcome: .released)
-      settlement.sent = false
-      desk.begin(fence, streams: false)
-      desk.finished(settlement)
+      desk.handBack(fence)
       setup.logger.notice(
         "handed back a generation of a claim that was lost", metadata: ["generation": "\(fence)"])
     }

@@ -1,4 +1,5 @@
 import HTTP
+import Postgres
 import Synchronization
 
 /// What the worker's loops share, behind one lock: decisions are made by the pure parts, the loops
@@ -13,17 +14,24 @@ final class Desk: Sendable {
     var tally = Tally()
     var identity: Identity
     var isStopping = false
+    /// The claimer sleeps until there is room, or wants to know of every end.
+    var claimerWantsRoom = false
     /// Providers that are being told that nobody waits any more.
     var farewells = 0
     var isOnceDone = false
+    /// Why the database will never have this worker again.
+    var refusal: PostgresError?
   }
 
   private let state: Mutex<State>
   private let concurrency: Int
+  private let isOnce: Bool
   /// Results that may wait for the database before claiming pauses.
   private let backlog: Int
   let claimerWake = Wake()
   let settlerWake = Wake()
+  private let firstsWake = Wake()
+  private let latersWake = Wake()
   let handshakeWake = Wake()
   let pulseWake = Wake()
   /// Woken when there may be something to do with stores.
@@ -37,6 +45,7 @@ final class Desk: Sendable {
   init(identity: Identity, concurrency: Int, once: Bool, files: FileMemory = FileMemory()) {
     self.files = files
     self.concurrency = max(1, concurrency)
+    isOnce = once
     backlog = max(1_024, concurrency * 4)
     state = Mutex(
       State(
@@ -73,6 +82,7 @@ final class Desk: Sendable {
         ? 0 : min(concurrency - state.roster.transferring, backlog - state.roster.unsettled)
       let action = state.claims.next(at: .now, room: room, isIdle: state.roster.isEmpty)
       if action == .finished { state.isOnceDone = true }
+      state.claimerWantsRoom = room <= 0 || isOnce
       return (action, state.claims.wantsLockStep)
     }
     if stepped { handshakeWake.signal() }
@@ -81,22 +91,34 @@ final class Desk: Sendable {
   }
 
   func claimed(_ rows: Int, header: ClaimMachine.Header) {
-    state.withLock { state in
+    let isAwaited = state.withLock { state in
       state.tally.claims += 1
       state.tally.claimed += rows
       state.claims.claimed(rows, header: header, at: .now)
+      return state.isStopping
     }
+    if isAwaited { workerWake.signal() }
   }
 
   func claimFailed(retryAt: Instant) {
-    state.withLock { $0.claims.claimFailed(retryAt: retryAt) }
+    let isAwaited = state.withLock { state in
+      state.claims.claimFailed(retryAt: retryAt)
+      return state.isStopping
+    }
+    if isAwaited { workerWake.signal() }
   }
 
   func notified() {
     state.withLock { state in
       state.tally.wakeUps += 1
-      state.claims.notified()
+      state.claims.notified(at: .now)
     }
+    claimerWake.signal()
+  }
+
+  /// So many bytes of files are gone. Who claims waits while there are too many.
+  func giveBack(files bytes: Int) {
+    files.giveBack(bytes)
     claimerWake.signal()
   }
 
@@ -111,6 +133,8 @@ final class Desk: Sendable {
     if isListening { pulseWake.signal() }
   }
 
+  var wantsLockStep: Bool { state.withLock { $0.claims.wantsLockStep } }
+
   func lockStep() -> ClaimMachine.LockStep? { state.withLock { $0.claims.lockStep() } }
 
   func lockGranted() {
@@ -118,7 +142,10 @@ final class Desk: Sendable {
     claimerWake.signal()
   }
 
-  func lockNotGranted() { state.withLock { $0.claims.lockNotGranted() } }
+  func lockNotGranted(isHeld: Bool) {
+    state.withLock { $0.claims.lockNotGranted(isHeld: isHeld) }
+    if !isHeld { claimerWake.signal() }
+  }
 
   func lockGone() {
     state.withLock { $0.claims.lockGone() }
@@ -129,10 +156,22 @@ final class Desk: Sendable {
 
   /// Takes an attempt on; before anything is started for it.
   func begin(_ fence: Fence, streams: Bool) {
-    state.withLock { state in
+    let isNews = state.withLock { state in
       state.roster.begin(fence)
-      if streams { state.gathering.begin(fence) }
+      guard streams else { return false }
+      defer { state.gathering.begin(fence) }
+      return !state.gathering.hasStreams
     }
+    // They get ready.
+    if isNews { wake([.first, .later]) }
+  }
+
+  /// Reports an attempt as not begun.
+  func handBack(_ fence: Fence) {
+    var settlement = Settlement(fence: fence, outcome: .released)
+    settlement.sent = false
+    begin(fence, streams: false)
+    finished(settlement)
   }
 
   /// Names the attempt's transfer. True where it must be aborted at once.
@@ -157,44 +196,65 @@ final class Desk: Sendable {
   }
 
   func text(_ text: String, of fence: Fence) {
-    let isNews = state.withLock { $0.gathering.text(text, of: fence) }
-    if isNews { settlerWake.signal() }
+    wake(state.withLock { $0.gathering.text(text, of: fence) })
   }
 
   func finished(_ settlement: Settlement) {
-    let isReported = state.withLock { state in
+    let (news, isAwaited) = state.withLock { state in
+      defer { state.claimerWantsRoom = isOnce }
       guard state.roster.finished(settlement.fence) else {
         state.gathering.drop(settlement.fence)
-        return false
+        return (Gathering.News?.none, state.claimerWantsRoom)
       }
-      state.gathering.result(settlement)
-      return true
+      return (state.gathering.result(settlement), state.claimerWantsRoom)
     }
-    if isReported { settlerWake.signal() }
-    // There is room for another.
-    claimerWake.signal()
-    if !isReported { workerWake.signal() }
+    if let news { wake(news) }
+    if isAwaited { claimerWake.signal() }
+    if news == nil { workerWake.signal() }
+  }
+
+  // MARK: Publishing
+
+  func wake(of lane: Gathering.Lane) -> Wake { lane == .first ? firstsWake : latersWake }
+
+  var hasStreams: Bool { state.withLock { $0.gathering.hasStreams } }
+
+  func publishingIsDue(_ lane: Gathering.Lane) -> Instant? {
+    state.withLock { $0.gathering.due(lane, at: .now) }
+  }
+
+  func takeTexts(_ lane: Gathering.Lane) -> (identity: Identity, deltas: [Gathering.Delta]) {
+    state.withLock { ($0.identity, $0.gathering.take(lane, at: .now)) }
+  }
+
+  func published(_ deltas: [Gathering.Delta]) {
+    wake(state.withLock { $0.gathering.published(deltas) })
+  }
+
+  func giveBack(_ deltas: [Gathering.Delta]) {
+    wake(state.withLock { $0.gathering.giveBack(deltas) })
+  }
+
+  func finished(_ lane: Gathering.Lane) {
+    state.withLock { $0.gathering.finished(lane, at: .now) }
+  }
+
+  private func wake(_ news: Gathering.News) {
+    if news.contains(.first) { firstsWake.signal() }
+    if news.contains(.later) { latersWake.signal() }
+    if news.contains(.result) { settlerWake.signal() }
   }
 
   // MARK: Settling
 
-  func settlingIsDue() -> Instant? { state.withLock { $0.gathering.due(at: .now) } }
+  var hasResults: Bool { state.withLock { $0.gathering.hasResults } }
 
-  func takeForSettling() -> (
-    identity: Identity, deltas: [Gathering.Delta], results: [Settlement]
-  ) {
-    state.withLock { state in
-      let taken = state.gathering.take(at: .now)
-      return (state.identity, taken.deltas, taken.results)
-    }
-  }
-
-  func giveBack(_ deltas: [Gathering.Delta]) {
-    state.withLock { $0.gathering.giveBack(deltas) }
+  func takeResults() -> (identity: Identity, results: [Settlement]) {
+    state.withLock { ($0.identity, $0.gathering.takeResults()) }
   }
 
   func settled(_ settlements: [Settlement], requeued: Int, stale: Int) {
-    let mayBeIdle = state.withLock { state in
+    let (mayBeIdle, isAwaited) = state.withLock { state in
       for settlement in settlements {
         state.roster.settled(settlement.fence)
         switch settlement.outcome {
@@ -208,9 +268,11 @@ final class Desk: Sendable {
       state.tally.requeued += requeued
       state.tally.stale += stale
       if requeued > 0 { state.claims.requeued() }
-      return state.roster.isEmpty
+      defer { state.claimerWantsRoom = isOnce }
+      let isEnding = state.isStopping || isOnce
+      return (isEnding && state.roster.isEmpty, requeued > 0 || state.claimerWantsRoom)
     }
-    claimerWake.signal()
+    if isAwaited { claimerWake.signal() }
     if mayBeIdle { workerWake.signal() }
   }
 
@@ -230,6 +292,19 @@ final class Desk: Sendable {
     }
     claimerWake.signal()
     workerWake.signal()
+    return transfers
+  }
+
+  /// The schema speaks another protocol by now: nothing that is under way can be reported. Gives the transfers to abort.
+  func refused(_ error: PostgresError) -> [TransferID] {
+    let transfers = state.withLock { state in
+      state.refusal = error
+      let transfers = state.roster.endAll(.dropped)
+      state.roster.dropFinished()
+      state.gathering.dropEverything()
+      return transfers
+    }
+    stopClaiming()
     return transfers
   }
 
@@ -255,8 +330,10 @@ final class Desk: Sendable {
 
   var hasFarewells: Bool { state.withLock { $0.farewells > 0 } }
 
+  var refusal: PostgresError? { state.withLock { $0.refusal } }
   var isStopping: Bool { state.withLock { $0.isStopping } }
   var isOnceDone: Bool { state.withLock { $0.isOnceDone } }
   var transferring: Int { state.withLock { $0.roster.transferring } }
-  var isIdle: Bool { state.withLock { $0.roster.isEmpty } }
+  /// Nothing is held, and nothing is being claimed.
+  var isIdle: Bool { state.withLock { $0.roster.isEmpty && !$0.claims.isClaiming } }
 }

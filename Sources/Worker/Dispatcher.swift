@@ -61,6 +61,11 @@ struct Dispatcher {
           waitMilliseconds: rows.int(row, 13), retries: rows.int(row, 14))
       }
     }
+    if desk.isStopping {
+      // Claimed while the worker was told to stop: another begins it at once.
+      for (_, fence) in fences { desk.handBack(fence) }
+      return (0, header, cursor)
+    }
     for (row, fence) in fences {
       do throws(Failure) {
         try start(fence, rows, row, &memory)
@@ -266,16 +271,23 @@ struct Dispatcher {
 
   /// nil where there are none, as in most calls.
   private func wishes(_ options: [UInt8]) -> Wishes? {
-    guard options.count > 12,
-      case let text = String(decoding: options, as: UTF8.self),
-      text.contains("_ms\"") || text.contains("\"streaming\"")
-    else { return nil }
+    guard options.count > 12, Self.mayHoldWishes(options) else { return nil }
     guard var wishes = try? JSONDecoder().decode(Wishes.self, from: Data(options)) else {
       return nil
     }
     wishes.stall = wishes.stall.map { min(max(0, $0), Self.longest) }
     wishes.firstToken = wishes.firstToken.map { min(max(0, $0), Self.longest) }
     return wishes
+  }
+
+  /// Whether something in quotes ends with `_ms`, or with `streaming`.
+  private static func mayHoldWishes(_ options: [UInt8]) -> Bool {
+    options.indices.contains { index in
+      guard options[index] == UInt8(ascii: "\"") else { return false }
+      let before = options[..<index]
+      return before.suffix(3).elementsEqual("_ms".utf8)
+        || before.suffix(9).elementsEqual("streaming".utf8)
+    }
   }
 
   /// For the log: without a path or a query, which might hold a key.

@@ -2,14 +2,17 @@ import Logging
 import Postgres
 import Synchronization
 
-/// Listens for wake-ups and for cancellations, on a connection of its own.
+/// Listens for wake-ups and for cancellations, on a connection of its own, read by the thread that
+/// claims: no other has to be woken between a notification and the claim.
 final class Ear: Sendable {
   private let desk: Desk
   private let setup: Setup
   private let batches: BatchLoop
+  private let executor: ThreadExecutor
   private let listener = Mutex<Listener?>(nil)
 
-  init(desk: Desk, setup: Setup, batches: BatchLoop) {
+  init(desk: Desk, setup: Setup, batches: BatchLoop, on executor: ThreadExecutor) {
+    self.executor = executor
     self.desk = desk
     self.setup = setup
     self.batches = batches
@@ -23,7 +26,8 @@ final class Ear: Sendable {
       do {
         let opened = try await Listener.open(
           setup.conninfo, channels: ["ai_work", "ai_batches", channel],
-          applicationName: "martlet listen")
+          applicationName: "martlet listen", on: executor
+        ) { self.hear($0, channel) }
         listener.withLock { $0 = opened }
         backoff.reset()
         // What was notified before is lost: look for work, and for cancellations.
@@ -31,7 +35,7 @@ final class Ear: Sendable {
         batches.notified()
         // A new identity may have come while this listened to the channel of the old one.
         if desk.identity.channel == channel, !Task.isCancelled {
-          try await listen(opened, channel)
+          for try await _ in opened.notifications {}
         }
         desk.listening(false)
         await opened.close()
@@ -54,16 +58,15 @@ final class Ear: Sendable {
     await current?.close()
   }
 
-  private func listen(_ listener: Listener, _ channel: String) async throws {
-    for try await notification in listener.notifications {
-      if notification.channel == channel {
-        desk.pulseWake.signal()
-        desk.jobsWake.signal()
-      } else if notification.channel == "ai_batches" {
-        batches.notified()
-      } else {
-        desk.notified()
-      }
+  /// All that arrived together before anything that it wakes: many inserts are one look.
+  private func hear(_ notification: Notification, _ channel: String) {
+    if notification.channel == channel {
+      desk.pulseWake.signal()
+      desk.jobsWake.signal()
+    } else if notification.channel == "ai_batches" {
+      batches.notified()
+    } else {
+      desk.notified()
     }
   }
 }

@@ -4,30 +4,46 @@ import Postgres
 /// Holds the handshake lock while the worker sleeps, on a connection that does nothing else: taking
 /// the lock waits for every insert in flight.
 struct Handshake {
+  private enum Answer {
+    case granted
+    /// Inserts are in flight.
+    case pending
+    /// Another worker has it.
+    case held
+  }
+
   let desk: Desk
   let setup: Setup
-
-  /// Well below the interval of the safety poll.
-  private static let checkInterval = Duration.milliseconds(300)
+  let executor: ThreadExecutor
 
   /// Until cancelled.
   func run() async {
-    let link = Link(setup, desk: desk, purpose: "handshake")
+    let link = Link(setup, desk: desk, purpose: "handshake", on: executor)
     var holds = false
     while !Task.isCancelled {
       do throws(PostgresError) {
         switch desk.lockStep() {
         case .sleep:
-          holds = try await sleep(link)
-          if holds { desk.lockGranted() } else { desk.lockNotGranted() }
+          let answer = try await sleep(link)
+          holds = answer == .granted
+          if holds {
+            // A lock goes with its connection: from then on inserts are silent.
+            let wake = desk.handshakeWake
+            try await link.open().whenLost { wake.signal() }
+            desk.lockGranted()
+          } else {
+            desk.lockNotGranted(isHeld: answer == .held)
+          }
         case .wake:
           _ = try await link.query("select ai.worker_wake()", [])
           holds = false
           desk.lockGone()
         case nil:
-          // A lock goes with its connection, and nobody says so: from then on inserts are silent.
-          await desk.handshakeWake.wait(until: holds ? .now + Self.checkInterval : nil)
-          if holds && !Task.isCancelled { _ = try await link.query("select 1", []) }
+          await desk.handshakeWake.wait()
+          // Whatever woke it may be the loss of the connection.
+          if holds, !desk.wantsLockStep, !Task.isCancelled {
+            _ = try await link.query("select 1", [])
+          }
         }
       } catch {
         holds = false
@@ -40,14 +56,14 @@ struct Handshake {
     await link.close()
   }
 
-  /// Takes the lock. False: not in this try. The database bounds the wait, so that a worker that stops
+  /// Takes the lock, or does not in this try. The database bounds the wait, so that a worker that stops
   /// is not held up: a request to cancel that comes just before the statement has no effect.
-  private func sleep(_ link: Link) async throws(PostgresError) -> Bool {
+  private func sleep(_ link: Link) async throws(PostgresError) -> Answer {
     let connection = try await link.open()
-    let outcome: Result<Bool, PostgresError> = await withTaskCancellationHandler {
+    let outcome: Result<Answer, PostgresError> = await withTaskCancellationHandler {
       do throws(PostgresError) {
         let granted = try await link.query("select ai.worker_sleep()", [])
-        return .success(granted.bool(0, 0) ?? false)
+        return .success(granted.bool(0, 0).map { $0 ? .granted : .pending } ?? .held)
       } catch {
         return .failure(error)
       }
@@ -55,7 +71,7 @@ struct Handshake {
       connection.cancel()
     }
     // Cancelled: the connection is as good as before.
-    if case .failure(let error) = outcome, error.sqlState == "57014" { return false }
+    if case .failure(let error) = outcome, error.sqlState == "57014" { return .pending }
     return try outcome.get()
   }
 }

@@ -7,10 +7,15 @@ final class Link {
   private let applicationName: String
   private let logger: Logger
   private let desk: Desk
+  /// Whose thread the statements run on; nil: each connection's own.
+  private let executor: ThreadExecutor?
   private var connection: Connection?
   private var backoff = Backoff()
+  /// The statement that the server refused last. That another one is taken does not mean that all is well again.
+  private var refused: String?
 
-  init(_ setup: Setup, desk: Desk, purpose: String) {
+  init(_ setup: Setup, desk: Desk, purpose: String, on executor: ThreadExecutor? = nil) {
+    self.executor = executor
     conninfo = setup.conninfo
     applicationName = "martlet \(purpose)"
     var logger = setup.logger
@@ -19,24 +24,32 @@ final class Link {
     self.desk = desk
   }
 
+  var isOpen: Bool { connection != nil }
+
   /// The connection, opened if there is none.
   func open() async throws(PostgresError) -> Connection {
     if let connection { return connection }
-    let opened = try await Connection.open(conninfo, applicationName: applicationName)
+    let opened = try await Connection.open(
+      conninfo, applicationName: applicationName, on: executor)
     connection = opened
     return opened
   }
 
-  /// Runs one statement, once. A lost connection is forgotten.
+  /// Runs one statement, once. A lost connection is forgotten; so is one to a database that is read-only: a new one may
+  /// lead to another server, and an old one stays as it is when only the default was changed.
   @discardableResult
   func query(_ sql: String, _ parameters: [String?]) async throws(PostgresError) -> QueryResult {
     let connection = try await open()
     do {
       let result = try await connection.query(sql, parameters)
-      backoff.reset()
+      if refused == nil || refused == sql {
+        refused = nil
+        backoff.reset()
+      }
       return result
     } catch {
-      if error.kind == .connection { forget() }
+      if error.kind == .connection || error.sqlState == "25006" { forget() }
+      if error.kind == .server { refused = sql }
       throw error
     }
   }

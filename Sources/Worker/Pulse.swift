@@ -7,23 +7,28 @@ struct Pulse {
   let desk: Desk
   let pool: TransferPool
   let setup: Setup
+  let executor: ThreadExecutor
   let ear: Ear
 
   /// Until cancelled.
   func run() async {
-    let link = Link(setup, desk: desk, purpose: "pulse")
+    let link = Link(setup, desk: desk, purpose: "pulse", on: executor)
     var lastBeat = ContinuousClock.Instant.now
     while !Task.isCancelled {
       let identity = desk.identity
       await desk.pulseWake.wait(until: lastBeat + identity.heartbeat)
       if Task.isCancelled { break }
       do throws(PostgresError) {
-        try await abortCancelled(identity, link)
+        if !desk.isIdle { try await abortCancelled(identity, link) }
         let alive = try await link.query("select ai.worker_heartbeat($1)", [identity.worker])
         lastBeat = .now
         if alive.isEmpty || alive.bool(0, 0) != true { try await register(link) }
       } catch {
         if Task.isCancelled { break }
+        if error.sqlState == "PT409" {
+          for transfer in desk.refused(error) { pool.cancel(transfer) }
+          break
+        }
         await link.rest(after: error, "the heartbeat")
         // Whatever was to be asked is still to be asked.
         desk.pulseWake.signal()

@@ -36,9 +36,11 @@ struct Roster: Sendable {
     transferring += 1
   }
 
-  /// The transfer has its name. True where it is to be aborted at once.
+  /// The transfer has its name. True where it is to be aborted at once. An answer may begin the attempt's next transfer
+  /// before whoever started the first has come to name it: that one is over.
   mutating func started(_ fence: Fence, _ transfer: TransferID) -> Bool {
     guard let entry = entries[fence], !entry.isFinished else { return false }
+    if let known = entry.transfer, known > transfer { return false }
     entries[fence]?.transfer = transfer
     return entry.ending != nil
   }

@@ -1,16 +1,12 @@
-import HTTP
 import Logging
 import Postgres
 
-/// Says to the database what gathered: texts, then results. One statement at a time; what arrives
-/// meanwhile goes with the next.
+/// Reports results to the database. One statement at a time; what arrives meanwhile goes with the next.
 struct Settler {
   let desk: Desk
-  let pool: TransferPool
   let setup: Setup
+  let executor: ThreadExecutor
 
-  private static let publish =
-    "select generation_id, attempt from ai.worker_publish($1, $2)"
   private static let settle =
     "select generation_id, attempt, result from ai.worker_settle($1, $2)"
   /// Tries of a batch that failed for a passing reason, before it is taken apart.
@@ -19,11 +15,11 @@ struct Settler {
   private static let largestCount = 500
   private static let largestBytes = 8 << 20
   /// How long what the database refused waits before it is tried again.
-  private static let refusedPause = Duration.seconds(10)
+  private static let refusedPause = Duration.seconds(3)
 
   /// Until cancelled.
   func run() async {
-    let link = Link(setup, desk: desk, purpose: "settle")
+    let link = Link(setup, desk: desk, purpose: "settle", on: executor)
     // Reports that were refused, apart from the others, which must not wait for them.
     var refused: [Settlement] = []
     var refusedAt: ContinuousClock.Instant?
@@ -32,18 +28,11 @@ struct Settler {
         refused = await settle(refused, desk.identity, link)
         refusedAt = refused.isEmpty ? nil : .now + Self.refusedPause
       }
-      let due = [desk.settlingIsDue(), refusedAt].compactMap(\.self).min()
-      guard let due, due <= .now else {
-        await desk.settlerWake.wait(until: due)
+      guard desk.hasResults else {
+        await desk.settlerWake.wait(until: refusedAt)
         continue
       }
-      let (identity, deltas, results) = desk.takeForSettling()
-      let sizes = deltas.map(\.text.utf8.count)
-      for range in Bisection.ranges(
-        of: sizes, count: Self.largestCount, bytes: Self.largestBytes)
-      {
-        await publish(Array(deltas[range]), identity, link)
-      }
+      let (identity, results) = desk.takeResults()
       if !results.isEmpty {
         refused += await settle(results, identity, link)
         if !refused.isEmpty && refusedAt == nil { refusedAt = .now + Self.refusedPause }
@@ -51,49 +40,6 @@ struct Settler {
     }
     await link.close()
   }
-
-  // MARK: Texts
-
-  private func publish(_ deltas: [Gathering.Delta], _ identity: Identity, _ link: Link) async {
-    var json = JSONBuffer(reserving: deltas.count * 256)
-    json.beginArray()
-    for delta in deltas { delta.write(to: &json) }
-    json.endArray()
-    let text = json.text
-    while !Task.isCancelled, desk.identity == identity {
-      do throws(PostgresError) {
-        let stale = try await link.query(Self.publish, [identity.worker, text])
-        desk.count {
-          $0.publishStatements += 1
-          $0.deltas += deltas.count - stale.count
-        }
-        return abort(stale)
-      } catch {
-        if error.kind != .connection {
-          // Nothing of it was taken: it goes again with what arrived meanwhile.
-          desk.giveBack(deltas)
-          return await link.rest(after: error, "publishing")
-        }
-        // Unknown whether it was taken. The same again, under the same numbers.
-        await link.rest(after: error, "publishing")
-      }
-    }
-  }
-
-  /// Ends attempts that belong to somebody else by now.
-  private func abort(_ rows: QueryResult) {
-    for row in 0..<rows.count {
-      let attempt = rows.int(row, 1) ?? 0
-      let fence = rows.withBytes(row, 0) { bytes in
-        bytes.flatMap { Fence(uuid: $0, attempt: attempt) }
-      }
-      guard let fence else { continue }
-      desk.count { $0.stale += 1 }
-      if let transfer = desk.end(fence, .dropped) { pool.cancel(transfer) }
-    }
-  }
-
-  // MARK: Results
 
   /// Gives what the database refused, in whatever form.
   private func settle(
@@ -117,8 +63,9 @@ struct Settler {
       } catch {
         if Task.isCancelled { return [] }
         failures += 1
+        let isOutside = error.isOutside
         // Sending it again is safe: what was taken already is answered with `stale`.
-        if error.kind == .connection || error.isPassing && failures < Self.tries {
+        if error.kind == .connection || (error.isPassing || isOutside) && failures < Self.tries {
           await link.rest(after: error, "settling")
           continue
         }
@@ -126,7 +73,7 @@ struct Settler {
         setup.logger.error(
           "the database refuses results",
           metadata: ["results": "\(batch.count)", "sqlstate": "\(error.sqlState ?? "none")"])
-        bisection.refused()
+        bisection.refused(whatever: isOutside)
       }
     }
     return []
@@ -156,6 +103,23 @@ struct Settler {
 }
 
 extension PostgresError {
+  /// Whether the trouble is the database's own and not what it was given: no space, no more connections (53), read-only
+  /// (25006), a schema that is being changed or rights that are missing (42), files that cannot be read or written (58, or XX
+  /// where the system's word for it has no code of its own, such as a quota), no partition for a row (23514 that names no
+  /// constraint), no room for a notification (54000 at the commit, so without a context).
+  var isOutside: Bool {
+    switch sqlState {
+    case "53000", "53100", "53300", "25006": true
+    case "23514": constraint == nil
+    case "54000": context == nil
+    case let state?: ["42", "58", "XX"].contains { state.hasPrefix($0) }
+    case nil: false
+    }
+  }
+
+  /// Whether what was called is not there, or not allowed.
+  var isMissing: Bool { sqlState?.hasPrefix("42") ?? false }
+
   /// Whether the same statement may well succeed a moment later: serialization and deadlock (40), a
   /// lost race for a stream's next number (23505), resources (53), locks and cancelled statements
   /// (55P03, 57014), an operator at work (57P).

@@ -1,4 +1,5 @@
 import Dispatch
+import Postgres
 import Synchronization
 
 /// Wakes the one task that waits, from any thread. A signal that finds nobody waiting is kept for
@@ -10,11 +11,7 @@ final class Wake: Sendable {
   }
 
   private let state = Mutex(State())
-  private let alarm = Alarm()
-
-  init() {
-    alarm.onRing = { [weak self] in self?.signal() }
-  }
+  private let alarm = Mutex<Alarm?>(nil)
 
   func signal() {
     let waiter = state.withLock { state in
@@ -54,8 +51,19 @@ final class Wake: Sendable {
     if rest <= .zero { return }
     // The timer's signal is kept if it comes before the wait below. One that comes after the wait ended
     // by something else ends a later wait too early, which is allowed.
-    alarm.set(after: rest)
+    guard let thread = ThreadExecutor.ofTask else {
+      alarm.withLock { alarm in
+        let set = alarm ?? Alarm { [weak self] in self?.signal() }
+        alarm = set
+        set.set(after: rest)
+      }
+      return await wait()
+    }
+    // The thread that waits looks at the time itself: no other has to wake it.
+    let owner = ObjectIdentifier(self)
+    thread.setAlarm(of: owner, at: deadline) { [weak self] in self?.signal() }
     await wait()
+    thread.clearAlarm(of: owner)
   }
 
   /// Ends the wait that is under way, if any, and is not kept.
@@ -68,17 +76,17 @@ final class Wake: Sendable {
   }
 }
 
-/// A timer that is set again and again. A task that sleeps beside the one that waits would do as well,
-/// but the waiter would have to wait for its end, on every wake-up.
+/// A timer that is set again and again, for tasks without a thread of their own. A task that sleeps
+/// beside the one that waits would do as well, but the waiter would have to wait for its end, on every
+/// wake-up.
 ///
-/// `@unchecked Sendable`: the source is thread-safe, `onRing` is set before anything else happens.
+/// `@unchecked Sendable`: the source is thread-safe.
 private final class Alarm: @unchecked Sendable {
   private let source = DispatchSource.makeTimerSource()
-  var onRing: (() -> Void)? {
-    didSet {
-      source.setEventHandler { [onRing] in onRing?() }
-      source.activate()
-    }
+
+  init(_ onRing: @escaping @Sendable () -> Void) {
+    source.setEventHandler(handler: onRing)
+    source.activate()
   }
 
   func set(after duration: Duration) {

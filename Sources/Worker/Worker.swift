@@ -85,12 +85,14 @@ package final class Worker: Service {
 
     let batches = BatchLoop(
       desk: desk, setup: setup, secrets: configuration.secrets, network: pools)
+    let threads = try LoopThreads()
     await withTaskGroup { loops in
-      start(&loops, desk, pool, setup, batches)
+      start(&loops, desk, pool, setup, batches, threads)
       await untilStop(desk, batches)
       await finish(desk, pool, batches, logger)
       loops.cancelAll()
     }
+    threads.stop()
     await say(setup, farewellOf: desk.identity)
     let patience = ContinuousClock.now + Self.lastReports
     while desk.hasFarewells, .now < patience, !Task.isCancelled {
@@ -107,26 +109,35 @@ package final class Worker: Service {
         "released": "\(tally.released)", "stale": "\(tally.stale)",
         "safety_poll_found": "\(tally.safetyPollFound)",
       ])
+    if let refusal = desk.refusal { throw WorkerError(refusal) }
     return tally
   }
 
   private func start(
     _ loops: inout TaskGroup<Void>, _ desk: Desk, _ pool: TransferPool, _ setup: Setup,
-    _ batches: BatchLoop
+    _ batches: BatchLoop, _ threads: LoopThreads
   ) {
     let local = LocalQueue()
     let porter = Porter(desk: desk, pool: pool, secrets: configuration.secrets, setup: setup)
-    let ear = Ear(desk: desk, setup: setup, batches: batches)
+    let ear = Ear(desk: desk, setup: setup, batches: batches, on: threads.claim)
     let dispatcher = Dispatcher(
       desk: desk, pool: pool, secrets: configuration.secrets, logger: setup.logger, local: local,
       porter: porter)
-    loops.addTask { await Claimer(desk: desk, dispatcher: dispatcher, setup: setup).run() }
-    loops.addTask { await Settler(desk: desk, pool: pool, setup: setup).run() }
-    loops.addTask { await Pulse(desk: desk, pool: pool, setup: setup, ear: ear).run() }
+    let claimer = Claimer(
+      desk: desk, dispatcher: dispatcher, setup: setup, executor: threads.claim)
+    loops.addTask(executorPreference: threads.claim) { await claimer.run() }
+    loops.addTask(executorPreference: threads.claim) { await ear.run() }
+    let settler = Settler(desk: desk, setup: setup, executor: threads.settle)
+    loops.addTask(executorPreference: threads.settle) { await settler.run() }
+    for (lane, thread) in [(Gathering.Lane.first, threads.firstTexts), (.later, threads.texts)] {
+      let publisher = Publisher(lane: lane, desk: desk, pool: pool, setup: setup, executor: thread)
+      loops.addTask(executorPreference: thread) { await publisher.run() }
+    }
+    let pulse = Pulse(desk: desk, pool: pool, setup: setup, executor: threads.pulse, ear: ear)
+    loops.addTask(executorPreference: threads.pulse) { await pulse.run() }
     loops.addTask { await Maintenance(desk: desk, setup: setup).run() }
     loops.addTask { await local.run(desk) }
     loops.addTask { await porter.run() }
-    loops.addTask { await ear.run() }
     if let tools = configuration.tools {
       let runner = ToolRunner(
         desk: desk, setup: setup, conninfo: tools, concurrency: configuration.toolConcurrency)
@@ -134,7 +145,8 @@ package final class Worker: Service {
     }
     loops.addTask { await batches.run() }
     if !configuration.once {
-      loops.addTask { await Handshake(desk: desk, setup: setup).run() }
+      let handshake = Handshake(desk: desk, setup: setup, executor: threads.handshake)
+      loops.addTask(executorPreference: threads.handshake) { await handshake.run() }
     }
     // The first of them ends the worker's life.
     loops.addTask {
@@ -159,12 +171,14 @@ package final class Worker: Service {
         return identity
       } catch {
         tries += 1
-        guard error.kind == .connection, !configuration.once || tries < Self.onceTries else {
+        let mayPass = error.kind == .connection || error.isOutside && !error.isMissing
+        guard mayPass, !configuration.once || tries < Self.onceTries else {
           throw WorkerError(error)
         }
         let delay = backoff.next()
+        let what = error.kind == .connection ? "cannot be reached" : "takes no worker"
         setup.logger.warning(
-          "the database cannot be reached, trying again", metadata: ["error": "\(error)"])
+          "the database \(what), trying again", metadata: ["error": "\(error)"])
         await stopping.wait(until: .now + delay)
       }
     }
@@ -182,10 +196,10 @@ package final class Worker: Service {
   private func finish(
     _ desk: Desk, _ pool: TransferPool, _ batches: BatchLoop, _ logger: Logger
   ) async {
-    if desk.isOnceDone { return }
+    if desk.isOnceDone || desk.refusal != nil { return }
     desk.stopClaiming()
     let under = desk.transferring
-    if under > 0 { logger.info("stopping", metadata: ["under_way": "\(under)"]) }
+    if !desk.isIdle { logger.info("stopping", metadata: ["under_way": "\(under)"]) }
     await wait(until: .now + configuration.grace) { desk.isIdle && batches.isIdle }
     for transfer in desk.endAll(.released) { pool.cancel(transfer) }
     await wait(until: .now + Self.lastReports) { desk.isIdle }
@@ -209,6 +223,31 @@ package final class Worker: Service {
         "the database could not be told that this worker stops; its lease will run out",
         metadata: ["error": "\(error)"])
     }
+  }
+}
+
+/// The threads of the loops that talk to the database all the time. Each is used by its loop alone,
+/// between the statements too: what wakes the loop wakes one thread.
+private struct LoopThreads {
+  let claim: ThreadExecutor
+  let settle: ThreadExecutor
+  let firstTexts: ThreadExecutor
+  let texts: ThreadExecutor
+  let pulse: ThreadExecutor
+  let handshake: ThreadExecutor
+
+  init() throws(PostgresError) {
+    claim = try ThreadExecutor()
+    settle = try ThreadExecutor()
+    firstTexts = try ThreadExecutor()
+    texts = try ThreadExecutor()
+    pulse = try ThreadExecutor()
+    handshake = try ThreadExecutor()
+  }
+
+  /// To be called when the loops have ended.
+  func stop() {
+    for thread in [claim, settle, firstTexts, texts, pulse, handshake] { thread.stop() }
   }
 }
 

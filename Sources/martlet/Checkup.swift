@@ -15,6 +15,9 @@ struct Checkup {
     }
     let checkup = Checkup(connection: connection, environment: environment)
     var findings = await checkup.server()
+    findings.append(await checkup.writable())
+    findings.append(await checkup.notifications())
+    findings.append(await checkup.connections())
     findings.append(await checkup.vector())
     let schema = await checkup.schema()
     findings.append(schema.finding)

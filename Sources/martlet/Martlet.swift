@@ -26,6 +26,7 @@ struct Martlet: AsyncParsableCommand {
       CatalogCommand.self,
       DoctorCommand.self,
       SimulateCommand.self,
+      BenchCommand.self,
       SchemaCommand.self,
       VersionCommand.self,
     ])

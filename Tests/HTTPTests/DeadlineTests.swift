@@ -25,6 +25,24 @@ import Testing
     }
   }
 
+  @Test("what is not kept is gone, and the rest comes out by its time")
+  func keep() {
+    var deadlines = Deadlines()
+    for number in 0..<1_000 {
+      deadlines.add(TransferID(number: UInt64(number)), at: UInt64(number * 7_919 % 1_000))
+    }
+    deadlines.keep { $0.number % 10 == 3 }
+    #expect(deadlines.count == 100)
+    var taken: [UInt64] = []
+    while let first = deadlines.first {
+      #expect(first.id.number % 10 == 3)
+      taken.append(first.time)
+      deadlines.removeFirst()
+    }
+    #expect(taken.count == 100)
+    #expect(taken == taken.sorted())
+  }
+
   /// Repeatable random numbers.
   private struct Generator: RandomNumberGenerator {
     var state: UInt64

@@ -326,6 +326,34 @@ private func run(
     #expect(recorder.text == "data: x\n\n")
   }
 
+  @Test("a large body that is taken slowly is no silence")
+  func slowUpload() async throws {
+    let server = TestServer { connection in
+      // More than the buffers of both sides take, over more than the stall timeout.
+      var piece = [UInt8](repeating: 0, count: 1 << 20)
+      for _ in 0..<30 {
+        usleep(100_000)
+        var count = 0
+        while count < piece.count {
+          let got = recv(connection.fd, &piece, piece.count - count, 0)
+          if got <= 0 { return }
+          count += got
+        }
+      }
+      connection.reset()
+    }
+    defer { server.stop() }
+    var request = post(server.url)
+    request.body = [UInt8](repeating: 0x20, count: 60 << 20)
+    request.stallTimeout = 1_500
+    request.totalTimeout = 60_000
+    let (outcome, _) = try await run(request)
+    // The head was read with the rest: there is no answer, but not for silence.
+    #expect(outcome.failure?.kind != .timeout)
+    #expect(outcome.bytesSent > 29 << 20)
+    #expect(outcome.total >= 3_000)
+  }
+
   @Test("an answer that has not begun in time is given up, and what came of it was read")
   func late() async throws {
     let server = TestServer { connection in

@@ -12,12 +12,12 @@ insert into accepted values
   ('%', 'routine is marked as %, should be %', 'functions with dynamic statements, which write, or that only raise'),
   ('%', 'cannot determinate a result of dynamic SQL', 'an app''s table is named by the row of its vectorizer'),
   ('ai.parse_object(%', 'function pg_input_is_valid(%) does not exist', 'from version 16 on, and called from there on'),
+  ('ai.claims_identity(%', 'function pg_input_is_valid(%) does not exist', 'from version 16 on, and called from there on'),
   ('ai.read_rows(%', 'record "v_row" is not assigned yet', 'it is, by that dynamic SQL'),
   ('%', 'OUT variable "%" is maybe unmodified', 'the columns of a table that is returned by return query execute'),
   ('%', 'unmodified OUT variable "%"', 'the columns that a row of that kind has no value for'),
   ('ai.run_tool(%', 'text type variable is not sanitized', 'a function''s name as PostgreSQL itself writes it, from ai.begin_tool()'),
   ('%', 'unused parameter "p_now"', 'chores are called alike'),
-  ('ai.worker_maintain(%', 'unused parameter "p_worker"', 'every call of a worker names the worker'),
   ('%', 'unused parameter "p_user"', 'signatures that are called from several places'),
   ('%', 'never read variable "v_sent"', 'a select that is run for what it sends'),
   ('ai.store_embeddings(%', 'never read variable "v_vectors"', 'a select that is run for what it refuses');

@@ -106,6 +106,22 @@ struct ListenerTests {
     #expect(try await next.notifications.first { _ in true }?.payload == "after")
   }
 
+  // A descriptor that libpq has closed would end each `poll` at once: a thread that never rests.
+  @Test func `a lost connection is watched no more`() async throws {
+    let executor = try ThreadExecutor()
+    let listener = try await Listener.open(
+      try database.url, channels: ["lost"], applicationName: "test listener", on: executor)
+    #expect(executor.watchCount == 1)
+    let process = try #require(await listener.processID)
+    try await database.connect().query("select pg_terminate_backend($1::int)", ["\(process)"])
+    await #expect(throws: PostgresError.self) { for try await _ in listener.notifications {} }
+    for _ in 0..<1_000 where executor.watchCount > 0 {
+      try await Task.sleep(for: .milliseconds(10))
+    }
+    #expect(executor.watchCount == 0)
+    executor.stop()
+  }
+
   @Test func `close ends the stream without an error`() async throws {
     let listener = try await listen(["quiet"])
     await listener.close()

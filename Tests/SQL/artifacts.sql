@@ -159,7 +159,8 @@ select is((select finished_at from ai.forgotten where user_id = 'ann'), null, 'a
 select is((select remaining from ai.forget_user('ann', t.alpha()) where what = 'artifacts'), 1::bigint, 'and one is told so');
 select ai.worker_artifact_done(:'w', 'delete', tenant_id, id) from ai.worker_artifact_jobs(:'w', 10) where job = 'delete' \g /dev/null
 select t.as_role('mtap_worker', format('select ai.worker_stop(%L)', :'w')) \g /dev/null
-select ai.continue_forgetting(ai.now()), ai.continue_forgetting(ai.now()) \g /dev/null
+-- Each call does as much as it has time for.
+select ai.continue_forgetting(ai.now()) from generate_series(1, 20) \g /dev/null
 select isnt((select finished_at from ai.forgotten where user_id = 'ann'), null, 'once it has confirmed that all is gone, so is the person');
 
 select * from finish();

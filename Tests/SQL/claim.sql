@@ -94,6 +94,23 @@ create table t.turns as select n, (t.generation(c)).tenant_id as tenant from gen
 select is((select count(distinct tenant) from t.turns where n <= 4), 40::bigint, 'forty tenants, ten a claim: all have had their turn after four claims');
 select is((select min(c) || '…' || max(c) from (select count(*) as c from t.turns group by tenant) s), '5…5', 'and each has all of its own after twenty');
 
+-- A thousand tenants: each once, and the cursor does not grow with them
+delete from ai.queue;
+insert into ai.tenants (id, name) select ('0d000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'mtap many ' || n from generate_series(1, 1000) n;
+insert into ai.members (tenant_id, user_id) select id, 'one' from ai.tenants where name like 'mtap many %';
+insert into ai.generations (tenant_id, user_id, prompt, model)
+select m.tenant_id, 'one', 'x', 'mtap/one' from ai.members m join ai.tenants n on n.id = m.tenant_id and n.name like 'mtap many %' cross join generate_series(1, 2) where m.user_id = 'one';
+update t.cursor set value = null;
+create table t.many (n integer, tenant uuid, bytes integer);
+insert into t.many
+select n, (t.generation(c)).tenant_id, 0 from generate_series(1, 10) n cross join lateral t.claim_on(:'w', 100 + n * 0) c;
+select is((select count(distinct tenant) from t.many), 1000::bigint, 'a thousand tenants, a hundred a claim: each has had its turn after ten claims');
+insert into t.many
+select n, (t.generation(c)).tenant_id, octet_length((select value from t.cursor)) from generate_series(11, 20) n cross join lateral t.claim_on(:'w', 100 + n * 0) c;
+select is((select min(c) || '…' || max(c) from (select count(*) as c from t.many group by tenant) s), '2…2', 'and each has all of its own after twenty');
+select cmp_ok((select max(bytes) from t.many), '<', 32000, 'the cursor keeps the marks of some lanes only');
+select is(octet_length((select value from t.cursor)) > 1000, true, 'of some it does');
+
 -- The cursor is a hint: what was committed behind its mark is found by a claim without one
 select t.ask('early') as early, t.ask('late') as late \gset
 delete from ai.queue where generation_id = :'early';

@@ -252,5 +252,22 @@ select is(ai.prune_counters(ai.now() + interval '10 days'), 1, 'windows that are
 select is(t.used(:n), 2::numeric, 'what runs is known'), is(t.used(:c), 0.012, 'and the money'), is(t.used(:r), 0::numeric, 'and nothing else');
 select is(t.settle_all(cost => 1), false, 'settled after that'), is(t.used(:n), 0::numeric, 'nothing runs'), is(t.used(:c), 2::numeric, 'what it cost');
 
+-- An insert finds its lane by itself, the same that ai.existing_lane() finds, whichever limits concern it
+select t.clear();
+select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'concurrency', 'amount', 100) || f::jsonb)
+  from unnest(array['{}', '{"user_id": "ann"}', '{"kind": "chat", "model": "mtap/one"}', '{"profile": "small"}', '{"tenant_id": null, "per": "member"}', '{"enabled": false}']) f;
+insert into ai.lanes (tenant_id, priority, counters)
+select t.alpha(), 'high', ai.make_counters(t.alpha(), u, 'chat', m, p)
+  from (values ('ann', 'mtap/one', null), ('abe', 'mtap/one', null), ('ann', null, 'small')) v (u, m, p);
+insert into ai.generations (tenant_id, user_id, prompt, model, profile, priority)
+select t.alpha(), u, 'Which lane?', m, p, 'high' from (values ('ann', 'mtap/one', null)) v (u, m, p);
+insert into ai.generations (tenant_id, user_id, prompt, model, priority) values (t.alpha(), 'abe', 'Which lane?', 'mtap/one', 'high'), (t.alpha(), 'abe', 'And which?', 'mtap/one', 'high');
+insert into ai.generations (tenant_id, user_id, prompt, profile, priority) values (t.alpha(), 'ann', 'Which lane?', 'small', 'high');
+insert into ai.generations (tenant_id, user_id, prompt, model, priority) values (t.alpha(), 'dev', 'Which lane?', 'mtap/one', 'high');
+select is(q.lane_id, ai.existing_lane(g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id), format('%s, %s: the same lane', g.user_id, coalesce(g.model, g.profile))),
+       is(l.counters, coalesce(ai.generation_counters(g.tenant_id, g.user_id, g.kind, g.model, g.profile), '{}'), 'that of its counters; before they are made, the tenant''s own')
+  from ai.generations g join ai.queue q on q.generation_id = g.id join ai.lanes l on l.id = q.lane_id
+ where g.prompt in ('Which lane?', 'And which?') order by g.id;
+
 select * from finish();
 rollback;

@@ -136,6 +136,26 @@ select t.ask() \g /dev/null
 select is(t.claim_all(:'w'), 0, 'the budget is spent');
 select is((select count(*) from ai.generations where status = 'rejected'), 3::bigint, 'rejected');
 select is((select count(*) from ai.generations where cost > 0), 3::bigint, 'three cost something');
+delete from ai.generations;
+select t.clear();
+
+-- A claim looks once for the counters of each member, not once for each pair of what it took
+select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'per', 'member', 'metric', 'requests', 'period', 'hour', 'amount', 100)) \g /dev/null
+insert into ai.members (tenant_id, user_id, role) select t.alpha(), 'crowd ' || n, 'user' from generate_series(1, 12) n;
+create function t.ask_crowd() returns void language sql as $$
+  insert into ai.generations (tenant_id, user_id, prompt, model, run_after)
+  select t.alpha(), 'crowd ' || n, 'x', 'mtap/one', ai.now() from generate_series(1, 12) n
+$$;
+create function t.counter_looks() returns bigint language sql as $$
+  select coalesce(sum(f.calls), 0)::bigint from pg_stat_xact_user_functions f where f.schemaname = 'ai' and f.funcname = 'generation_counters'
+$$;
+select t.ask_crowd();
+select is(t.claim_all(:'w'), 12, 'their lanes are made'), is(t.settle_run(:'w'), 12::bigint, 'settled');
+select t.ask_crowd();
+set local track_functions = 'all';
+select t.counter_looks() as before \gset
+select is(t.claimed(:'w'), 12, 'a claim of twelve members'), is(t.counter_looks() - :before, 12::bigint, 'looks twelve times');
+set local track_functions = 'none';
 
 select * from finish();
 rollback;

@@ -54,7 +54,7 @@ declare
 begin
   loop
     perform t.pass('16 s');
-    perform ai.worker_maintain(p_worker);
+    perform ai.worker_maintain(t.worker('watches'));
     v_times := v_times + 1;
     exit when t.status(p_id) = 'failed' or v_times > 20;
     perform t.pass('31 s');
@@ -75,10 +75,30 @@ select t.ask(p_stream => true) as g \gset
 select count(*) from t.claim(:'dead') \g /dev/null
 select count(*) from ai.worker_publish(:'dead', jsonb_build_array(jsonb_build_object('id', :'g', 'attempt', 1, 'part', 1, 'text', 'Becau'))) \g /dev/null
 select t.pass('16 s');
+select ai.worker_heartbeat(:'live') \g /dev/null
 select ai.worker_maintain(:'live') \g /dev/null
 select results_eq(format('select status, output, error ->> ''class'' from ai.generations where id = %L', :'g'), $$ values ('failed', 'Becau', 'abandoned') $$, 'it failed with what had arrived');
 select is(t.events(:'g'), '1:running 2:delta=Becau', 'and nobody is told to forget it');
 update ai.settings set max_attempts = 5;
+
+-- The database was away from everybody, for longer than a lease: who comes back first declares nobody dead before they had the time to say that they live
+select t.worker('comes back first') as first, t.worker('comes back, too') as second, t.worker('does not') as third \gset
+select t.ask() as held \gset
+select count(*) from t.claim(:'first') \g /dev/null
+select t.ask() \g /dev/null
+select count(*) from t.claim(:'second') \g /dev/null
+select t.ask() \g /dev/null
+select count(*) from t.claim(:'third') \g /dev/null
+select t.pass('1 minute');
+select is((ai.worker_maintain(:'first') ->> 'rescued')::int, 0, 'the first one rescues nothing yet');
+select is(ai.worker_heartbeat(:'first'), true, 'it is alive itself, because it asked');
+select is(ai.worker_heartbeat(:'second'), true, 'and so is who comes after it');
+select is((ai.worker_maintain(:'first') ->> 'rescued')::int, 1, 'who still is silent then is dead');
+select results_eq(format('select name, ending from ai.workers where id in (%L, %L, %L) order by name', :'first', :'second', :'third'),
+  $$ values ('comes back first', null), ('comes back, too', null), ('does not', 'dead') $$, 'and nobody else');
+select is(t.settle(:'first', :'held', 1, 'succeeded', '{"output": "kept", "usage": {"input": 3, "output": 1}}'), 'ended', 'an answer that was held meanwhile is not asked for again');
+select is(ai.worker_stop(:'first') + ai.worker_stop(:'second'), 1, 'the rest goes back');
+delete from ai.delayed; delete from ai.queue;
 
 -- A graceful stop
 select t.worker('stops') as w, t.worker('stays') as stays \gset
@@ -104,6 +124,7 @@ select t.worker('sleeper') as w \gset
 select t.ask() as g \gset
 select count(*) from t.claim(:'w') \g /dev/null
 select t.pass('60 days');
+select t.worker('of today') as w \gset
 select lives_ok(format('select ai.worker_maintain(%L)', :'w'), 'a database that slept for two months');
 select is(t.status(:'g'), 'failed', 'its deadline is over');
 select is((t.generation(:'g')).latency_ms, 2147483647, 'for longer than an integer can say');
@@ -122,8 +143,8 @@ select ok(t.parts('stream_events') @> array['ai.stream_events_p20310515', 'ai.st
 select ok(t.parts('sealed_calls') @> array['ai.sealed_calls_p20310515', 'ai.sealed_calls_p20310516', 'ai.sealed_calls_p20310517'], 'days of sealed calls');
 select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass, 'ai.sealed_calls'::regclass) and not c.relrowsecurity $$,
                 'each has row-level security');
-select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent = 'ai.generations'::regclass and not 'fillfactor=50' = any (coalesce(c.reloptions, '{}')) $$,
-                'each of generations has room for HOT updates');
+select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where inhparent = 'ai.generations'::regclass and not array['fillfactor=66', 'autovacuum_vacuum_scale_factor=0.1'] <@ coalesce(c.reloptions, '{}') $$,
+                'each of generations has room for HOT updates, and is vacuumed before its garbage is a fifth of it');
 select is_empty($$ select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where not exists (select from pg_index x where x.indrelid = c.oid and x.indisprimary)
                     and inhparent in ('ai.generations'::regclass, 'ai.llm_calls'::regclass, 'ai.stream_events'::regclass, 'ai.sealed_calls'::regclass) $$, 'each has its primary key');
 create function t.row_of(p_at timestamptz) returns text language plpgsql as $$
@@ -186,6 +207,7 @@ select t.pass('16 s');
 update ai.maintenance set partitions_at = '-infinity';
 set local client_min_messages = error;
 select set_config('ai.clock_offset', (timestamptz '2033-08-01' - now())::text, true) \g /dev/null
+select ai.worker_heartbeat(:'w') \g /dev/null
 select ai.worker_maintain(:'w') as done \gset
 reset client_min_messages;
 select ok((:'done'::jsonb ->> 'rescued')::int >= 1, 'rescued all the same');
@@ -205,7 +227,9 @@ select t.alpha(), id, 'ann', what, 'mtap/one', case when what in ('running', 'su
        case what when 'later' then now() + interval '1 hour' end, case what when 'low' then 'low' else 'normal' end, case what when 'succeeded' then now() end from replicated;
 set local session_replication_role = origin;
 select is((select count(*) from ai.queue), 0::bigint, 'no trigger saw them');
-select is((t.maintain(:'w') ->> 'orphans')::int, 4, 'the sweep does: all that has not ended');
+select t.maintain(:'w') as done \gset
+select is((:'done'::jsonb ->> 'orphans')::int, 4, 'the sweep does: all that has not ended');
+select is(:'done'::jsonb ->> 'claimable', 'true', 'and a worker is told to look');
 select results_eq($$ select what, t.place(id), t.status(id) from replicated order by what $$,
   $$ values ('later', 'delayed', 'queued'), ('low', 'queue', 'queued'), ('queued', 'queue', 'queued'), ('running', 'queue', 'queued'), ('succeeded', null, 'succeeded') $$, 'each is where it belongs');
 select is((t.maintain(:'w') ->> 'orphans')::int, 0, 'once');
@@ -244,6 +268,26 @@ select t.worker('last') as w \gset
 select ok(t.maintain(:'w') ?& array['rescued', 'due', 'unlisted', 'partitions_made', 'partitions_dropped', 'keys_forgotten', 'orphans'], 'a dear tick counts everything');
 select ok(ai.worker_maintain(:'w') ?& array['rescued', 'due', 'unlisted'], 'a cheap one what it did');
 select ok(not ai.worker_maintain(:'w') ?| array['partitions_made', 'orphans'], 'and nothing else');
+
+-- Whether to claim again
+delete from ai.queue; delete from ai.delayed;
+update ai.generations set status = 'failed', finished_at = now() where status in ('queued', 'running');
+select is(t.maintain(:'w') ->> 'claimable', 'false', 'where nothing is to be done, nothing is to be claimed');
+select t.ask(p_run_after => ai.now() + interval '1 minute') as g \gset
+select is(ai.worker_maintain(:'w') ->> 'claimable', 'false', 'what is not yet due is not');
+select t.pass('2 minutes');
+select ai.worker_heartbeat(:'w') \g /dev/null
+select is(ai.worker_maintain(:'w') ->> 'claimable', 'true', 'what became due is');
+select is(ai.worker_maintain(:'w') ->> 'claimable', 'false', 'that is said once');
+select ai.park(array[q.lane_id], array[0], array[ai.now() + interval '1 minute']) from ai.queue q where q.generation_id = :'g' \g /dev/null
+select is(ai.worker_maintain(:'w') ->> 'claimable', 'false', 'a lane that is parked is not');
+select t.pass('2 minutes');
+select ai.worker_heartbeat(:'w') \g /dev/null
+select is(ai.worker_maintain(:'w') ->> 'claimable', 'true', 'one whose time has come is');
+select count(*) from t.claim(:'w') \g /dev/null
+select t.pass('16 s');
+select t.worker('another') as other \gset
+select is(t.maintain(:'other') ->> 'claimable', 'true', 'and so is what was rescued');
 
 select * from finish();
 rollback;

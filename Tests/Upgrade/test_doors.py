@@ -7,13 +7,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import earlier
 import psycopg
 import pytest
 from databases import Database
+from earlier import EARLIER, MIGRATIONS, checksum
 from installations import REPOSITORY, Packaged, Programs
 
 Migrate = Callable[..., subprocess.CompletedProcess[str]]
-MIGRATIONS = sorted((REPOSITORY / "migrations").glob("*.sql"))
 
 
 def expected_record() -> dict[str, str]:
@@ -25,10 +26,6 @@ def expected_record() -> dict[str, str]:
 
 def record(database: Database) -> dict[str, str]:
     return {row["version"]: row["checksum"] for row in database.execute("select version, checksum from ai.migrations")}
-
-
-def checksum(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_checksums_are_those_of_sha256sum(database: Database) -> None:
@@ -76,10 +73,7 @@ def test_an_upgrade_from_any_older_schema_ends_where_a_fresh_one_does(
     assert record(empty_database) == expected_record()
 
 
-EARLIER = sorted((REPOSITORY / "Tests/Upgrade/earlier").glob("*.sql"))
-
-
-@pytest.mark.parametrize("earlier", EARLIER, ids=[file.stem for file in EARLIER])
+@pytest.mark.parametrize("version", EARLIER, ids=[file.stem for file in EARLIER])
 @pytest.mark.parametrize("door", ["martlet", "bundle"])
 def test_an_upgrade_of_an_earlier_version_with_its_functions_and_rows_ends_where_a_fresh_one_does(
     fresh: str,
@@ -88,18 +82,9 @@ def test_an_upgrade_of_an_earlier_version_with_its_functions_and_rows_ends_where
     programs: Programs,
     migrate: Migrate,
     door: str,
-    earlier: Path,
+    version: Path,
 ) -> None:
-    record_one = "insert into ai.migrations (version, name, checksum, door) values (%s, %s, %s, %s)"
-    with empty_database.superuser.transaction():
-        empty_database.execute("set local check_function_bodies = off")
-        for file in MIGRATIONS:
-            version, _, name = file.stem.partition("_")
-            if version <= earlier.stem:
-                empty_database.superuser.execute(file.read_text().encode())
-                empty_database.execute(record_one, version, name, checksum(file), door)
-        empty_database.superuser.execute(earlier.read_text().encode())
-        empty_database.execute(record_one, "sql", "sql", "of then", door)
+    earlier.install(empty_database, version, door)
     member = empty_database.member()
     provider = empty_database.provider("then", "http://127.0.0.1:9/v1")
     empty_database.model(provider, "then/model")

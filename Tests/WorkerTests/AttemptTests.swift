@@ -69,7 +69,7 @@ private struct Bench {
   }
 
   func result() throws -> Settlement {
-    let results = desk.takeForSettling().results
+    let results = desk.takeResults().results
     #expect(results.count == 1)
     return try #require(results.first)
   }
@@ -81,7 +81,9 @@ private struct Bench {
     let bench = Bench(.events)
     bench.attempt.head(status: 200, headers: [:])
     #expect(bench.body("data: Hel\n\nda") == .more)
-    #expect(bench.desk.takeForSettling().deltas.map(\.text) == ["Hel"])
+    let (_, deltas) = bench.desk.takeTexts(.first)
+    #expect(deltas.map(\.text) == ["Hel"])
+    bench.desk.published(deltas)
     #expect(bench.body("ta: lo\n\ndata: END\n\ndata: ignored\n\n") == .enough)
     bench.finish()
     let result = try bench.result()
@@ -258,8 +260,8 @@ private struct Bench {
     _ = bench.body("data: half\n\n")
     _ = bench.desk.end(bench.fence, .dropped)
     bench.finish(.cancelled)
-    let taken = bench.desk.takeForSettling()
-    #expect(taken.results.isEmpty && taken.deltas.isEmpty)
+    #expect(!bench.desk.hasResults)
+    #expect(bench.desk.takeTexts(.first).deltas.isEmpty)
     #expect(bench.desk.isIdle)
   }
 
@@ -273,8 +275,9 @@ private struct Bench {
     _ = bench.desk.reborn(as: identity)
     _ = bench.body("data: more\n\n")
     bench.finish(.cancelled)
-    let taken = bench.desk.takeForSettling()
-    #expect(taken.results.isEmpty && taken.deltas.isEmpty && taken.identity.worker == "w2")
+    let taken = bench.desk.takeResults()
+    #expect(taken.results.isEmpty && taken.identity.worker == "w2")
+    #expect(bench.desk.takeTexts(.first).deltas.isEmpty)
     #expect(bench.desk.isIdle)
   }
 }

@@ -73,6 +73,22 @@ import Testing
     #expect(result.statements < 30)
   }
 
+  @Test("where the trouble is not with the elements, none goes without its content")
+  func whatever() {
+    var bisection = Bisection([0..<500])
+    var statements = 0
+    while bisection.step != .done {
+      guard case .send = bisection.step else {
+        Issue.record("\(bisection.step)")
+        return
+      }
+      statements += 1
+      bisection.refused(whatever: true)
+    }
+    #expect(bisection.left.sorted() == Array(0..<500))
+    #expect(statements < 30)
+  }
+
   @Test("batches are cut by count and by size, and no element is lost")
   func ranges() {
     #expect(Bisection.ranges(of: [], count: 3, bytes: 10) == [])

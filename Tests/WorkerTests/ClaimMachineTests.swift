@@ -50,6 +50,17 @@ private struct Bench {
     expectStep(nil, sourceLocation: sourceLocation)
   }
 
+  /// Takes the machine to rest while another worker holds the lock.
+  mutating func fallBehind(sourceLocation: SourceLocation = #_sourceLocation) {
+    claim(.start, sourceLocation: sourceLocation)
+    machine.listening(true)
+    claim(.granted, sourceLocation: sourceLocation)
+    expectWaiting(sourceLocation: sourceLocation)
+    expectStep(.sleep, sourceLocation: sourceLocation)
+    machine.lockNotGranted(isHeld: true)
+    expectStep(.sleep, sourceLocation: sourceLocation)
+  }
+
   mutating func expectWaiting(sourceLocation: SourceLocation = #_sourceLocation) {
     let action = next()
     guard case .wait = action else {
@@ -148,7 +159,7 @@ private struct Bench {
   func notified() {
     var bench = Bench()
     bench.fallAsleep()
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.claim(.notified, gives: 1)
     bench.expectWaiting()
   }
@@ -157,9 +168,9 @@ private struct Bench {
   func notifiedDuringClaim() {
     var bench = Bench()
     bench.fallAsleep()
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.expect(.claim(limit: 50, reason: .notified))
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.machine.claimed(0, header: .init(), at: bench.now)
     bench.claim(.notified)
     bench.expectWaiting()
@@ -188,11 +199,83 @@ private struct Bench {
     let wait = bench.wait
     #expect((wait ?? .zero) <= ClaimMachine.firstPendingPoll)
     bench.expectStep(.sleep)
-    bench.machine.lockNotGranted()
+    bench.machine.lockNotGranted(isHeld: false)
     bench.expectWaiting()
     bench.expectStep(.sleep)
     bench.machine.granted()
     bench.claim(.granted)
+  }
+
+  @Test("while another worker holds the lock it rests as if it had it, and goes on asking for it")
+  func behind() {
+    var bench = Bench()
+    bench.fallBehind()
+    for seconds in [1, 2, 4, 8, 8] {
+      bench.expectWait(.seconds(seconds))
+      bench.pass(.seconds(seconds))
+      bench.claim(.pending)
+      bench.machine.lockNotGranted(isHeld: true)
+      bench.expectStep(.sleep)
+    }
+    bench.machine.lockNotGranted(isHeld: false)
+    bench.pass(.seconds(1))
+    bench.claim(.pending)
+    #expect((bench.wait ?? .zero) <= ClaimMachine.lastPendingPoll, "nobody holds it any more")
+  }
+
+  @Test("the lock of the one before it is its own at once")
+  func next() {
+    var bench = Bench()
+    bench.fallBehind()
+    bench.machine.granted()
+    bench.claim(.granted)
+    bench.machine.notified(at: bench.now)
+    bench.claim(.notified, gives: 1)
+  }
+
+  @Test("what is notified is left to the one that holds the lock, longer while it leaves nothing")
+  func courtesy() {
+    var bench = Bench()
+    bench.fallBehind()
+    for milliseconds in [10, 20, 40, 80, 160, 250, 250] {
+      bench.machine.notified(at: bench.now)
+      bench.expectWait(.milliseconds(milliseconds))
+      bench.pass(.milliseconds(milliseconds - 1))
+      bench.machine.notified(at: bench.now)
+      bench.expectWait(.milliseconds(1))
+      bench.pass(.milliseconds(1))
+      bench.claim(.notified)
+      bench.expectWait(ClaimMachine.safetyInterval)
+    }
+    bench.machine.notified(at: bench.now)
+    bench.pass(.milliseconds(250))
+    bench.claim(.notified, gives: 1)
+    bench.claim(nil)
+    bench.machine.notified(at: bench.now)
+    bench.expectWait(.milliseconds(10))
+  }
+
+  @Test("without a listener it leaves nothing to others")
+  func deafBehind() {
+    var bench = Bench()
+    bench.fallBehind()
+    bench.machine.listening(false)
+    #expect((bench.wait ?? .zero) <= ClaimMachine.lastPendingPoll)
+  }
+
+  @Test("when it is full, a notification lets the lock go to another worker")
+  func fullAndNotified() {
+    var bench = Bench()
+    bench.fallAsleep()
+    bench.room = 0
+    bench.expect(.wait(until: nil))
+    bench.expectStep(nil)
+    bench.machine.notified(at: bench.now)
+    bench.expect(.wait(until: nil))
+    bench.expectStep(.wake)
+    bench.machine.lockGone()
+    bench.room = 1
+    bench.claim(.notified, gives: 1)
   }
 
   @Test("without the lock a claim that brought something is followed by another")
@@ -204,64 +287,145 @@ private struct Bench {
     bench.expectWaiting()
   }
 
-  @Test("a full claim is followed by another with its cursor, and once a second by one without")
+  @Test(
+    "a full claim is followed by another with its cursor, and ten times a second by one without")
   func sweep() {
     var bench = Bench()
     bench.claim(.start, gives: 50)
     bench.claim(nil, gives: 50)
-    bench.pass(.milliseconds(999))
+    bench.pass(.milliseconds(99))
     bench.claim(nil, gives: 50)
     bench.pass(.milliseconds(1))
     bench.claim(.sweep, gives: 50)
     bench.claim(nil, gives: 50)
   }
 
-  @Test("when busy the lock is let go, and asked for again when idle")
+  @Test(
+    "sweeps that take long come more seldom, but every second",
+    arguments: [(20, 400), (200, 1_000)])
+  func slowSweep(takes: Int, pause: Int) {
+    var bench = Bench()
+    bench.expect(.claim(limit: 50, reason: .start))
+    let since = bench.now
+    bench.pass(.milliseconds(takes))
+    bench.machine.claimed(50, header: .init(), at: bench.now)
+    bench.pass(since + .milliseconds(pause - 1) - bench.now)
+    bench.claim(nil, gives: 50)
+    bench.pass(.milliseconds(1))
+    bench.claim(.sweep, gives: 50)
+  }
+
+  @Test(
+    "when busy the lock is let go, the worker looks by itself, and asks for the lock when it is quiet"
+  )
   func busy() {
     var bench = Bench()
     bench.fallAsleep()
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.claim(.notified, gives: 50)
-    bench.claim(nil, gives: 50)
-    #expect(!bench.machine.wantsLockStep)
+    for _ in 0..<3 { bench.claim(nil, gives: 50) }
+    #expect(!bench.machine.wantsLockStep, "one large insert")
     bench.claim(nil, gives: 50)
     bench.expectStep(.wake)
     bench.machine.lockGone()
     bench.claim(nil, gives: 0)
-    bench.expectWaiting()
+    var looks = 0
+    while case .wait(let until?) = bench.next(), !bench.machine.wantsLockStep {
+      bench.pass(until - bench.now)
+      bench.claim(.pending)
+      looks += 1
+    }
+    #expect(looks == 200 / 4 + 1)
     bench.expectStep(.sleep)
   }
 
-  @Test("many small claims in a row count as busy, but only while more is known to come")
-  func streak() {
+  @Test(
+    "a hundred small claims a second are busy, eighty are not",
+    arguments: [(10, true), (12, false)])
+  func small(gap: Int, isBusy: Bool) {
     var bench = Bench()
     bench.fallAsleep()
-    for _ in 0..<ClaimMachine.busyStreak {
-      bench.machine.notified()
+    for _ in 0..<100 where !bench.machine.wantsLockStep {
+      bench.machine.notified(at: bench.now)
       bench.claim(.notified, gives: 1)
-      bench.pass(.milliseconds(1))
+      bench.expectWaiting()
+      bench.pass(.milliseconds(gap))
     }
-    bench.machine.notified()
+    #expect(bench.machine.wantsLockStep == isBusy)
+  }
+
+  @Test("a busy worker stays so while forty come a second")
+  func staysBusy() {
+    var bench = Bench()
+    bench.fallAsleep()
+    for _ in 0..<20 {
+      bench.machine.notified(at: bench.now)
+      bench.claim(.notified, gives: 1)
+    }
+    bench.expectStep(.wake)
+    bench.machine.lockGone()
+    var claims = 0
+    for _ in 0..<400 {
+      bench.pass(.milliseconds(4))
+      if case .claim(_, let reason) = bench.next() {
+        claims += 1
+        let rows = claims % 5 == 0 ? 1 : 0
+        #expect(reason == .pending || rows == 0)
+        bench.machine.claimed(rows, header: .init(), at: bench.now)
+      }
+      #expect(!bench.machine.wantsLockStep)
+    }
+    #expect(claims >= 400)
+  }
+
+  @Test(
+    "a hundred notifications a second are busy, however few and large the claims are",
+    arguments: [(10, true), (11, false)])
+  func bells(gap: Int, isBusy: Bool) {
+    var bench = Bench()
+    bench.fallAsleep()
+    bench.machine.notified(at: bench.now)
     bench.expect(.claim(limit: 50, reason: .notified))
-    #expect(bench.machine.wantsLockStep)
-    bench.machine.claimed(0, header: .init(), at: bench.now)
-    // One generation after the other, with pauses, is not busy.
-    var slow = Bench()
-    slow.fallAsleep()
-    for _ in 0..<100 {
-      slow.machine.notified()
-      slow.claim(.notified, gives: 1)
-      slow.expectWaiting()
-      #expect(!slow.machine.wantsLockStep)
-      slow.pass(.milliseconds(1))
+    for _ in 0..<19 {
+      bench.pass(.milliseconds(gap))
+      bench.machine.notified(at: bench.now)
     }
+    bench.machine.claimed(1, header: .init(), at: bench.now)
+    #expect(bench.machine.wantsLockStep == isBusy)
+  }
+
+  @Test("slow claims that bring many keep it busy, and eight that bring few do not")
+  func slowClaims() {
+    var bench = Bench()
+    bench.fallAsleep()
+    for _ in 0..<20 { bench.machine.notified(at: bench.now) }
+    bench.expectStep(.wake)
+    bench.machine.lockGone()
+    func slowly(_ rows: Int) {
+      if case .wait(let until?) = bench.next() { bench.now = until }
+      guard case .claim = bench.next() else { return }
+      bench.pass(.milliseconds(300))
+      bench.machine.claimed(rows, header: .init(), at: bench.now)
+    }
+    for _ in 0..<20 {
+      slowly(100)
+      slowly(0)
+      #expect(!bench.machine.wantsLockStep)
+    }
+    var claims = 0
+    while !bench.machine.wantsLockStep, claims < 20 {
+      slowly(0)
+      _ = bench.next()
+      claims += 1
+    }
+    #expect((7...9).contains(claims), "\(claims)")
   }
 
   @Test("no room while there is more lets the lock go")
   func full() {
     var bench = Bench()
     bench.fallAsleep()
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.claim(.notified, gives: 50)
     bench.room = 0
     bench.expect(.wait(until: nil))
@@ -296,11 +460,11 @@ private struct Bench {
   func failure() {
     var bench = Bench()
     bench.fallAsleep()
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.expect(.claim(limit: 50, reason: .notified))
     bench.machine.claimFailed(retryAt: bench.now + .seconds(2))
     bench.expectWait(.seconds(2))
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.expectWait(.seconds(2))
     bench.pass(.seconds(2))
     bench.claim(.start)
@@ -311,7 +475,7 @@ private struct Bench {
     var bench = Bench()
     bench.fallAsleep()
     bench.machine.stop()
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.expect(.wait(until: nil))
     bench.expectStep(.wake)
     bench.machine.lockGone()
@@ -347,7 +511,7 @@ private struct Bench {
     bench.pass(ClaimMachine.safetyInterval)
     bench.claim(.safety, gives: 1)
     bench.pass(.milliseconds(2))
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.claim(.notified)
     bench.pass(.seconds(1))
     bench.claim(.safety)
@@ -360,23 +524,27 @@ private struct Bench {
     bench.fallAsleep()
     bench.pass(ClaimMachine.safetyInterval)
     bench.expect(.claim(limit: 50, reason: .safety))
-    bench.machine.notified()
+    bench.machine.notified(at: bench.now)
     bench.machine.claimed(1, header: .init(), at: bench.now)
     bench.pass(.milliseconds(300))
     bench.claim(.notified)
     #expect(bench.machine.safetyPollFound == 0)
   }
 
-  @Test("an empty safety poll counts for nothing, and comes once a second")
+  @Test("an empty safety poll counts for nothing, and comes more and more seldom")
   func empty() {
     var bench = Bench()
     bench.fallAsleep()
-    for _ in 0..<5 {
-      bench.expectWait(ClaimMachine.safetyInterval)
-      bench.pass(ClaimMachine.safetyInterval)
+    for seconds in [1, 2, 4, 8, 8] {
+      bench.expectWait(.seconds(seconds))
+      bench.pass(.seconds(seconds))
       bench.claim(.safety)
     }
     #expect(bench.machine.safetyPollFound == 0)
+    #expect(ClaimMachine.lastSafetyInterval == .seconds(8))
+    bench.machine.notified(at: bench.now)
+    bench.claim(.notified)
+    bench.expectWait(ClaimMachine.safetyInterval)
   }
 }
 
@@ -436,6 +604,19 @@ private struct Bench {
     bench.expect(.finished)
   }
 
+  @Test("what was only moved to another lane is claimed at once")
+  func moved() {
+    var bench = Bench(once: true)
+    bench.claim(.start, wait: 1)
+    bench.claim(.drain, gives: 1)
+    bench.isIdle = false
+    bench.claim(nil)
+    bench.isIdle = true
+    bench.claim(.drain, wait: 1)
+    bench.claim(.drain, gives: 0)
+    bench.expect(.finished)
+  }
+
   @Test("a result that went back is claimed again")
   func requeued() {
     var bench = Bench(once: true)
@@ -459,6 +640,7 @@ private struct Bench {
       for _ in 0..<400 { world.step(using: &random) }
       world.settle(using: &random)
       #expect(world.bench.machine.safetyPollFound == 0, "seed \(seed), round \(round)")
+      #expect(world.leftForPolls == 0, "seed \(seed), round \(round)")
       #expect(world.queued == 0, "seed \(seed), round \(round)")
     }
   }
@@ -466,26 +648,38 @@ private struct Bench {
   private struct World {
     var bench = Bench(largestClaim: 4)
     var queued = 0
+    /// What was still queued a while after everything had come to rest.
+    var leftForPolls = 0
     /// Inserts under way; true: it could not share the lock and will notify.
     var inserts: [Bool] = []
     /// Notifications on their way to the listener.
     var flying = 0
     var wantsLock = false
     var holdsLock = false
+    /// Another worker holds it, which looked when it got it, and was frozen then: it never claims again.
+    var isHeldByAnother = false
 
     init() { bench.machine.listening(true) }
 
     mutating func step(using random: inout Seeded) {
-      switch Int.random(in: 0..<10, using: &random) {
-      case 0, 1: inserts.append(wantsLock || holdsLock)
+      switch Int.random(in: 0..<11, using: &random) {
+      case 0, 1: inserts.append(wantsLock || holdsLock || isHeldByAnother)
       case 2, 3: commit(using: &random)
       case 4: if flying > 0 { deliver() }
-      case 5: handshake()
+      case 5: handshake(using: &random)
       case 6:
         // A notification may be late, but not by a quarter of a second.
         let isLong = Bool.random(using: &random)
         if isLong { while flying > 0 { deliver() } }
         bench.pass(.milliseconds(Int.random(in: 0...(isLong ? 400 : 3), using: &random)))
+      case 7:
+        // It comes and goes; like everybody it gets the lock only where no insert shares it.
+        if isHeldByAnother {
+          isHeldByAnother = false
+        } else if !holdsLock && !inserts.contains(false) {
+          isHeldByAnother = true
+          queued = 0
+        }
       default: work(using: &random)
       }
     }
@@ -498,12 +692,17 @@ private struct Bench {
 
     mutating func deliver() {
       flying -= 1
-      bench.machine.notified()
+      bench.machine.notified(at: bench.now)
     }
 
     /// The lock is granted when every insert that shares it has ended.
-    mutating func handshake() {
+    mutating func handshake(using random: inout Seeded) {
       if wantsLock {
+        if isHeldByAnother {
+          guard Bool.random(using: &random) else { return }
+          wantsLock = false
+          return bench.machine.lockNotGranted(isHeld: true)
+        }
         guard !inserts.contains(false) else { return }
         wantsLock = false
         holdsLock = true
@@ -533,10 +732,11 @@ private struct Bench {
       while !inserts.isEmpty { commit(using: &random) }
       for _ in 0..<400 {
         if flying > 0 { deliver() }
-        handshake()
+        handshake(using: &random)
         work(using: &random)
         bench.pass(.milliseconds(2))
       }
+      leftForPolls = queued
       bench.pass(.seconds(2))
       work(using: &random)
       bench.pass(.seconds(2))

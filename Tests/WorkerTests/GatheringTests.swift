@@ -14,62 +14,131 @@ private func succeeded(_ number: Int) -> Settlement {
   private let start = ContinuousClock.now
   private let interval = Duration.milliseconds(50)
 
-  @Test("the first text of a stream is due at once, and wakes the settler")
+  /// One that streams, with its first text said.
+  private func begun(_ numbers: Int...) -> Gathering {
+    var gathering = Gathering(interval: interval)
+    for number in numbers {
+      gathering.begin(fence(number))
+      _ = gathering.text("a", of: fence(number))
+    }
+    _ = gathering.published(gathering.take(.first, at: start))
+    gathering.finished(.first, at: start)
+    return gathering
+  }
+
+  @Test("the first text of a stream is due at once, on a lane of its own, and wakes it")
   func first() {
     var gathering = Gathering(interval: interval)
     gathering.begin(fence(1))
-    #expect(gathering.due(at: start) == nil)
-    let wakes = gathering.text("a", of: fence(1))
-    #expect(wakes)
-    #expect(gathering.due(at: start) == start)
-    let taken = gathering.take(at: start)
-    #expect(taken.deltas == [.init(fence: fence(1), part: 1, text: "a")])
-    #expect(gathering.due(at: start) == nil)
+    #expect(gathering.due(.first, at: start) == nil)
+    let news = gathering.text("a", of: fence(1))
+    #expect(news == .first)
+    #expect(gathering.due(.first, at: start) == start)
+    #expect(gathering.due(.later, at: start) == nil)
+    let taken = gathering.take(.first, at: start)
+    #expect(taken == [.init(fence: fence(1), part: 1, text: "a")])
+    #expect(gathering.due(.first, at: start) == nil)
+  }
+
+  @Test("first texts that come while others are being said go together with the next statement")
+  func groups() {
+    var gathering = Gathering(interval: interval)
+    for number in 1...4 { gathering.begin(fence(number)) }
+    _ = gathering.text("a", of: fence(1))
+    let one = gathering.take(.first, at: start)
+    let news = (2...4).map { gathering.text("a", of: fence($0)) }
+    #expect(news == [.first, [], []], "the lane is woken once")
+    #expect(gathering.published(one) == [])
+    #expect(gathering.take(.first, at: start).map(\.fence.low) == [2, 3, 4])
+  }
+
+  @Test("a first text does not wait for the texts of others that are being said")
+  func firstBesideLater() {
+    var gathering = begun(1)
+    gathering.begin(fence(2))
+    _ = gathering.text("b", of: fence(1))
+    let later = gathering.take(.later, at: start)
+    #expect(later.map(\.text) == ["b"])
+    _ = gathering.text("x", of: fence(2))
+    #expect(gathering.take(.first, at: start) == [.init(fence: fence(2), part: 1, text: "x")])
   }
 
   @Test("later texts of a stream gather until the interval has passed")
   func coalescing() {
+    var gathering = begun(1)
+    _ = gathering.text("b", of: fence(1))
+    _ = gathering.published(gathering.take(.later, at: start))
+    gathering.finished(.later, at: start)
+    let news = gathering.text("c", of: fence(1))
+    #expect(news == .later, "somebody must set the timer")
+    let more = gathering.text("d", of: fence(1))
+    #expect(more == [])
+    let now = start + .milliseconds(10)
+    #expect(gathering.due(.later, at: now) == start + interval)
+    #expect(gathering.take(.later, at: now).isEmpty)
+    #expect(
+      gathering.take(.later, at: start + interval)
+        == [.init(fence: fence(1), part: 3, text: "cd")])
+  }
+
+  @Test("while a text of a stream is being said, the next waits, and so does the result")
+  func inOrder() {
+    var gathering = begun(1)
+    _ = gathering.text("b", of: fence(1))
+    let taken = gathering.take(.later, at: start)
+    let news = gathering.text("c", of: fence(1))
+    #expect(news == [])
+    #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
+    let ended = gathering.result(succeeded(1))
+    #expect(ended == [])
+    #expect(!gathering.hasResults)
+    let said = gathering.published(taken)
+    #expect(said == .result)
+    #expect(gathering.takeResults().map(\.tail) == ["c"])
+    #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
+    #expect(!gathering.hasStreams)
+  }
+
+  @Test("what came while the first text was being said is a later text")
+  func afterTheFirst() {
     var gathering = Gathering(interval: interval)
     gathering.begin(fence(1))
     _ = gathering.text("a", of: fence(1))
-    _ = gathering.take(at: start)
-    let wakes = gathering.text("b", of: fence(1))
-    #expect(wakes, "somebody must set the timer")
-    let wakesAgain = gathering.text("c", of: fence(1))
-    #expect(!wakesAgain)
-    let now = start + .milliseconds(10)
-    #expect(gathering.due(at: now) == start + interval)
-    #expect(gathering.take(at: now).deltas.isEmpty)
-    let taken = gathering.take(at: start + interval)
-    #expect(taken.deltas == [.init(fence: fence(1), part: 2, text: "bc")])
+    let taken = gathering.take(.first, at: start)
+    _ = gathering.text("b", of: fence(1))
+    let news = gathering.published(taken)
+    #expect(news == .later)
+    #expect(gathering.take(.later, at: start) == [.init(fence: fence(1), part: 2, text: "b")])
   }
 
-  @Test("a first text goes at once without taking along texts before their time")
-  func firstOfAnother() {
-    var gathering = Gathering(interval: interval)
-    for number in 1...2 { gathering.begin(fence(number)) }
-    _ = gathering.text("a", of: fence(1))
-    _ = gathering.take(at: start)
+  @Test(
+    "publishing later texts takes no more than a quarter of the time, and waits for ten intervals at most",
+    arguments: [(1, 50), (16, 64), (50, 200), (100, 400), (200, 700), (1_000, 1_500)])
+  func rests(took: Int, next: Int) {
+    var gathering = begun(1)
     _ = gathering.text("b", of: fence(1))
+    let taken = gathering.take(.later, at: start)
+    let end = start + .milliseconds(took)
+    _ = gathering.published(taken)
+    gathering.finished(.later, at: end)
+    _ = gathering.text("c", of: fence(1))
+    #expect(gathering.due(.later, at: end) == start + .milliseconds(next))
+    // First texts need no rest.
+    gathering.begin(fence(2))
     _ = gathering.text("x", of: fence(2))
-    let now = start + .milliseconds(10)
-    #expect(gathering.take(at: now).deltas == [.init(fence: fence(2), part: 1, text: "x")])
-    #expect(gathering.take(at: now + interval).deltas.map(\.text) == ["b"])
+    #expect(gathering.due(.first, at: end) == end)
   }
 
   @Test("what was not published goes as the tail of the result")
   func tail() {
-    var gathering = Gathering(interval: interval)
-    gathering.begin(fence(1))
-    _ = gathering.text("a", of: fence(1))
-    _ = gathering.take(at: start)
+    var gathering = begun(1)
     _ = gathering.text("b", of: fence(1))
-    gathering.result(succeeded(1))
+    let news = gathering.result(succeeded(1))
+    #expect(news == .result)
     _ = gathering.text("late", of: fence(2))
-    let taken = gathering.take(at: start)
-    #expect(taken.deltas.isEmpty)
-    #expect(taken.results.map(\.tail) == ["b"])
-    #expect(gathering.due(at: start + .seconds(1)) == nil)
+    #expect(gathering.take(.later, at: start + .seconds(1)).isEmpty)
+    #expect(gathering.takeResults().map(\.tail) == ["b"])
+    #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
   }
 
   @Test("text and result before anything was taken: all of it is tail, nothing is published")
@@ -77,21 +146,21 @@ private func succeeded(_ number: Int) -> Settlement {
     var gathering = Gathering(interval: interval)
     gathering.begin(fence(1))
     _ = gathering.text("all", of: fence(1))
-    gathering.result(succeeded(1))
-    let taken = gathering.take(at: start)
-    #expect(taken.deltas.isEmpty)
-    #expect(taken.results.map(\.tail) == ["all"])
-    // The count of first texts is right again: nothing is due.
-    #expect(gathering.due(at: start + .seconds(1)) == nil)
+    _ = gathering.result(succeeded(1))
+    #expect(gathering.due(.first, at: start + .seconds(1)) == nil)
+    #expect(gathering.takeResults().map(\.tail) == ["all"])
   }
 
-  @Test("results are due at once and taken together")
+  @Test("results are taken together, once")
   func results() {
     var gathering = Gathering(interval: interval)
-    for number in 1...3 { gathering.result(succeeded(number)) }
-    #expect(gathering.due(at: start) == start)
-    #expect(gathering.take(at: start).results.map(\.fence.low) == [1, 2, 3])
-    #expect(gathering.due(at: start) == nil)
+    for number in 1...3 {
+      let news = gathering.result(succeeded(number))
+      #expect(news == .result)
+    }
+    #expect(gathering.takeResults().map(\.fence.low) == [1, 2, 3])
+    #expect(!gathering.hasResults)
+    #expect(gathering.takeResults().isEmpty)
   }
 
   @Test("texts that were refused go again, before what came later, under the same number")
@@ -99,37 +168,57 @@ private func succeeded(_ number: Int) -> Settlement {
     var gathering = Gathering(interval: interval)
     gathering.begin(fence(1))
     _ = gathering.text("a", of: fence(1))
-    let taken = gathering.take(at: start)
+    let taken = gathering.take(.first, at: start)
     _ = gathering.text("b", of: fence(1))
-    gathering.giveBack(taken.deltas)
-    let again = gathering.take(at: start + interval)
-    #expect(again.deltas == [.init(fence: fence(1), part: 1, text: "ab")])
+    let news = gathering.giveBack(taken)
+    #expect(news == .first)
+    #expect(gathering.take(.first, at: start) == [.init(fence: fence(1), part: 1, text: "ab")])
   }
 
   @Test("texts that were refused go with the tail where the attempt has ended meanwhile")
   func giveBackToTail() {
-    var gathering = Gathering(interval: interval)
-    gathering.begin(fence(1))
-    _ = gathering.text("a", of: fence(1))
-    let taken = gathering.take(at: start)
+    var gathering = begun(1)
     _ = gathering.text("b", of: fence(1))
-    gathering.result(succeeded(1))
-    gathering.giveBack(taken.deltas)
-    #expect(gathering.take(at: start).results.map(\.tail) == ["ab"])
+    let taken = gathering.take(.later, at: start)
+    _ = gathering.text("c", of: fence(1))
+    _ = gathering.result(succeeded(1))
+    let news = gathering.giveBack(taken)
+    #expect(news == .result)
+    #expect(gathering.takeResults().map(\.tail) == ["bc"])
   }
 
-  @Test("a dropped attempt says nothing more")
+  @Test("a dropped attempt says nothing more, whatever was under way")
   func drop() {
-    var gathering = Gathering(interval: interval)
-    gathering.begin(fence(1))
-    _ = gathering.text("a", of: fence(1))
-    gathering.drop(fence(1))
-    #expect(gathering.due(at: start + .seconds(1)) == nil)
+    var gathering = begun(1, 2, 3)
     _ = gathering.text("b", of: fence(1))
-    #expect(gathering.due(at: start + .seconds(1)) == nil)
-    gathering.result(succeeded(2))
+    gathering.drop(fence(1))
+    #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
+    let late = gathering.text("c", of: fence(1))
+    #expect(late == [])
+    _ = gathering.result(succeeded(2))
     gathering.drop(fence(2))
-    #expect(gathering.take(at: start).results.isEmpty)
+    #expect(!gathering.hasResults)
+    _ = gathering.text("b", of: fence(3))
+    let taken = gathering.take(.later, at: start)
+    _ = gathering.result(succeeded(3))
+    gathering.drop(fence(3))
+    let news = gathering.published(taken)
+    #expect(news == [])
+    #expect(!gathering.hasResults)
+  }
+
+  @Test("an answer about texts of an earlier life concerns nobody")
+  func anotherLife() {
+    var gathering = begun(1)
+    _ = gathering.text("b", of: fence(1))
+    let taken = gathering.take(.later, at: start)
+    gathering.dropEverything()
+    gathering.begin(fence(2))
+    _ = gathering.text("x", of: fence(2))
+    let news = gathering.giveBack(taken)
+    #expect(news == [])
+    #expect(gathering.take(.first, at: start).map(\.text) == ["x"])
+    #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
   }
 
   @Test(
@@ -147,48 +236,69 @@ private func succeeded(_ number: Int) -> Settlement {
       var parts = [Int](repeating: 0, count: count)
       var ended = [Bool](repeating: false, count: count)
       var settled = [Int](repeating: 0, count: count)
+      var underWay: [Gathering.Lane: [Gathering.Delta]] = [:]
       for number in 0..<count { gathering.begin(fence(number)) }
 
-      func take() {
-        let taken = gathering.take(at: now)
+      func take(_ lane: Gathering.Lane) {
+        guard underWay[lane] == nil else { return }
+        let taken = gathering.take(lane, at: now)
+        for other in underWay.values.joined() {
+          #expect(!taken.contains { $0.fence == other.fence }, "seed \(seed): two at once")
+        }
+        if !taken.isEmpty { underWay[lane] = taken }
+      }
+      func answer(_ lane: Gathering.Lane) {
+        guard let deltas = underWay.removeValue(forKey: lane) else { return }
         if Int.random(in: 0..<4, using: &random) == 0 {
-          gathering.giveBack(taken.deltas)
+          _ = gathering.giveBack(deltas)
         } else {
-          for delta in taken.deltas {
+          for delta in deltas {
             let number = Int(delta.fence.low)
             #expect(settled[number] == 0, "seed \(seed): text after the result")
             #expect(delta.part == parts[number] + 1, "seed \(seed): parts")
             parts[number] = delta.part
             arrived[number] += delta.text
           }
+          _ = gathering.published(deltas)
         }
-        for result in taken.results {
+        gathering.finished(lane, at: now)
+      }
+      func settle() {
+        for result in gathering.takeResults() {
           let number = Int(result.fence.low)
+          for other in underWay.values.joined() {
+            #expect(other.fence != result.fence, "seed \(seed): the result beside a text")
+          }
           arrived[number] += result.tail
           settled[number] += 1
         }
       }
-      for step in 0..<200 {
+      for step in 0..<300 {
         let number = Int.random(in: 0..<count, using: &random)
-        switch Int.random(in: 0..<8, using: &random) {
-        case 0 where step > 100 && !ended[number]:
+        switch Int.random(in: 0..<11, using: &random) {
+        case 0 where step > 150 && !ended[number]:
           ended[number] = true
-          gathering.result(succeeded(number))
+          _ = gathering.result(succeeded(number))
         case 1...3 where !ended[number]:
           let text = "\(step) "
           sent[number] += text
           _ = gathering.text(text, of: fence(number))
         case 4, 5: now += .milliseconds(Int.random(in: 0...40, using: &random))
-        default: take()
+        case 6: take(.first)
+        case 7: take(.later)
+        case 8: answer(.first)
+        case 9: answer(.later)
+        default: settle()
         }
       }
-      for number in 0..<count where !ended[number] { gathering.result(succeeded(number)) }
-      now += .seconds(1)
-      take()
-      // A batch that was given back in the last turn belongs to streams that have ended.
+      for number in 0..<count where !ended[number] { _ = gathering.result(succeeded(number)) }
+      answer(.first)
+      answer(.later)
+      settle()
       #expect(arrived == sent, "seed \(seed)")
       #expect(settled == [1, 1, 1, 1], "seed \(seed)")
-      #expect(gathering.due(at: now) == nil, "seed \(seed)")
+      #expect(gathering.due(.first, at: now + .seconds(9)) == nil, "seed \(seed)")
+      #expect(gathering.due(.later, at: now + .seconds(9)) == nil, "seed \(seed)")
     }
   }
 }

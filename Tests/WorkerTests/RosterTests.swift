@@ -77,6 +77,18 @@ private func fence(_ number: Int, attempt: Int = 1) -> Fence {
     #expect(named == [transfer])
   }
 
+  @Test("of two transfers that are named in the wrong order the later one is aborted")
+  func namedLate() {
+    var roster = Roster()
+    roster.begin(fence(1))
+    _ = roster.started(fence(1), TransferID(number: 2))
+    // It has been over since before it was named: its answer began the second.
+    let mustAbort = roster.started(fence(1), TransferID(number: 1))
+    #expect(!mustAbort)
+    let transfer = roster.end(fence(1), .cancelled)
+    #expect(transfer == TransferID(number: 2))
+  }
+
   @Test("what has finished is not aborted any more")
   func endAfterFinish() {
     var roster = Roster()

@@ -24,6 +24,9 @@ final class BatchLoop: Sendable {
     var isDrained = false
   }
 
+  /// It looks without being told after so many intervals of maintenance: a notification is left out where the server's queue of
+  /// them is full.
+  private static let patience = 12
   /// Steps at once.
   private static let most = 4
   private static let sql = "select \(BatchStep.columns) from ai.worker_batch_steps($1, $2, $3)"
@@ -59,10 +62,10 @@ final class BatchLoop: Sendable {
     let keyring = Keyring(masters: setup.masters, logger: setup.logger)
     await withTaskGroup { group in
       while !Task.isCancelled {
-        let until = await begin(&group, link, keyring)
-        if until.isIdle { await link.close() }
+        let deadline = await begin(&group, link, keyring)
         if Task.isCancelled { break }
-        await wake.wait(until: until.deadline)
+        let look = ContinuousClock.now + desk.identity.maintenance * Self.patience
+        await wake.wait(until: min(deadline ?? look, look))
       }
       group.cancelAll()
     }
@@ -72,10 +75,10 @@ final class BatchLoop: Sendable {
   /// Takes steps as far as there is room; says when to look again.
   private func begin(
     _ group: inout TaskGroup<Void>, _ link: Link, _ keyring: Keyring
-  ) async -> (deadline: ContinuousClock.Instant?, isIdle: Bool) {
+  ) async -> ContinuousClock.Instant? {
     let worker = desk.identity.worker
     let (known, room) = state.withLock { ($0.steps, Self.most - $0.steps.count) }
-    if desk.isStopping { return (nil, known.isEmpty) }
+    if desk.isStopping { return nil }
     do throws(PostgresError) {
       let rows = try await link.query(
         Self.sql, [worker, String(max(0, room)), Self.list(known)])
@@ -99,7 +102,10 @@ final class BatchLoop: Sendable {
           await BatchWork(
             step: step, secret: secret, network: self.network, desk: self.desk, setup: self.setup
           ).run()
-          self.state.withLock { $0.steps[step.batch] = nil }
+          self.state.withLock { state in
+            // The batch may have its next step by now: it is given as soon as this one is reported.
+            if state.steps[step.batch] == step.number { state.steps[step.batch] = nil }
+          }
           self.wake.signal()
           self.desk.workerWake.signal()
         }
@@ -113,12 +119,12 @@ final class BatchLoop: Sendable {
         }
         if isNews { desk.workerWake.signal() }
       }
-      return (wait.map { .now + .milliseconds(min($0, 86_400_000)) }, isIdle)
+      return wait.map { .now + .milliseconds(min($0, 86_400_000)) }
     } catch {
       // The heartbeat will find out whether this worker was declared dead.
       if error.sqlState == "PT404" { desk.pulseWake.signal() }
       await link.rest(after: error, "asking after batches")
-      return (.now, false)
+      return .now
     }
   }
 

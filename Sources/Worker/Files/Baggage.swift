@@ -12,8 +12,7 @@ struct Baggage: Sendable {
   /// The request is not needed any more.
   func giveBack() {
     guard memory > 0 else { return }
-    porter.desk.files.giveBack(memory)
-    porter.desk.claimerWake.signal()
+    porter.desk.giveBack(files: memory)
   }
 
   func keep(_ settlement: Settlement, _ report: Report) {

@@ -11,6 +11,8 @@ extension Carrier {
     from ai.worker_artifact_jobs($1, $2)
     """
   private static let many = 20
+  /// Where nothing is found, the next look comes later, up to this many times the database's rhythm.
+  private static let longestPause = 8
 
   private struct Job {
     var job: String
@@ -25,6 +27,7 @@ extension Carrier {
 
   /// Until cancelled.
   func runJobs() async {
+    var pause = 1
     while !Task.isCancelled {
       var found = 0
       do throws(PostgresError) {
@@ -45,8 +48,12 @@ extension Carrier {
         if error.sqlState == "PT404" { porter.desk.pulseWake.signal() }
         await link.rest(after: error, "looking for jobs with files")
       }
+      pause = found > 0 ? 1 : min(pause * 2, Self.longestPause)
       if found < Self.many {
-        await porter.desk.jobsWake.wait(until: .now + porter.desk.identity.maintenance)
+        let deadline = ContinuousClock.now + porter.desk.identity.maintenance * pause
+        await porter.desk.jobsWake.wait(until: deadline)
+        // A notification: there will be more of them.
+        if .now < deadline { pause = 1 }
       }
     }
     await close()
@@ -75,7 +82,7 @@ extension Carrier {
 
   private func move(_ job: Job, to object: StoredObject) async throws(StoreClient.Problem) {
     guard porter.desk.files.take(job.bytes * 3) else { return }
-    defer { porter.desk.files.giveBack(job.bytes * 3) }
+    defer { porter.desk.giveBack(files: job.bytes * 3) }
     guard let bytes = await parts(of: job) else { return }
     guard hexDigest(bytes) == job.sha256 else { return await done("damaged", job) }
     try await upload(bytes, to: object, until: job.until)
@@ -104,7 +111,7 @@ extension Carrier {
 
   private func recall(_ job: Job, from object: StoredObject) async throws(StoreClient.Problem) {
     guard porter.desk.files.take(job.bytes * 3) else { return }
-    defer { porter.desk.files.giveBack(job.bytes * 3) }
+    defer { porter.desk.giveBack(files: job.bytes * 3) }
     let bytes: [UInt8] = try await get(object, bytes: job.bytes, until: job.until)
     guard bytes.count == job.bytes, hexDigest(bytes) == job.sha256 else {
       logger.error(

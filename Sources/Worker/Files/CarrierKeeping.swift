@@ -206,7 +206,7 @@ extension Carrier {
       do throws(PostgresError) {
         return try await query()
       } catch {
-        if error.kind != .connection { refusals += 1 }
+        if error.kind != .connection && !error.isOutside { refusals += 1 }
         guard refusals < 3 else {
           logger.error(
             "the database refuses a file", metadata: ["sqlstate": "\(error.sqlState ?? "none")"])
