@@ -2,7 +2,7 @@
 PG ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos build up down url lint extension clean
+.PHONY: help demo test bench chaos build up down url lint extension clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,11 @@ down: ## stops the embedded database; its data stay
 
 url: ## prints the embedded database's URL
 	@exec scripts/url $(PG)
+
+bench: ## benchmarks beside their peers, docs/benchmarks.md (ONLY="a d" some, QUICK=1 tiny, PG=16 the other)
+	@scripts/setup bench
+	@scripts/build
+	@PG=$(PG) scripts/bench $(if $(QUICK),--quick) $(ONLY)
 
 chaos: ## the long run of kills, crashes and cut connections under load (PG=16 for the other)
 	@scripts/setup tests

@@ -20,18 +20,29 @@ _ASK = """
 """
 
 
+def ask(app: psycopg.Connection[Any], model: str, count: int, **columns: Any) -> list[uuid.UUID]:
+    """Inserts so many questions, all of them different, on a connection that gives rows as dicts; returns their ids."""
+    names = "".join(f", {name}" for name in columns)
+    rows = app.execute(
+        f"insert into ai.generations (prompt, model{names})"
+        f" select 'question ' || gen_random_uuid(), %s{', %s' * len(columns)} from generate_series(1, %s) returning id",
+        [model, *columns.values(), count],
+    )
+    return [row["id"] for row in rows]
+
+
 class AskingApp(threading.Thread):
     """Inserts small batches, each in a transaction of its own, and asks again where it was not told the end of one.
 
     `acknowledged` has the id of every question whose commit was confirmed, by its idempotency key. `broken` counts the
-    connections that it lost.
+    connections that it lost. It rests up to `rest` seconds after each batch.
     """
 
-    def __init__(self, member: Member, models: list[str], dice: random.Random, most_open: int) -> None:
+    def __init__(self, member: Member, models: list[str], dice: random.Random, most_open: int, rest: float = 0) -> None:
         super().__init__(daemon=True)
         self.acknowledged: dict[str, uuid.UUID] = {}
         self.broken = 0
-        self._member, self._models, self._dice, self._most_open = member, models, dice, most_open
+        self._member, self._models, self._dice, self._most_open, self._rest = member, models, dice, most_open, rest
         self._enough = threading.Event()
         self._fault: BaseException | None = None
 
@@ -55,6 +66,7 @@ class AskingApp(threading.Thread):
                         keys = keys or [self._key() for _ in range(self._dice.randrange(1, 12))]
                         self._ask(connection, keys)
                         keys = []
+                        self._enough.wait(self._dice.random() * self._rest)
             except psycopg.OperationalError:
                 self.broken += 1
                 self._enough.wait(0.1)

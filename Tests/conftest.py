@@ -6,12 +6,13 @@ MARTLET_PG_VERSION (16, 18, or "given" for the operator's own) and MARTLET_BIN (
 
 from __future__ import annotations
 
+import functools
 import os
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import checkups
 import databases
 import psycopg
 import pytest
@@ -49,9 +50,7 @@ def martlet_bin() -> Path:
 def template(server: str, martlet_bin: Path) -> Iterator[str]:
     """Name of a database as `martlet migrate` leaves it, to be copied."""
     with databases.temporary(server) as database:
-        subprocess.run(
-            [martlet_bin, "migrate"], env={**os.environ, "DATABASE_URL": database.url}, check=True, timeout=120
-        )
+        database.migrate(martlet_bin)
         yield database.name
 
 
@@ -140,6 +139,12 @@ def worker(martlet: Callable[..., Process]) -> Callable[..., Worker]:
 
 
 @pytest.fixture
+def doctor(martlet_bin: Path) -> checkups.Doctor:
+    """Runs `martlet doctor` on a database's URL; gives the exit code and the findings by check."""
+    return functools.partial(checkups.check_up, martlet_bin)
+
+
+@pytest.fixture
 def dice(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers whose seed is printed when the test fails. MARTLET_SEED repeats a run."""
     seed = int(os.environ.get("MARTLET_SEED", random.SystemRandom().randrange(2**32)))
@@ -174,16 +179,26 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     return report
 
 
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """The line of a failure that says most: what was raised, or the last line there is."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = (crash.message if crash else report.longreprtext).strip().splitlines() or ["no reason given"]
+    return lines[0] if crash else lines[-1]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Adds this run to the sums that `make test` prints."""
+    """Adds this run to the sums that `make test` prints, and names what failed."""
     counts = os.environ.get("MARTLET_TEST_COUNTS")
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if counts and reporter and not session.config.option.collectonly:
+    is_part = hasattr(session.config, "workerinput")  # of xdist, which adds the parts up itself
+    if counts and reporter and not is_part and not session.config.option.collectonly:
         passed, failed = (
             sum(len(reporter.stats.get(word, [])) for word in words) for words in (["passed"], ["failed", "error"])
         )
         with Path(counts).open("a") as out:
             out.write(f"{passed} {failed}\n")
+            for report in [*reporter.stats.get("failed", []), *reporter.stats.get("error", [])]:
+                out.write(f"failed: {_environment('MARTLET_PG_VERSION')}: {report.nodeid}: {_reason(report)}\n")
 
 
 def pytest_report_header() -> str:

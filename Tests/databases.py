@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import os
 import secrets
+import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -171,6 +173,11 @@ class Database:
         """After the server was away: what was open is not."""
         self._stack.close()
         self._admin = None
+
+    def migrate(self, martlet_bin: Path) -> None:
+        """Brings the schema into it, as `martlet migrate` does."""
+        environment = {**os.environ, "DATABASE_URL": self.url}
+        subprocess.run([martlet_bin, "migrate"], env=environment, check=True, timeout=120)
 
     def close(self) -> None:
         """Closes what is open and drops the database and the roles."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
-import urllib.request
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import waiting
 
@@ -93,15 +96,23 @@ class Simulator(Process):
 
     base_url: str
 
+    def is_asked(self, count: int) -> None:
+        """Waits until so many requests have come and are not answered. What is leased need not have been sent yet."""
+        waiting.until(lambda: json.loads(self._get("/health"))["in_flight"] == count, f"{count} requests under way")
+
     def requests(self) -> list[dict[str, Any]]:
         """What it has answered, one entry a request: its own books. Waits until no request is on its way."""
-        waiting.until(lambda: json.loads(self._get("/health"))["in_flight"] == 0, "the simulator to be done")
+        self.is_asked(0)
         entries = [json.loads(line) for line in self._get("/__log").splitlines()]
         assert not any("dropped" in entry for entry in entries), "the simulator's log was too short for this test"
         return entries
 
     def _get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.base_url + path, timeout=30) as response:  # noqa: S310
+        # Not urllib, which asks for the connection to be closed: the end of a long answer could be cut off by that.
+        with contextlib.closing(HTTPConnection(urlsplit(self.base_url).netloc, timeout=30)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            assert response.status == 200, f"{path}: {response.status}"
             return response.read()
 
     def announced_url(self, seconds: float = 30) -> str:
@@ -117,3 +128,12 @@ class Simulator(Process):
 
 class Worker(Process):
     """`martlet work`."""
+
+
+def grow_rarer(process: Worker, since: int) -> None:
+    """Fails if one of its loops was busy trying in vain, in what it has logged after the character `since`.
+
+    Delays double from a mean of 50 ms: some seconds have room for eight tries of a loop or so, else for ten times that.
+    """
+    tries = Counter(re.findall(r"warning (.*) failed, trying again", process.text[since:]))
+    assert max(tries.values(), default=0) <= 24, tries

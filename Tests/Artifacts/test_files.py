@@ -192,7 +192,7 @@ def test_a_worker_killed_between_upload_and_settle_leaves_no_orphan(
     first = carrier()
     # Nobody can settle while the lease is locked; to place files it is only read.
     with files.database.connect(autocommit=False) as blocker:
-        model = files.model("image", f"big={LARGE};latency=1000")
+        model = files.model("image", f"big={LARGE};latency=4000")
         generation = files.ask("image", model, prompt="Doomed.")
         waiting.until(lambda: blocker.execute("select 1 from ai.leases for update").fetchall(), "a lease")
         orphan = only(waiting.until(store.listing, "the upload"))

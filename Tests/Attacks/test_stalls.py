@@ -15,7 +15,7 @@ from protocol import PlainWorker
 
 def a_worker_goes_on(world: World, worker: PlainWorker) -> None:
     """Beta asks, and is answered: claim, settle and upkeep wait for nobody."""
-    worker.connection.execute("set statement_timeout = '5s'")
+    worker.connection.execute("set statement_timeout = '30s'")
     asked = (
         world.connect("bob")
         .execute("insert into ai.generations (prompt, model) values ('x', 'shared/model') returning id")
@@ -128,7 +128,7 @@ def test_an_open_transaction_stops_no_worker(furnished: World, what: str) -> Non
     holder.execute("begin")
     try:
         holder.execute(statement)
-        worker.connection.execute("set statement_timeout = '5s'")
+        worker.connection.execute("set statement_timeout = '30s'")
         attempts = worker.claim(look_at_everything=True)
         own = {row["id"] for row in world.database.execute("select id from ai.generations where model = 'own/model'")}
         worker.settle([one for one in attempts if one.generation_id not in own])
@@ -146,7 +146,7 @@ def test_one_tenants_open_change_of_a_member_lets_others_change_theirs(world: Wo
     adm.execute("begin")
     adm.execute("select ai.disable_member('dev')")
     boss = world.connect("boss")
-    boss.execute("set statement_timeout = '3s'")
+    boss.execute("set statement_timeout = '30s'")
     boss.execute("select ai.disable_member('bob')")
     boss.execute("select ai.set_role('other', '{}')")
 

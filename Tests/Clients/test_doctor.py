@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import waiting
+from checkups import Doctor, states
 from databases import Database, Member
 from processes import Worker
-
-Doctor = Callable[..., tuple[int, dict[str, list[dict[str, Any]]]]]
-
-
-@pytest.fixture
-def doctor(martlet_bin: Path) -> Doctor:
-    """Runs `martlet doctor --json`; gives the exit code and the findings by check."""
-
-    def run(url: str, **env: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-        environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-        done = subprocess.run(
-            [martlet_bin, "doctor", "--json", "--database-url", url],
-            env={**environment, **env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.stderr == ""
-        report = json.loads(done.stdout)
-        assert report["ok"] == (done.returncode == 0)
-        findings: dict[str, list[dict[str, Any]]] = {}
-        for finding in report["checks"]:
-            findings.setdefault(finding["check"], []).append(finding)
-        return done.returncode, findings
-
-    return run
-
-
-def states(findings: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    return {check: found[0]["state"] for check, found in findings.items()}
+from psycopg import sql
 
 
 def bind_the_owner(database: Database) -> None:
@@ -142,3 +111,78 @@ def test_an_unreachable_database_is_the_only_finding(doctor: Doctor) -> None:
     assert list(findings) == ["connection"]
     assert findings["connection"][0]["hint"]
     assert "hunter2" not in json.dumps(findings)
+
+
+def named(statement: str, *names: str) -> str:
+    return sql.SQL(statement).format(*map(sql.Identifier, names)).as_string()
+
+
+def test_a_database_that_is_read_only_is_found_with_the_way_back(database: Database, doctor: Doctor) -> None:
+    change = "alter database {} set default_transaction_read_only = "
+    database.superuser  # noqa: B018  # a session that may write
+    assert states(doctor(database.url)[1])["writable"] == "ok"
+    database.execute(named(change + "yes", database.name))
+    code, findings = doctor(database.url)
+    database.execute(named(change + "off", database.name))
+    assert code == 1
+    assert findings["writable"][0]["state"] == "fail"
+    assert "(database)" in findings["writable"][0]["message"]
+    assert "alter database" in findings["writable"][0]["hint"]
+    assert states(doctor(database.url)[1])["writable"] == "ok"
+
+
+@pytest.mark.parametrize("here", [False, True], ids=["everywhere", "in this database"])
+def test_a_worker_whose_sessions_begin_read_only_is_named(database: Database, doctor: Doctor, here: bool) -> None:
+    role, place = database.worker.name, named("in database {}", database.name) if here else ""
+    database.execute(named("alter role {} ", role) + f"{place} set default_transaction_read_only = 'on'")
+    code, findings = doctor(database.url)
+    assert code == 1
+    assert findings["writable"][0]["state"] == "fail"
+    assert role in findings["writable"][0]["message"]
+    # The hint is the cure.
+    database.execute(findings["writable"][0]["hint"])
+    assert states(doctor(database.url)[1])["writable"] == "ok"
+
+
+def connections(found: tuple[int, dict]) -> tuple[str, str]:
+    return found[1]["connections"][0]["state"], found[1]["connections"][0]["message"]
+
+
+@contextmanager
+def sessions(database: Database, count: int) -> Iterator[None]:
+    """So many of the worker's role."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(database.connect(user=database.worker))
+        yield
+
+
+def test_a_limit_of_connections_is_found_before_it_is_reached(database: Database, doctor: Doctor) -> None:
+    role = database.worker.name
+
+    def limit(connections: int) -> None:
+        database.execute(named("alter role {} connection limit ", role) + str(connections))
+
+    assert connections(doctor(database.url))[0] == "ok"
+    limit(7)
+    assert connections(doctor(database.url)) == ("fail", f"role {role} may have 7, and a worker needs 8")
+    for most in (8, 9):
+        limit(most)
+        message = f"role {role} may have {most}, and a worker that streams needs 10"
+        assert connections(doctor(database.url)) == ("warn", message)
+    limit(10)
+    assert connections(doctor(database.url))[0] == "ok"
+    limit(12)
+    with sessions(database, 8):
+        assert connections(doctor(database.url))[0] == "ok"
+    with sessions(database, 9):
+        state, message = connections(doctor(database.url))
+        assert (state, message[: message.index(";")]) == ("warn", f"role {role} has 3 of 12 left")
+    with sessions(database, 12):
+        code, findings = doctor(database.url)
+        assert code == 1
+        assert connections((code, findings)) == ("fail", f"role {role} has all of its 12 taken: nobody can connect")
+        assert f"alter role {role} connection limit" in findings["connections"][0]["hint"]
+    limit(-1)
+    database.execute(named("alter database {} connection limit 5", database.name))
+    assert connections(doctor(database.url)) == ("fail", "the database may have 5, and a worker needs 8")

@@ -116,7 +116,7 @@ def test_1000_streams_arrive_in_order_without_a_gap(
 def test_an_app_behind_a_pooler_reads_a_stream_without_listen(
     database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker]
 ) -> None:
-    model = Providers(database, simulator).model("ttft=50;rate=100;tokens=40")
+    model = Providers(database, simulator).model("ttft=50;rate=10;tokens=40")
     worker(database)
     with psycopg.connect(member.url, autocommit=True) as app:
         (generation,) = app.execute(

@@ -91,7 +91,7 @@ def test_a_worker_that_was_frozen_past_its_lease_can_change_nothing_and_goes_on_
     database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker]
 ) -> None:
     providers = Providers(database, simulator)
-    model = providers.model("ttft=300;rate=200;tokens=60")
+    model = providers.model("ttft=4000;rate=200;tokens=60")
     asked = ask(database, member, 40, model, stream=True)
     frozen = worker(database)
     waiting.until(
@@ -152,7 +152,7 @@ def test_sigterm_lets_what_is_in_flight_finish_and_takes_nothing_new(
     database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker]
 ) -> None:
     providers = Providers(database, simulator)
-    model = providers.model("latency=700")
+    model = providers.model("latency=5000")
     process = worker(database, concurrency=10)
     ask(database, member, 30, model)
     waiting.until(lambda: database.value("select count(*) from ai.leases") == 10, "ten to run")
@@ -170,13 +170,42 @@ def test_sigterm_lets_what_is_in_flight_finish_and_takes_nothing_new(
     books_agree_with_the_provider(database, simulator)
 
 
+def test_what_a_claim_brings_after_a_sigterm_is_handed_back_unsent(
+    database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker]
+) -> None:
+    """The claim waits for a counter when the worker is told to stop: it is not idle, although it holds nothing yet."""
+    model = Providers(database, simulator).model()
+    database.execute(
+        "insert into ai.limits (tenant_id, metric, period, amount, on_limit)"
+        " values (%s, 'requests', 'month', 100, 'wait')",
+        member.tenant_id,
+    )
+    process = worker(database)
+    ask(database, member, 1, model)
+    all_ended(database)
+    with database.connect(autocommit=False) as holder:
+        holder.execute("select from ai.counters for update")
+        ask(database, member, 1, model)
+        waits = (
+            "select exists (select from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock' and query like '%%ai.worker_claim%%')"
+        )
+        waiting.until(lambda: database.execute(waits)[0]["exists"], "the claim to wait")
+        process.signal(15)
+        process.says("stopping")
+    assert process.wait() == 0
+    assert database.value("select count(*) from ai.generations where status = 'queued'") == 1
+    assert database.value("select count(*) from ai.leases") == 0
+    assert database.value("select count(*) from ai.llm_calls") == len(simulator.requests()) == 1
+
+
 def test_a_second_sigterm_stops_at_once_and_another_worker_takes_over(
     database: Database, member: Member, simulator: Simulator, worker: Callable[..., Worker]
 ) -> None:
     providers = Providers(database, simulator)
     process = worker(database, concurrency=10)
-    asked = ask(database, member, 10, providers.model("hang;times=1"))
-    waiting.until(lambda: len(asked) == database.value("select count(*) from ai.leases"), "all to run")
+    ask(database, member, 10, providers.model("hang;times=1"))
+    simulator.is_asked(10)  # the ones that hang
     process.signal(15)
     waiting.until(lambda: "stop" in process.text.lower(), "it to say that it stops")
     assert process.running, "it did not wait for what is in flight"

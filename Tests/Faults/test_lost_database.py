@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -62,9 +60,7 @@ def test_a_worker_survives_a_restart_of_the_database(
     how: str,
 ) -> None:
     with databases.temporary(own_server("url")) as database:
-        subprocess.run(
-            [martlet_bin, "migrate"], env={**os.environ, "DATABASE_URL": database.url}, check=True, timeout=120
-        )
+        database.migrate(martlet_bin)
         providers = Providers(database, simulator)
         member = database.member()
         for stream in (False, True):

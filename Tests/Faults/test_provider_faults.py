@@ -160,13 +160,13 @@ def test_a_provider_that_never_finishes_is_given_up_at_the_deadline(
     process = worker(database)
     app = database.connect(user=member)
     generation_id = app.execute(
-        "insert into ai.generations (prompt, model, stream, deadline_ms) values ('Well?', %s, %s, 1500) returning id",
+        "insert into ai.generations (prompt, model, stream, deadline_ms) values ('Well?', %s, %s, 5000) returning id",
         [providers.model(directives), stream],
     ).fetchone()["id"]
     row = ended(database, generation_id)
     assert row["status"] == "failed"
     assert (row["error"]["class"], row["error"]["code"], row["error"]["signal"]) == ("deadline", "PT504", "timeout")
-    assert row["latency_ms"] >= 1500
+    assert row["latency_ms"] >= 5000
     (call,) = calls(database, generation_id)
     assert (call["status"], call["estimated"]) == ("failed", True)
     assert process.running
@@ -182,7 +182,7 @@ def test_a_provider_that_hangs_does_not_hold_up_the_others(
     app = database.connect(user=member)
     app.execute(
         "insert into ai.generations (prompt, model, deadline_ms)"
-        " select 'x' || n, %s, 20000 from generate_series(1, 20) n",
+        " select 'x' || n, %s, 600000 from generate_series(1, 20) n",
         [hanging],
     )
     ids = [
@@ -193,7 +193,7 @@ def test_a_provider_that_hangs_does_not_hold_up_the_others(
         )
     ]
     for generation_id in ids:
-        assert ended(database, generation_id, 15)["status"] == "succeeded"
+        assert ended(database, generation_id)["status"] == "succeeded"
     assert database.value("select count(*) from ai.generations where status = 'running'") == 20
 
 

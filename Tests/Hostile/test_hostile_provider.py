@@ -36,7 +36,7 @@ class Misdeed:
         self.streamed = self.streamed or self.whole
 
 
-SHORT = 1_500
+SHORT = 8_000
 MISDEEDS = [
     # Compressed, which was not asked for.
     Misdeed(hostile.gzipped, "malformed"),

@@ -24,6 +24,7 @@ byte waiting;             /* workers that wait to hold it alone */
 bool told[WORKERS];       /* a notification that has arrived and was not read */
 byte rolled_back;
 byte drops;
+byte gaps;                /* how often who waits asked again */
 
 inline tell() {
   told[0] = true;
@@ -85,6 +86,7 @@ end_waiting:
 #else
         goto look
 #endif
+     :: atomic { gaps < 1 -> gaps++; waiting-- }; waiting++; goto end_waiting   /* the wait is bounded; then it asks again */
      :: atomic { told[me] -> waiting-- }; goto look   /* what came meanwhile is looked for at once */
      fi
   :: !found && holds -> goto end_asleep

@@ -62,7 +62,7 @@ def test_a_probe_that_is_being_claimed_keeps_nobody_waiting(database: Database, 
     ask(database, member, "m", 3)
     opened(database, models["m"])
     slow, quick = PlainWorker(database, "slow"), PlainWorker(database, "quick")
-    quick.connection.execute("set lock_timeout = '3s'")
+    quick.connection.execute("set lock_timeout = '20s'")
     slow.connection.execute("begin")
     assert len(slow.claim(2, look_at_everything=True)) == 1
     # Its claim has not committed: the other finds the breaker taken, and goes on with what is healthy.

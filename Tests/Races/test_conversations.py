@@ -31,7 +31,7 @@ def said(database: Database, conversation: uuid.UUID) -> list[tuple[int, str, uu
 
 
 def impatient(worker: PlainWorker) -> PlainWorker:
-    worker.connection.execute("set lock_timeout = '3s'")
+    worker.connection.execute("set lock_timeout = '20s'")
     worker.connection.execute("set statement_timeout = '30s'")
     return worker
 

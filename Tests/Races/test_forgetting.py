@@ -193,7 +193,7 @@ def test_an_open_transaction_that_forgets_holds_up_no_worker(database: Database)
     )
     app, neighbour = database.connect(user=person), database.connect(user=other)
     worker = PlainWorker(database)
-    worker.connection.execute("set lock_timeout = '3s'")
+    worker.connection.execute("set lock_timeout = '20s'")
     for connection in (app, neighbour):
         connection.execute("insert into ai.generations (prompt, idempotency_key) values ('same', gen_random_uuid())")
     app.execute("select ai.chat(ai.start_conversation(), 'PERSONAL')")

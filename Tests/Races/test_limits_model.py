@@ -159,8 +159,10 @@ class Model:
                 if delta:
                     self.late[key] = self.late.get(key, Decimal(0)) + delta
             return
-        # Those on which more was given back than used, in any window, together with what was left by others.
-        for key in [key for key in self.late if key[:2] in {k[:2] for k in changes}]:
+        # Held are counters that change, in any window; whoever holds one writes what was left on it by others, too.
+        # More room have those on which more was given back than used.
+        held = {key[:2] for key, delta in changes.items() if delta}
+        for key in [key for key in self.late if key[:2] in held]:
             changes[key] = changes.get(key, Decimal(0)) + self.late.pop(key)
         for key, delta in changes.items():
             self.balances[key] = self.balances.get(key, Decimal(0)) + delta

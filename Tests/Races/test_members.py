@@ -138,7 +138,7 @@ def test_a_stricter_isolation_is_refused_where_it_would_miss_what_others_did(dat
 
 def test_whoever_changes_members_holds_up_nobody_who_asks(database: Database) -> None:
     admin, boss = database.member(role="admin"), database.member(role="admin")
-    impatient = "-c lock_timeout=3000 -c statement_timeout=30000"
+    impatient = "-c lock_timeout=20000 -c statement_timeout=30000"
     other = database.connect(user=database.member(admin.tenant_id), options=impatient)
     stranger = database.connect(user=boss, options=impatient)
     changing = database.connect(user=admin, autocommit=False)

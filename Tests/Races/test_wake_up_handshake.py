@@ -107,7 +107,7 @@ def test_inserts_notify_nobody_while_no_worker_sleeps(database: Database, dice: 
     sleeper = PlainWorker(database)
     sleeper.sleep()
     app.execute("insert into ai.generations (prompt) select 'x' from generate_series(1, 1000)")
-    assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1, "one notification a transaction"
+    assert len(list(listener.notifies(timeout=30, stop_after=1))) == 1, "one notification a transaction"
     assert list(listener.notifies(timeout=0.2)) == []
     sleeper.wake()
     app.execute("insert into ai.generations (prompt) values ('x')")
@@ -126,3 +126,17 @@ def test_falling_asleep_waits_for_the_inserts_in_flight(database: Database) -> N
     falls_asleep.join(10)
     assert not falls_asleep.is_alive()
     assert len(PlainWorker(database).claim(10, look_at_everything=True)) == 1
+
+
+def test_who_waits_for_the_lock_is_told_whether_another_worker_has_it(database: Database) -> None:
+    """Then every insert notifies them all, and they can rest; while only an insert is in flight they cannot."""
+    first, second = PlainWorker(database), PlainWorker(database)
+    sleep = "select ai.worker_sleep() as held"
+    inserting = database.connect(user=database.member(), autocommit=False)
+    inserting.execute("insert into ai.generations (prompt) values ('not yet committed')")
+    assert first.connection.execute(sleep).fetchone() == {"held": False}
+    inserting.commit()
+    assert first.connection.execute(sleep).fetchone() == {"held": True}
+    assert second.connection.execute(sleep).fetchone() == {"held": None}
+    first.wake()
+    assert second.connection.execute(sleep).fetchone() == {"held": True}

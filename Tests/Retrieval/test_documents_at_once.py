@@ -13,7 +13,7 @@ from databases import Database, Member
 from waiting import until
 
 # A statement that waits for somebody else's transaction fails with 55P03.
-IMPATIENT = "-c lock_timeout=3000 -c statement_timeout=60000"
+IMPATIENT = "-c lock_timeout=20000 -c statement_timeout=60000"
 Connection = psycopg.Connection[dict[str, Any]]
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import waiting
 from databases import Database, Member, refused
 from processes import Simulator, Worker
 from sealed import Keeper, KeyedProvider, asked
@@ -171,7 +170,7 @@ def test_what_a_killed_worker_had_in_hand_is_lost_and_says_so(
     keeper.capture("all")
     process = worker(database, env=keeper.env)
     generation_id = asked(database, member, providers.model("hang;times=1"), PROMPT)
-    waiting.until(lambda: json.loads(simulator._get("/health"))["in_flight"] == 1, "the call to be under way")
+    simulator.is_asked(1)
     process.kill()
     worker(database, env=keeper.env)
     assert ended(database, generation_id)["status"] == "succeeded"

@@ -227,9 +227,11 @@ def test_a_worker_killed_while_a_tool_runs_leaves_it_to_another(shop: Shop, work
     shop.database.execute("update ai.settings set lease_ms = 1000, heartbeat_ms = 200")
     environment = {"MARTLET_TOOLS_DATABASE_URL": shop.tools.url}
     first = worker(shop.database, env=environment)
+    shop.database.execute("update ai.tools set timeout_ms = 60000 where name = 'try'")
     generation = shop.ask("try", {"sql": "select pg_sleep(3)"})
+    asleep = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
     until(
-        lambda: shop.database.value("select count(*) from pg_stat_activity where wait_event = 'PgSleep'") > 0,
+        lambda: shop.database.value(asleep) > 0,
         "the database to say so",
     )
     first.kill()
