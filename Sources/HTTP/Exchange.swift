@@ -233,6 +233,7 @@ extension Exchange {
       return false
     }
     attempts += 1
+    lastSign = monotonicNanoseconds()
     guard attempts > 1, hasSentAnything else { return true }
     // libcurl has begun to count anew; how much of the request left is no longer known.
     mayHaveSentAll = true

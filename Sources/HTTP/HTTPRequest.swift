@@ -27,8 +27,8 @@ package struct HTTPRequest: Sendable {
   package var delay = 0
   /// From the start of the name lookup to the end of the TLS handshake, in milliseconds.
   package var connectTimeout = 5_000
-  /// The longest pause without a byte in either direction, in milliseconds, rounded up to whole
-  /// seconds (libcurl's unit); 0: none. It also counts while waiting for the first byte.
+  /// The longest pause without a byte in either direction, in milliseconds; 0: none. It also counts while waiting
+  /// for the first byte. A pause of this thread is none: what came meanwhile is read first.
   package var stallTimeout = 60_000
   /// From `start` until the sink's `hasBegun`, in milliseconds; 0: no limit.
   package var firstAnswerTimeout = 0

@@ -22,6 +22,11 @@ final class TransferLoop {
   private var deadlines = Deadlines()
   /// When a transfer may have been silent for too long. libcurl would look at each of them every second.
   private var silences = Deadlines()
+  /// All that was ready by then has been handled. Lateness and silence are judged as of then: what came while the
+  /// thread did not run counts.
+  private var heardUntil: UInt64 = 0
+  private var roundBegan: UInt64 = 0
+  private var batchesOfRound = 0
   private var waitingRoom = WaitingRoom()
   private var memory: AnswerMemory
 
@@ -64,6 +69,7 @@ final class TransferLoop {
       endLate()
       endSilent()
       callWaiting()
+      if batchesOfRound == 0 { roundBegan = monotonicNanoseconds() }
       let count = martlet_epoll_wait(
         epoll, ready.baseAddress, Int32(Self.batch), millisecondsToWait())
       for index in 0..<max(0, Int(count)) {
@@ -79,6 +85,7 @@ final class TransferLoop {
         var running: Int32 = 0
         curl_multi_socket_action(multi, event.fd, bits, &running)
       }
+      noteBatch(of: Int(count))
       reap()
       sweep()
     }
@@ -113,6 +120,15 @@ final class TransferLoop {
     return !stopped
   }
 
+  /// Ends a round once all that was ready at its beginning has been handled: with a batch that is not full, or,
+  /// as epoll goes round robin through what is ready (epoll_wait(2)), after one for every so many transfers.
+  private func noteBatch(of count: Int) {
+    batchesOfRound += 1
+    guard count < Self.batch || batchesOfRound > active.count / Self.batch else { return }
+    heardUntil = roundBegan
+    batchesOfRound = 0
+  }
+
   /// `asked`: when it was asked for; `now`: from when its times count, where it had to wait.
   private func start(
     _ id: TransferID, _ request: HTTPRequest, _ sink: any TransferSink, _ asked: UInt64,
@@ -137,7 +153,7 @@ final class TransferLoop {
       deadlines.add(id, at: time &+ UInt64(exchange.patience) &* 1_000_000)
     }
     if exchange.stall > 0 {
-      exchange.lastSign = max(time, asked)
+      exchange.lastSign = monotonicNanoseconds()
       forgetEnded(in: &silences)
       silences.add(id, at: exchange.silentUntil)
     }
@@ -200,11 +216,9 @@ final class TransferLoop {
     sink?.finished(exchange.outcome(nil))
   }
 
-  /// Aborts transfers whose answer has not begun in time. What arrived in the same turn was read
-  /// before.
+  /// Aborts transfers whose answer has not begun in time.
   private func endLate() {
-    let now = monotonicNanoseconds()
-    while let first = deadlines.first, first.time <= now {
+    while let first = deadlines.first, first.time <= heardUntil {
       deadlines.removeFirst()
       guard let exchange = active[first.id], let sink = exchange.sink, !sink.hasBegun else {
         continue
@@ -216,14 +230,11 @@ final class TransferLoop {
 
   /// Aborts transfers of which nothing was heard for their time. A body that is being sent counts as a sign.
   private func endSilent() {
-    guard let first = silences.first else { return }
-    let now = monotonicNanoseconds()
-    guard first.time <= now else { return }
-    while let first = silences.first, first.time <= now {
+    while let first = silences.first, first.time <= heardUntil {
       silences.removeFirst()
       guard let exchange = active[first.id], exchange.sink != nil else { continue }
-      exchange.noteUpload(at: now)
-      if exchange.silentUntil <= now {
+      exchange.noteUpload(at: heardUntil)
+      if exchange.silentUntil <= heardUntil {
         let words = "nothing came for \(exchange.stall) ms"
         end(exchange, failure: TransferFailure(kind: .timeout, message: words))
       } else {

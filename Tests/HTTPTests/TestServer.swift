@@ -1,3 +1,4 @@
+import Dispatch
 import Glibc
 import Synchronization
 
@@ -35,7 +36,11 @@ final class TestServer: Sendable {
     TestServer.thread { [self] in
       while true {
         let fd = accept(listener, nil, nil)
-        if fd < 0 { return }
+        if fd < 0 {
+          // Closed by nobody else, so that its number is not another server's while it is accepted from.
+          Glibc.close(listener)
+          return
+        }
         var on: Int32 = 1
         setsockopt(
           fd, Int32(IPPROTO_TCP), TCP_NODELAY, &on, socklen_t(MemoryLayout<Int32>.size))
@@ -49,10 +54,8 @@ final class TestServer: Sendable {
     }
   }
 
-  func stop() {
-    shutdown(listener, Int32(SHUT_RDWR))
-    Glibc.close(listener)
-  }
+  /// Ends the accepting.
+  func stop() { shutdown(listener, Int32(SHUT_RDWR)) }
 
   static func thread(_ body: @escaping @Sendable () -> Void) {
     var attributes = pthread_attr_t()
@@ -279,4 +282,27 @@ final class Latch: Sendable {
       if isOpen { continuation.resume() }
     }
   }
+}
+
+/// Holds up the thread of the transfers from the first piece of a body until a signal.
+final class PausingSink: TransferSink {
+  let ends = DispatchSemaphore(value: 0)
+  private let begins: DispatchSemaphore
+  private let hasPaused = Atomic<Bool>(false)
+
+  init(begins: DispatchSemaphore) { self.begins = begins }
+
+  var hasBegun: Bool { true }
+
+  func head(status: Int, headers: [String: String]) {}
+
+  func body(_ bytes: UnsafeRawBufferPointer) -> BodyVerdict {
+    if !hasPaused.exchange(true, ordering: .relaxed) {
+      begins.signal()
+      ends.wait()
+    }
+    return .more
+  }
+
+  func finished(_ outcome: TransferOutcome) {}
 }
