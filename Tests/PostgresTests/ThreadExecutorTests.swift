@@ -111,7 +111,7 @@ struct SharedThreadTests {
     let executor = try ThreadExecutor()
     defer { executor.stop() }
     let listener = try await Listener.open(
-      try database.url, channels: ["news"], applicationName: "test", on: executor)
+      try database.url, channels: ["between"], applicationName: "test", on: executor)
     let connection = try await Connection.open(
       try database.url, applicationName: "test", on: executor)
     let heard = Counter()
@@ -123,7 +123,7 @@ struct SharedThreadTests {
       group.addTask(executorPreference: executor) {
         while heard.value == 0 { try await connection.query("select 1") }
       }
-      try await database.connect().query("notify news")
+      try await database.connect().query("notify between")
       try await group.waitForAll()
     }
     await listener.close()
