@@ -1,5 +1,5 @@
--- Bindings of login roles carry a copy of what their member is and may do, because that is asked for several times a
--- statement. The copies are right at every commit, at every isolation level: whoever changes a binding, or what is copied into
+-- Bindings of login roles carry a copy of what their member is and may do, and whether a plain prompt of theirs is to be looked
+-- at any further, because that is asked for several times a statement, or for each row. The copies are right at every commit, at every isolation level: whoever changes a binding, or what is copied into
 -- one, first takes a turn by updating the tenant's row of ai.binding_turns, which the others wait for. Who looks after that sees what
 -- they committed, or, with a snapshot of the whole transaction, fails (40001).
 --
@@ -23,6 +23,31 @@ end
 $$;
 comment on function ai.take_turn(uuid) is 'Makes who changes bindings of a tenant, or what they copy, wait for each other.';
 
+-- For what all tenants share. Changed at READ COMMITTED: with an older snapshot bindings that were made meanwhile would be missed. Raises PT400.
+create or replace function ai.take_turn_of_all() returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception 'this needs isolation level READ COMMITTED' using errcode = 'PT400', detail = 'Who was bound since the transaction began would be missed.';
+  end if;
+  perform ai.take_turn(null);
+end
+$$;
+comment on function ai.take_turn_of_all() is 'Makes a change of what all tenants share wait for all who change bindings.';
+
+-- p_permissions and p_enabled are those of a member of p_tenant. Limits are no matter: they are looked at after the insert.
+create or replace function ai.asks_plainly(p_tenant uuid, p_permissions text[], p_enabled boolean) returns boolean
+language sql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_enabled and p_permissions && '{inference:execute,*}'
+         and not exists (select from ai.policies_in_use p
+                          where p.name <> 'limits' and (p.scope = p_tenant or p.scope = '00000000-0000-0000-0000-000000000000'))
+$$;
+comment on function ai.asks_plainly(uuid, text[], boolean) is 'Whether such a member may ask, and no guardrail, cache or rule concerns the tenant.';
+
 -- Trigger BEFORE INSERT OR UPDATE, each row of ai.role_bindings: whatever is written, the copy is the truth.
 create or replace function ai.copy_member() returns trigger
 language plpgsql volatile security definer
@@ -35,10 +60,11 @@ begin
     from ai.members m join ai.tenants t on t.id = m.tenant_id
    where m.tenant_id = new.tenant_id and m.user_id = new.user_id;
   new.member_enabled := coalesce(new.member_enabled, false);  -- no such member: the foreign key says so
+  new.asks_plainly := coalesce(ai.asks_plainly(new.tenant_id, new.member_permissions, new.member_enabled), false);
   return new;
 end
 $$;
-comment on function ai.copy_member() is 'Trigger: copies a member''s role, permissions and state into its binding.';
+comment on function ai.copy_member() is 'Trigger: copies a member''s role, permissions and state into its binding, and how it asks.';
 
 -- Triggers AFTER, of what is copied: they touch the bindings, which copy again.
 create or replace function ai.copy_members() returns trigger
@@ -67,17 +93,14 @@ end
 $$;
 comment on function ai.copy_tenant() is 'Trigger: a tenant was switched on or off.';
 
--- A shared role is changed at READ COMMITTED: with an older snapshot bindings that were made meanwhile would be missed. Raises PT400.
+-- Raises PT400 for a shared role at another isolation level than READ COMMITTED.
 create or replace function ai.copy_role() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if tg_op <> 'INSERT' and old.tenant_id is null or tg_op <> 'DELETE' and new.tenant_id is null then
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-      raise exception 'this needs isolation level READ COMMITTED' using errcode = 'PT400', detail = 'Who was bound since the transaction began would be missed.';
-    end if;
-    perform ai.take_turn(null);
+    perform ai.take_turn_of_all();
   end if;
   perform ai.take_turn(d.tenant_id)
      from (select distinct u.tenant_id
@@ -92,7 +115,7 @@ $$;
 comment on function ai.copy_role() is 'Trigger: a role was made, changed or dropped.';
 
 -- What changes where triggers do not fire (a restore of some rows, session_replication_role) is put right by this, and by
--- every `martlet migrate`. Gives how many copies were wrong.
+-- every `martlet migrate` (ai.refresh_policies()). Gives how many copies were wrong.
 create or replace function ai.refresh_bindings() returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -102,10 +125,11 @@ declare
 begin
   perform ai.take_turn(null);
   update ai.role_bindings b set member_enabled = b.member_enabled
-    from ai.members m join ai.tenants t on t.id = m.tenant_id
+    from (select m.tenant_id, m.user_id, m.role, coalesce(ai.role_permissions(m.tenant_id, m.role), '{}') as permissions, m.enabled and t.enabled as enabled
+            from ai.members m join ai.tenants t on t.id = m.tenant_id) m
    where m.tenant_id = b.tenant_id and m.user_id = b.user_id
-     and (b.member_role, b.member_permissions, b.member_enabled)
-         is distinct from (m.role, coalesce(ai.role_permissions(m.tenant_id, m.role), '{}'), m.enabled and t.enabled);
+     and (b.member_role, b.member_permissions, b.member_enabled, b.asks_plainly)
+         is distinct from (m.role, m.permissions, m.enabled, ai.asks_plainly(m.tenant_id, m.permissions, m.enabled));
   get diagnostics v_count = row_count;
   return v_count;
 end
@@ -129,7 +153,7 @@ end
 $$;
 comment on function ai.keep_roles_apart() is 'Trigger: no role is both in ai.role_bindings and in ai.authenticators.';
 
-revoke execute on function ai.take_turn(uuid), ai.copy_member(), ai.copy_members(), ai.copy_tenant(), ai.copy_role(), ai.refresh_bindings(), ai.keep_roles_apart()
+revoke execute on function ai.take_turn(uuid), ai.take_turn_of_all(), ai.asks_plainly(uuid, text[], boolean), ai.copy_member(), ai.copy_members(), ai.copy_tenant(), ai.copy_role(), ai.refresh_bindings(), ai.keep_roles_apart()
   from public;
 
 -- objects
@@ -147,5 +171,3 @@ create or replace trigger keep_roles_apart after insert or update of role_name o
   for each row execute function ai.keep_roles_apart();
 create or replace trigger keep_roles_apart after insert or update on ai.authenticators
   for each row execute function ai.keep_roles_apart();
-
-do $$ begin perform ai.refresh_bindings(); end $$;

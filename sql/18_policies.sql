@@ -1,9 +1,11 @@
 -- Which tables of policies an insert has to look at. Most tenants have rows in none or few of them, and a look into six empty
 -- tables costs more than all else that an insert checks. ai.policies_in_use names, for each tenant and for all, the tables with
 -- rows. A name is added by a trigger, in the transaction that adds the row, and stays when the row goes: one name too many costs
--- a look, one too few would pass over a guardrail.
+-- a look, one too few would pass over a guardrail. Limits apart, bindings copy whether there is any (sql/17_bindings.sql).
 
--- Trigger AFTER INSERT OR UPDATE, each row of a table of policies with a tenant_id. Waits for nobody.
+-- Trigger AFTER INSERT OR UPDATE, each row of a table of policies with a tenant_id. For a new name, limits apart, it takes a turn among those who
+-- change the tenant's bindings, or everybody's, and raises PT400 for the first policy of a table that all tenants share at another isolation level than READ
+-- COMMITTED. Otherwise it waits for nobody.
 create or replace function ai.note_policy() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -13,6 +15,14 @@ declare
 begin
   if not exists (select from ai.policies_in_use p where p.scope = v_scope and p.name = tg_table_name::text) then
     insert into ai.policies_in_use (scope, name) values (v_scope, tg_table_name);
+    if tg_table_name <> 'limits' then
+      if new.tenant_id is null then
+        perform ai.take_turn_of_all();
+      else
+        perform ai.take_turn(new.tenant_id);
+      end if;
+      update ai.role_bindings b set asks_plainly = false where (new.tenant_id is null or b.tenant_id = new.tenant_id) and b.asks_plainly;
+    end if;
   end if;
   return null;
 end
@@ -20,8 +30,8 @@ $$;
 comment on function ai.note_policy() is 'Trigger: notes that a tenant, or all, have a row in this table of policies.';
 
 -- Notes everything anew: what changed where triggers do not fire (a restore of some rows, session_replication_role), and what
--- has no row any more. Every `martlet migrate` does it. Waits for who writes to these tables, and lets nobody write to them until
--- the transaction ends. Gives how many tenants and tables there are.
+-- has no row any more, and then what bindings copy. Every `martlet migrate` does it. Waits for who writes to these tables, and lets nobody write to
+-- them, and to bindings and what they copy, until the transaction ends. Gives how many tenants and tables there are.
 create or replace function ai.refresh_policies() returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -38,6 +48,7 @@ begin
           union select tenant_id, 'profile_rules' from ai.profile_rules
           union select tenant_id, 'limits' from ai.limits) h;
   get diagnostics v_count = row_count;
+  perform ai.refresh_bindings();
   return v_count;
 end
 $$;

@@ -61,7 +61,10 @@ create or replace function ai.token_cost(
 returns numeric
 language sql immutable parallel safe security invoker
 as $$
-  select case when p_rates is not null then trim_scale(0.000001 * (
+  select case when p_rates is null then null
+    when p_cached = 0 and p_cache_write = 0 and p_cache_write_1h = 0 and p_reasoning = 0 then  -- as below, without what is nothing
+      trim_scale(0.000001 * (p_input * coalesce((p_rates ->> 'input')::numeric, 0) + p_output * coalesce((p_rates ->> 'output')::numeric, 0)))
+    else trim_scale(0.000001 * (
       (p_input - p_cached - p_cache_write - p_cache_write_1h) * coalesce((p_rates ->> 'input')::numeric, 0)
     + p_cached         * coalesce((p_rates ->> 'cache_read')::numeric, (p_rates ->> 'input')::numeric, 0)
     + p_cache_write    * coalesce((p_rates ->> 'cache_write')::numeric, (p_rates ->> 'input')::numeric, 0)

@@ -169,7 +169,6 @@ declare
   c_batch_ms constant integer := 259200000;  -- a provider batch takes up to a day, and what is left of one is tried again after it
   v_settings record;
   v_me       record;
-  v_common   boolean;
   v_named    boolean;
   v_bound    boolean := false;
   v_hash     bytea;
@@ -188,17 +187,10 @@ begin
      and ascii(new.prompt) between 33 and 126 and octet_length(new.prompt) <= 65536 and new.model is not null
      and new.status = 'queued' and new.kind = 'chat' and new.params = '{}' and new.priority in ('high', 'normal', 'low')
      and coalesce(current_setting('ai.session', true), '') = '' then
-    select b.tenant_id, b.user_id,
-           not exists (select from ai.policies_in_use p
-                        where p.name <> 'limits' and (p.scope = b.tenant_id or p.scope = '00000000-0000-0000-0000-000000000000'))
-      into new.tenant_id, new.user_id, v_common
-      from ai.role_bindings b
-     where b.role_name = session_user and b.member_enabled and b.member_permissions && '{inference:execute,*}';
-    if v_common then
+    select b.tenant_id, b.user_id into new.tenant_id, new.user_id from ai.role_bindings b where b.role_name = session_user and b.asks_plainly;
+    if found then
       return new;
     end if;
-    new.tenant_id := null;
-    new.user_id := null;
   end if;
 
   if new.status <> 'queued' then

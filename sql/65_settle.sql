@@ -34,7 +34,7 @@ begin
   select array_agg(l.generation_id) into v_ids
     from (select l.generation_id
             from ai.leases l
-           where l.generation_id = any (array(select r.id from jsonb_to_recordset(p_results) r (id uuid))) and (p_worker is null or l.worker_id = p_worker)
+           where l.generation_id = any (array(select (r ->> 'id')::uuid from jsonb_array_elements(p_results) r)) and (p_worker is null or l.worker_id = p_worker)
            order by l.generation_id
              for update) l;
   -- An attempt that is named twice counts once: ai.settle_attempts() sees to that.

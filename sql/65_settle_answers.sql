@@ -106,10 +106,10 @@ begin
          -- Of one counter and one claim together: a batch is claimed by a few, from a few lanes.
          (select jsonb_agg(jsonb_build_object('counters', jsonb_build_array(r.counter_id), 'amounts', jsonb_build_array(r.amount), 'claimed_at', r.claimed_at,
                                               'tokens', r.tokens, 'cost', r.cost, 'sent', true, 'ended', true))
-            from (select u.counter_id, o.claimed_at, sum(u.amount) as amount, sum(o.input_tokens::bigint + o.output_tokens) as tokens, sum(o.cost) as cost
-                    from answers o
-                   cross join lateral unnest(o.counters, o.amounts) u (counter_id, amount)
-                   group by u.counter_id, o.claimed_at) r),
+            from (select u.counter_id, u.claimed_at, sum(u.amount) as amount, sum(u.tokens) as tokens, sum(u.cost) as cost
+                    from (select unnest(o.counters) as counter_id, unnest(o.amounts) as amount, o.claimed_at, o.input_tokens::bigint + o.output_tokens as tokens, o.cost
+                            from answers o) u
+                   group by u.counter_id, u.claimed_at) r),
          case when p_watched then jsonb_agg(jsonb_build_object('generation_id', a.generation_id, 'model_id', a.model_id, 'outcome', 'succeeded', 'secret', a.secret,
                                                                 'ttft_ms', a.ttft_ms, 'latency_ms', a.latency_ms)) end,
          (select count(case when n.tail <> '' then pg_notify(n.channel, ai.event_payload(n.generation_id, n.shown_seq + 1, 'delta', ai.event_data('delta', n.tail))) end)

@@ -13,7 +13,7 @@ as $$
       ('members',           'tenant_id',     '{}',        '{}'),
       ('roles',             'tenant_id',     '{}',        '{}'),
       ('permissions',       'none',          '{}',        '{}'),
-      ('role_bindings',     'tenant_id',     '{}',        '{member_role,member_permissions,member_enabled}'),
+      ('role_bindings',     'tenant_id',     '{}',        '{member_role,member_permissions,member_enabled,asks_plainly}'),
       ('authenticators',    'none',          '{}',        '{}'),
       ('api_keys',          'tenant_id',     '{}',        '{}'),
       ('data_keys',         'tenant_id',     '{}',        '{}'),

@@ -142,6 +142,10 @@ static const unsigned char migrations_33[] = {
 #embed "../../migrations/20261121160300_storage.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_34[] = {
+#embed "../../migrations/20261122080000_cheaper_inserts.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -625,6 +629,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_31, "20261121150800_provider_batches.sql"),
   FILE_ENTRY(migrations_32, "20261121150900_admission.sql"),
   FILE_ENTRY(migrations_33, "20261121160300_storage.sql"),
+  FILE_ENTRY(migrations_34, "20261122080000_cheaper_inserts.sql"),
   {0, 0, 0},
 };
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import psycopg
+import pytest
 from crowd import at_once
 from databases import Database
 from psycopg import IsolationLevel
@@ -70,14 +71,71 @@ def test_the_copies_in_bindings_are_what_their_members_are(database: Database, d
     for _ in range(3):
         assert sum(at_once(len(connections), run, dice)) > 60, "hardly anything went through"
         wrong = database.execute(
-            "select b.*, m.role, ai.role_permissions(m.tenant_id, m.role), m.enabled, t.enabled as tenant_enabled"
+            "select b.*, m.role, p.permissions, m.enabled, t.enabled as tenant_enabled"
             " from ai.role_bindings b join ai.members m using (tenant_id, user_id)"
             " join ai.tenants t on t.id = m.tenant_id"
-            " where (b.member_role, b.member_permissions, b.member_enabled)"
-            " is distinct from (m.role, ai.role_permissions(m.tenant_id, m.role), m.enabled and t.enabled)"
+            " cross join lateral (select ai.role_permissions(m.tenant_id, m.role) as permissions) p"
+            " where (b.member_role, b.member_permissions, b.member_enabled, b.asks_plainly)"
+            " is distinct from (m.role, p.permissions, m.enabled and t.enabled,"
+            " m.enabled and t.enabled and p.permissions && '{inference:execute,*}')"
         )
         assert wrong == []
         assert database.value("select ai.refresh_bindings()") == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_who_is_bound_at_the_moment_of_a_first_policy_does_not_ask_past_it(
+    database: Database, dice: random.Random, shared: bool
+) -> None:
+    connections = [database.connect(autocommit=False) for _ in range(2)]
+    both = 0
+    for number in range(40):
+        tenant = database.tenant()
+        database.execute("insert into ai.members (tenant_id, user_id) values (%s, 'a')", tenant)
+
+        def run(which: int, dice: random.Random, tenant=tenant, number=number) -> bool:
+            connection = connections[which]
+            connection.isolation_level = dice.choice(LEVELS[: 1 if which and shared else None])
+            try:
+                connection.execute("select from ai.settings")  # takes the snapshot of a level that keeps one
+                if which:
+                    query = (
+                        "insert into ai.guardrails (tenant_id, name, scope, detector, action)"
+                        " values (%s, 'any', 'input', 'email', 'flag')"
+                    )
+                    connection.execute(query, [None if shared else tenant])
+                else:
+                    query = "insert into ai.role_bindings (role_name, tenant_id, user_id) values (%s, %s, 'a')"
+                    connection.execute(query, [f"bound_{number}", tenant])
+                connection.commit()
+            except psycopg.Error as error:
+                connection.rollback()
+                if error.sqlstate not in ("40001", "40P01"):
+                    raise
+                return False
+            return True
+
+        bound, forbidden = at_once(2, run, dice)
+        plainly = database.execute("select asks_plainly from ai.role_bindings where role_name = %s", f"bound_{number}")
+        assert plainly == ([{"asks_plainly": not forbidden}] if bound else []), f"round {number}"
+        both += bound and forbidden
+        database.execute("delete from ai.guardrails")
+        database.execute("select ai.refresh_policies()")
+    assert both > 5, "hardly ever both"
+
+
+def test_a_first_policy_for_all_is_made_at_read_committed(database: Database) -> None:
+    connection = database.connect(autocommit=False)
+    query = "insert into ai.guardrails (name, scope, detector, action) values ('all', 'input', 'email', 'flag')"
+    for level in LEVELS[1:]:
+        connection.isolation_level = level
+        with pytest.raises(psycopg.Error, match="READ COMMITTED") as caught:
+            connection.execute(query)
+        assert caught.value.sqlstate == "PT400"
+        connection.rollback()
+    connection.isolation_level = LEVELS[0]
+    connection.execute(query)
+    connection.commit()
 
 
 def test_a_role_becomes_a_gateway_or_a_member_never_both(database: Database, dice: random.Random) -> None:

@@ -287,6 +287,48 @@ select is(ai.refresh_bindings(), 1, 'what got past the triggers is put right');
 select is(t.copies(), 'mtap_ann other {inference:read} f, mtap_bob user {} f', 'by the operator''s function');
 select is(ai.refresh_bindings(), 0, 'once');
 
+-- Who asks plainly: a copy, too
+create function t.plainly() returns text language sql stable as $$
+  select string_agg(concat_ws(' ', b.role_name, b.asks_plainly), ', ' order by b.role_name) from ai.role_bindings b where b.role_name in ('mtap_ann', 'mtap_bob')
+$$;
+update ai.tenants set enabled = true;
+update ai.members set enabled = true, role = 'user';
+select is(t.plainly(), 'mtap_ann f, mtap_bob f', 'not who may not ask');
+update ai.roles set permissions = '{inference:execute}' where name = 'user';
+select is(t.plainly(), 'mtap_ann t, mtap_bob t', 'who may, in tenants without policies');
+update ai.roles set permissions = '{*}' where name = 'user';
+select is(t.plainly(), 'mtap_ann t, mtap_bob t', 'or may everything');
+update ai.members set enabled = user_id <> 'ann';
+select is(t.plainly(), 'mtap_ann f, mtap_bob t', 'nobody who is switched off');
+update ai.members set enabled = true;
+select sum(turn) as before from ai.binding_turns \gset
+insert into ai.limits (tenant_id, metric, period, amount) values (t.alpha(), 'requests', 'day', 5), (null, 'requests', 'day', 5);
+select is(t.plainly(), 'mtap_ann t, mtap_bob t', 'limits are no matter');
+select is((select sum(turn) from ai.binding_turns), :before::numeric, 'and take no turn');
+insert into ai.guardrails (tenant_id, name, scope, detector, action) values (t.alpha(), 'first', 'input', 'email', 'flag');
+select is(t.plainly(), 'mtap_ann f, mtap_bob t', 'not where a guardrail is, from its insert on');
+select sum(turn) as before from ai.binding_turns \gset
+insert into ai.guardrails (tenant_id, name, scope, detector, action) values (t.alpha(), 'second', 'input', 'email', 'flag');
+select is((select sum(turn) from ai.binding_turns), :before::numeric, 'a second one takes no turn');
+update ai.role_bindings set asks_plainly = true;
+select is(t.plainly(), 'mtap_ann f, mtap_bob t', 'what is written into the copy is not kept');
+insert into ai.cache_policies (tenant_id) values (t.beta());
+select is(t.plainly(), 'mtap_ann f, mtap_bob f', 'nor where a cache is');
+delete from ai.guardrails;
+delete from ai.cache_policies;
+select is(t.plainly(), 'mtap_ann f, mtap_bob f', 'a name too many stays');
+select is(ai.refresh_policies(), 2, 'until all is noted anew: limits, of alpha and of all');
+select is(t.plainly(), 'mtap_ann t, mtap_bob t', 'with the copies');
+insert into ai.profile_rules (position, profile) values (1, 'small');
+select is(t.plainly(), 'mtap_ann f, mtap_bob f', 'a rule for all');
+delete from ai.profile_rules;
+select is(ai.refresh_policies(), 2, 'gone');
+set local session_replication_role = replica;
+update ai.role_bindings set asks_plainly = false where role_name = 'mtap_bob';
+set local session_replication_role = origin;
+select is(ai.refresh_bindings(), 1, 'what got past the triggers is put right');
+select is(t.plainly(), 'mtap_ann t, mtap_bob t', 'here, too');
+
 -- whoami
 select results_eq($$ select user_id, source, why is not null from ai.whoami() $$, $$ values (null::text, null::text, true) $$, 'whoami says why one is nobody');
 
