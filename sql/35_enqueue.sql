@@ -94,10 +94,12 @@ comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text, u
 
 -- Trigger AFTER INSERT, each statement: a few statements, however many rows, tenants and lanes. Raises PT404 where no model
 -- answers what was inserted. Nearly every insert is one row, or rows that are alike: told from the rest by comparing all with the first.
--- To begin a statement costs as much as to store a row, so for one row there are as few as can be.
+-- To begin a statement costs as much as to store a row, so for one row there are as few as can be. Planned once: to plan anew for a session's
+-- first five inserts would cost as much as the inserts, and end with the same plans.
 create or replace function ai.enqueue_generations() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_tenant   uuid;
@@ -262,10 +264,11 @@ end
 $$;
 comment on function ai.check_target(uuid, text, text, text) is 'Raises PT404 unless a model answers.';
 
--- Queues, delays or lets wait what was inserted by one statement and is not alike.
+-- Queues, delays or lets wait what was inserted by one statement and is not alike. Planned by how much it is.
 create or replace function ai.enqueue_mixed(p_tenants uuid[], p_ids uuid[], p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = auto
 set standard_conforming_strings = on
 set jit = off
 set enable_seqscan = off

@@ -42,6 +42,9 @@ final class Desk: Sendable {
   /// What files under way take.
   let files: FileMemory
 
+  /// A larger one is hardly cheaper for each generation, and keeps a quiet tenant's row waiting that comes during it.
+  private static let largestClaim = 256
+
   init(identity: Identity, concurrency: Int, once: Bool, files: FileMemory = FileMemory()) {
     self.files = files
     self.concurrency = max(1, concurrency)
@@ -49,7 +52,7 @@ final class Desk: Sendable {
     backlog = max(1_024, concurrency * 4)
     state = Mutex(
       State(
-        claims: ClaimMachine(once: once, largestClaim: min(self.concurrency, 1_000)),
+        claims: ClaimMachine(once: once, largestClaim: min(self.concurrency, Self.largestClaim)),
         gathering: Gathering(interval: identity.publication),
         identity: identity))
   }
