@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import databases
 import earlier
+import psycopg
 import pytest
 import waiting
 from asking import AskingApp
@@ -21,6 +23,10 @@ from simulated import Providers, all_ended, books_agree_with_the_provider, books
 
 Migrate = Callable[..., subprocess.CompletedProcess[str]]
 LANDED = earlier.EARLIER[-1]
+TABLES = """
+select string_agg(format('ai.%I', c.relname), ', ' order by c.relname) from pg_class c
+ where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+"""
 MODELS = ("", "ttft=40;rate=300;tokens=30", "latency=30")
 
 
@@ -32,10 +38,19 @@ def speak(database: Database, protocol: int) -> None:
     """Makes it a schema of another protocol, as an upgrade to one would, with what sql/ does at every upgrade."""
     definition = database.value("select pg_get_functiondef('ai.worker_protocol()'::regprocedure)")
     other = re.sub(r"select \d+", f"select {protocol}", definition)
-    with database.superuser.transaction():
-        database.superuser.execute(other.encode())
-        objects = (earlier.SQL / "40_workers.sql").read_text().partition("\n-- objects\n")[2]
-        database.superuser.execute(objects.encode())
+    objects = (earlier.SQL / "40_workers.sql").read_text().partition("\n-- objects\n")[2]
+
+    def upgraded() -> bool:
+        # As an upgrade does, all tables first, in short tries: whoever waits with some of them may close a circle.
+        with contextlib.suppress(psycopg.errors.LockNotAvailable), database.superuser.transaction():
+            database.execute("set local lock_timeout = '20ms'")
+            database.execute(f"lock table {database.value(TABLES)} in access exclusive mode")
+            database.superuser.execute(other.encode())
+            database.superuser.execute(objects.encode())
+            return True
+        return False
+
+    waiting.until(upgraded, "all tables at once", 60)
 
 
 @pytest.mark.parametrize("door", ["martlet", "bundle"])
