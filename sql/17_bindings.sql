@@ -1,7 +1,8 @@
 -- Bindings of login roles carry a copy of what their member is and may do, and whether a plain prompt of theirs is to be looked
--- at any further, because that is asked for several times a statement, or for each row. The copies are right at every commit, at every isolation level: whoever changes a binding, or what is copied into
--- one, first takes a turn by updating the tenant's row of ai.binding_turns, which the others wait for. Who looks after that sees what
--- they committed, or, with a snapshot of the whole transaction, fails (40001).
+-- at any further, because that is asked for several times a statement, or for each row. The copies are right at every commit, at
+-- every isolation level: whoever changes a binding, or what is copied into one, first takes a turn by updating the tenant's row of
+-- ai.binding_turns, which the others wait for. Who looks after that sees what they committed, or, with a snapshot of the whole
+-- transaction, fails (40001).
 --
 -- Locks, until the transaction ends, after the row that was changed: the row for the shared roles (shared, or, by who changes a shared
 -- role, alone), then the tenant's. Changes of members' role or state, of roles, of the tenant's state and of bindings go one after
@@ -60,7 +61,7 @@ begin
     from ai.members m join ai.tenants t on t.id = m.tenant_id
    where m.tenant_id = new.tenant_id and m.user_id = new.user_id;
   new.member_enabled := coalesce(new.member_enabled, false);  -- no such member: the foreign key says so
-  new.asks_plainly := coalesce(ai.asks_plainly(new.tenant_id, new.member_permissions, new.member_enabled), false);
+  new.asks_plainly := ai.asks_plainly(new.tenant_id, new.member_permissions, new.member_enabled);
   return new;
 end
 $$;
