@@ -156,15 +156,17 @@ $$;
 comment on function ai.check_input(text, text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, jsonb, text, text[], integer) is
   'Raises PT400 or PT413 for input that contradicts itself or is too long.';
 
--- Trigger BEFORE INSERT, each row. Raises PT400 invalid, PT401 nobody, PT403 not allowed, PT404 no such model, profile,
+-- What a new generation becomes, a row of ai.generations: who asks is stamped on, and so on through all that may concern it. Null: it is not inserted, for its idempotency key
+-- stands for another. Raises PT400 invalid, PT401 nobody, PT403 not allowed, PT404 no such model, profile,
 -- template, collection, conversation or batch, PT409 idempotency key reused with other input, PT413 too long, PT503 switched off. What a guardrail
 -- refuses and what a cache answers is inserted with its end. With an idempotency key it takes that key's
 -- row lock until the transaction ends, so that of two inserts at once the second waits for the first.
-create or replace function ai.admit_generation() returns trigger
+create or replace function ai.admit_question(p_question record) returns record
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  new        record := p_question;
   c_hint constant text := 'Who asks on behalf of a member names an enabled row of ai.members by user_id, and tenant_id where it is not the own.';
   c_batch_ms constant integer := 259200000;  -- a provider batch takes up to a day, and what is left of one is tried again after it
   v_settings record;
@@ -179,23 +181,6 @@ declare
   v_stages   jsonb := '[]';
   v_cacheable boolean := true;
 begin
-  -- Nearly every insert is by a login that is bound to a member, and is a prompt for a named model and nothing else: then there is
-  -- nothing to find fault with, and one look tells who asks and that no guardrail, cache or rule concerns the tenant. What ai.settings
-  -- says to it is asked once a statement (ai.enqueue_generations()).
-  if num_nonnulls(new.tenant_id, new.user_id, new.purpose, new.messages, new.profile, new.run_after, new.deadline_ms, new.metadata, new.idempotency_key, new.template,
-                  new.collection, new.conversation_id, new.batch_id, new.cache, new.cache_tags, new.tools, new.api_key_id) = 0
-     and ascii(new.prompt) between 33 and 126 and octet_length(new.prompt) <= 65536 and new.model is not null
-     and new.status = 'queued' and new.kind = 'chat' and new.params = '{}' and new.priority in ('high', 'normal', 'low')
-     and coalesce(current_setting('ai.session', true), '') = '' then
-    select b.tenant_id, b.user_id into new.tenant_id, new.user_id from ai.role_bindings b where b.role_name = session_user and b.asks_plainly;
-    if found then
-      return new;
-    end if;
-  end if;
-
-  if new.status <> 'queued' then
-    return new;  -- a restore: only an owner can have written that column
-  end if;
   v_named := new.tenant_id is not null or new.user_id is not null;
   if new.purpose is null then
     -- Of a bound login the same probe as in ai.identity(), without the rest of it: this is asked for every row.
@@ -385,8 +370,40 @@ begin
   return new;
 end
 $$;
-comment on function ai.admit_generation() is
-  'Trigger: stamps identity on a generation, checks its input, honours its idempotency key, applies guardrails, answers from the exact cache.';
+comment on function ai.admit_question(record) is
+  'Stamps identity on a generation, checks its input, honours its idempotency key, applies guardrails, answers from the exact cache.';
+
+-- Trigger BEFORE INSERT, each row: raises what ai.admit_question() does. Short, because each session reads all of it before its first insert.
+create or replace function ai.admit_generation() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Nearly every insert is by a login that is bound to a member, and is a prompt for a named model and nothing else: then there is
+  -- nothing to find fault with, and one look tells who asks and that no guardrail, cache or rule concerns the tenant. What ai.settings
+  -- says to it is asked once a statement (ai.enqueue_generations()).
+  if num_nonnulls(new.tenant_id, new.user_id, new.purpose, new.messages, new.profile, new.run_after, new.deadline_ms, new.metadata, new.idempotency_key, new.template,
+                  new.collection, new.conversation_id, new.batch_id, new.cache, new.cache_tags, new.tools, new.api_key_id) = 0
+     and ascii(new.prompt) between 33 and 126 and new.model is not null
+     and new.status = 'queued' and new.kind = 'chat' and new.params = '{}' and new.priority in ('high', 'normal', 'low')
+     and coalesce(current_setting('ai.session', true), '') = '' then
+    select b.tenant_id, b.user_id into new.tenant_id, new.user_id from ai.role_bindings b where b.role_name = session_user and b.asks_plainly;
+    if found then
+      return new;
+    end if;
+  end if;
+
+  if (new.status <> 'queued' or new.purpose is not null)
+     and ai.is_generation(new.kind, new.status, new.priority, new.cache, new.purpose) is not true then
+    raise exception 'kind, status, priority, cache or purpose is none' using errcode = 'check_violation', table = 'generations', schema = 'ai';
+  end if;
+  if new.status <> 'queued' then
+    return new;  -- a restore: only an owner can have written that column
+  end if;
+  return ai.admit_question(new);
+end
+$$;
+comment on function ai.admit_generation() is 'Trigger: admits a generation, or raises why not.';
 
 -- The generation that a key of the caller's tenant stands for, if it is the caller's; else null.
 create or replace function ai.idempotent_generation(p_key text) returns uuid
@@ -402,7 +419,7 @@ comment on function ai.idempotent_generation(text) is 'Id of the caller''s gener
 
 revoke execute on function ai.check_messages(jsonb), ai.check_params(jsonb), ai.question_text(text, jsonb),
   ai.check_input(text, text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, jsonb, text, text[], integer),
-  ai.admit_generation(), ai.idempotent_generation(text) from public;
+  ai.admit_question(record), ai.admit_generation(), ai.idempotent_generation(text) from public;
 grant execute on function ai.idempotent_generation(text) to ai_user;
 
 -- objects
