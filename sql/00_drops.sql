@@ -49,3 +49,4 @@ drop function if exists ai.extend_provider_batch_deadline() cascade;
 -- With what the claim knows already.
 drop function if exists ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[]);
 drop function if exists ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[]);
+drop function if exists ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], uuid, uuid);

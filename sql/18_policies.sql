@@ -30,7 +30,7 @@ $$;
 comment on function ai.note_policy() is 'Trigger: notes that a tenant, or all, have a row in this table of policies.';
 
 -- Notes everything anew: what changed where triggers do not fire (a restore of some rows, session_replication_role), and what
--- has no row any more, and then what bindings copy. Every `martlet migrate` does it. Waits for who writes to these tables, and lets nobody write to
+-- has no row any more, and then what bindings copy. Known ways are void. Every `martlet migrate` does it. Waits for who writes to these tables, and lets nobody write to
 -- them, and to bindings and what they copy, until the transaction ends. Gives how many tenants and tables there are.
 create or replace function ai.refresh_policies() returns integer
 language plpgsql volatile security definer
@@ -49,6 +49,7 @@ begin
           union select tenant_id, 'limits' from ai.limits) h;
   get diagnostics v_count = row_count;
   perform ai.refresh_bindings();
+  insert into ai.policy_changes default values;
   return v_count;
 end
 $$;

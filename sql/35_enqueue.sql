@@ -93,7 +93,8 @@ $$;
 comment on function ai.existing_lane(uuid, text, uuid, text, text, text, text, uuid) is 'The best lane there is for such a generation; null: not even the tenant''s own.';
 
 -- Trigger AFTER INSERT, each statement: a few statements, however many rows, tenants and lanes. Raises PT404 where no model
--- answers what was inserted. Nearly every insert is one row, or rows that are alike: told from the rest by comparing all with the first.
+-- answers what was inserted. Nearly every insert is one plain question whose way is known (sql/26_known_ways.sql), or rows that are alike: told from
+-- the rest by comparing all with the first.
 -- To begin a statement costs as much as to store a row, so for one row there are as few as can be. Planned once: to plan anew for a session's
 -- first five inserts would cost as much as the inserts, and end with the same plans.
 create or replace function ai.enqueue_generations() returns trigger
@@ -124,123 +125,144 @@ declare
   v_limits   boolean;
   v_answered boolean;
   v_lane     bigint;
-  v_listed   boolean;
+  v_listed   boolean := false;
 begin
-  select i.tenant_id, i.id, i.priority, i.user_id, i.kind, i.model, i.profile, i.api_key_id, octet_length(i.prompt),
-         i.status = 'queued' and num_nonnulls(i.purpose, i.batch_id, i.run_after, i.query_id, i.judge_ids, i.cache_key, i.template, i.collection,
-                                              i.conversation_id, i.stages) = 0,
-         exists (select from inserted offset 1),
-         (select case when s.accepting then s.max_input_bytes else -1 end from ai.settings s),
-         exists (select from ai.policies_in_use p where p.name = 'limits' and (p.scope = i.tenant_id or p.scope = '00000000-0000-0000-0000-000000000000'))
-    into v_tenant, v_id, v_priority, v_user, v_kind, v_model, v_profile, v_key, v_bytes, v_plain, v_more, v_most, v_limits
-    from inserted i limit 1;
-  if not found then
-    return null;
-  end if;
-  if v_more and v_plain then
-    select bool_and(i.tenant_id = v_tenant and i.user_id = v_user and i.kind = v_kind and i.priority = v_priority and i.status = 'queued'
-                    and i.model is not distinct from v_model and i.profile is not distinct from v_profile and i.api_key_id is not distinct from v_key
-                    and num_nonnulls(i.purpose, i.batch_id, i.run_after, i.query_id, i.judge_ids, i.cache_key, i.template, i.collection,
-                                     i.conversation_id, i.stages) = 0),
-           max(octet_length(i.prompt))
-      into v_plain, v_bytes
-      from inserted i;
-  end if;
-  v_alike := v_plain;
-  if not v_plain then
-    select i.batch_id, i.purpose into v_batch, v_purpose from inserted i where i.id = v_id;
-    select bool_and(i.tenant_id = v_tenant and i.status = 'queued' and i.priority = v_priority and i.user_id = v_user and i.kind = v_kind
-                    and i.batch_id is not distinct from v_batch and i.model is not distinct from v_model and i.profile is not distinct from v_profile
-                    and i.api_key_id is not distinct from v_key and i.purpose is not distinct from v_purpose
-                    and num_nonnulls(i.run_after, i.query_id, i.judge_ids) = 0),
-           bool_or(num_nonnulls(i.cache_key, i.template, i.collection, i.conversation_id) > 0 or (i.purpose in ('chunks', 'rows')) is true),
-           bool_or(i.conversation_id is not null and i.purpose is null),
-           bool_or(i.cached),
-           max(octet_length(i.prompt)) filter (where i.status = 'queued' and num_nonnulls(i.purpose, i.stages) = 0)
-      into v_alike, v_prepare, v_said, v_cached, v_bytes
-      from inserted i;
-  end if;
-  if v_bytes > v_most then  -- what is more than a prompt was refused before it was inserted
-    if v_most < 0 then
-      raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
-    end if;
-    raise exception 'the input is too long'
-      using errcode = 'PT413', detail = format('%s bytes; the limit is %s.', v_bytes, v_most), hint = 'ai.settings.max_input_bytes';
-  end if;
+  <<placing>>
+  begin
+    -- One plain question like others before, no longer than may be: its way is known.
+    insert into ai.queue (lane_id, generation_id, tenant_id)
+    select w.lane_id, i.id, i.tenant_id
+      from inserted i
+     cross join lateral (
+       select k.lane_id
+         from ai.known_ways k
+        where k.tenant_id = i.tenant_id and k.model = i.model and k.user_id = any (array['', i.user_id])
+          and k.version = (select sum(c.changes)::bigint from ai.policy_changes c) and k.kind = i.kind and k.priority = i.priority
+          and (k.user_id = '' or k.api_key_id is not distinct from i.api_key_id) and (octet_length(i.prompt) > k.max_bytes) is not true
+        limit 1) w
+     where i.status = 'queued' and num_nonnulls(i.purpose, i.batch_id, i.run_after, i.query_id, i.judge_ids, i.cache_key, i.template, i.collection,
+                                                i.conversation_id, i.stages) = 0
+       and not exists (select from inserted offset 1)
+    returning lane_id into v_lane;
+    exit placing when found;
 
-  if v_said then
-    perform ai.append_question(c.tenant_id, c.conversation_id, c.user_id, c.id, c.prompt, c.messages)
-       from (select i.* from inserted i where i.conversation_id is not null and i.status = 'queued' and i.purpose is null
-              order by i.tenant_id, i.conversation_id, i.id) c;
-  end if;
-  if v_alike then
-    -- The lane, and whether the named model answers. The lane is that of ai.existing_lane(), which is asked where this finds none; the
-    -- counters are those of ai.generation_counters(), not called, since a call costs an insert more than anything else here.
-    if v_batch is null then
-      v_origin := case when v_key is not null then ai.key_origin(v_key) end;
-      select l.id,
-             exists (select from ai.models m join ai.providers p on p.id = m.provider_id
-                      where m.kind = v_kind and m.enabled and p.enabled and (p.tenant_id is null or p.tenant_id = v_tenant)
-                        and (m.tenant_id = v_tenant and m.name = v_model or m.tenant_id is null and m.name = v_model))
-        into v_lane, v_answered
-        from ai.lanes l
-       where l.tenant_id = v_tenant and l.priority = v_priority and l.batch_id is null
-         and l.counters = case when not v_limits then '{}' else array(
-           select (select c.id from ai.counters c
-                    where c.limit_id = x.id and c.tenant_id = v_tenant
-                      and c.subject = case x.per when 'member' then v_user when 'api_key' then v_origin::text else '' end)
-             from ai.limits x
-            where (x.tenant_id = v_tenant or x.tenant_id is null) and x.enabled
-              and (x.user_id is null or x.user_id = v_user) and (x.kind is null or x.kind = v_kind)
-              and (x.profile is null or x.profile = v_profile) and (x.model is null or x.model = v_model)
-              and (x.per <> 'api_key' or v_origin is not null) and (x.api_key_id is null or x.api_key_id = v_origin)
-            order by 1) end;
-    end if;
-    if v_answered is not true and v_purpose is null then  -- a profile; what ai.check_target() finds, or raises
-      perform ai.check_target(v_tenant, v_kind, v_model, v_profile);
-    end if;
-    if v_lane is null then
-      v_lane := ai.existing_lane(v_tenant, v_priority, v_batch, v_user, v_kind, v_model, v_profile, v_key);
-    end if;
-    if v_lane is not null then
-      if v_more then
-        insert into ai.queue (lane_id, generation_id, tenant_id, prepare) select v_lane, i.id, i.tenant_id, v_prepare from inserted i;
-      else
-        insert into ai.queue (lane_id, generation_id, tenant_id, prepare) values (v_lane, v_id, v_tenant, v_prepare);
-      end if;
-      -- What ai.list_lanes() and ai.wake_workers() would find, which is nearly always that nothing is to be done.
-      v_listed := false;
-      if current_setting('transaction_isolation') = 'read committed' and pg_try_advisory_xact_lock_shared(1634300002, v_lane::integer) then
-        perform from ai.active_lanes a where a.lane_id = v_lane limit 1;
-        v_listed := found;
-      end if;
-      if not v_listed then
-        perform ai.list_lanes(array[v_lane]);
-      end if;
-      if not pg_try_advisory_xact_lock_shared(1634300001, 0) then
-        perform ai.wake_workers();
-      end if;
+    select i.tenant_id, i.id, i.priority, i.user_id, i.kind, i.model, i.profile, i.api_key_id, octet_length(i.prompt),
+           i.status = 'queued' and num_nonnulls(i.purpose, i.batch_id, i.run_after, i.query_id, i.judge_ids, i.cache_key, i.template, i.collection,
+                                                i.conversation_id, i.stages) = 0,
+           exists (select from inserted offset 1),
+           (select case when s.accepting then s.max_input_bytes else -1 end from ai.settings s),
+           exists (select from ai.policies_in_use p where p.name = 'limits' and (p.scope = i.tenant_id or p.scope = '00000000-0000-0000-0000-000000000000'))
+      into v_tenant, v_id, v_priority, v_user, v_kind, v_model, v_profile, v_key, v_bytes, v_plain, v_more, v_most, v_limits
+      from inserted i limit 1;
+    if not found then
       return null;
     end if;
-  end if;
+    if v_more and v_plain then
+      select bool_and(i.tenant_id = v_tenant and i.user_id = v_user and i.kind = v_kind and i.priority = v_priority and i.status = 'queued'
+                      and i.model is not distinct from v_model and i.profile is not distinct from v_profile and i.api_key_id is not distinct from v_key
+                      and num_nonnulls(i.purpose, i.batch_id, i.run_after, i.query_id, i.judge_ids, i.cache_key, i.template, i.collection,
+                                       i.conversation_id, i.stages) = 0),
+             max(octet_length(i.prompt))
+        into v_plain, v_bytes
+        from inserted i;
+    end if;
+    v_alike := v_plain;
+    if not v_plain then
+      select i.batch_id, i.purpose into v_batch, v_purpose from inserted i where i.id = v_id;
+      select bool_and(i.tenant_id = v_tenant and i.status = 'queued' and i.priority = v_priority and i.user_id = v_user and i.kind = v_kind
+                      and i.batch_id is not distinct from v_batch and i.model is not distinct from v_model and i.profile is not distinct from v_profile
+                      and i.api_key_id is not distinct from v_key and i.purpose is not distinct from v_purpose
+                      and num_nonnulls(i.run_after, i.query_id, i.judge_ids) = 0),
+             bool_or(num_nonnulls(i.cache_key, i.template, i.collection, i.conversation_id) > 0 or (i.purpose in ('chunks', 'rows')) is true),
+             bool_or(i.conversation_id is not null and i.purpose is null),
+             bool_or(i.cached),
+             max(octet_length(i.prompt)) filter (where i.status = 'queued' and num_nonnulls(i.purpose, i.stages) = 0)
+        into v_alike, v_prepare, v_said, v_cached, v_bytes
+        from inserted i;
+    end if;
+    if v_bytes > v_most then  -- what is more than a prompt was refused before it was inserted
+      if v_most < 0 then
+        raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
+      end if;
+      raise exception 'the input is too long'
+        using errcode = 'PT413', detail = format('%s bytes; the limit is %s.', v_bytes, v_most), hint = 'ai.settings.max_input_bytes';
+    end if;
 
-  if v_cached then
-    -- What the exact cache answered inside this insert (a restored row is older): calls that cost nothing and saved what the
-    -- answer once cost, and the text as an event where the row asked for a stream. Nothing is announced: who asked has the
-    -- answer in its hands.
-    insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, cost, latency_ms, cache, saved)
-    select i.tenant_id, i.id, 0, i.created_at, i.user_id, i.provider, coalesce(i.model, i.profile), i.model_used, i.kind, 'succeeded', 0, i.latency_ms, 'exact', i.saved
-      from inserted i
-     where i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
-    insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
-    select i.id, 1, i.tenant_id, 0, 'delta', coalesce(i.output, '')
-      from inserted i
-     where i.stream and i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
+    if v_said then
+      perform ai.append_question(c.tenant_id, c.conversation_id, c.user_id, c.id, c.prompt, c.messages)
+         from (select i.* from inserted i where i.conversation_id is not null and i.status = 'queued' and i.purpose is null
+                order by i.tenant_id, i.conversation_id, i.id) c;
+    end if;
+    if v_alike then
+      -- The lane, and whether the named model answers. The lane is that of ai.existing_lane(), which is asked where this finds none; the
+      -- counters are those of ai.generation_counters(), not called, since a call costs an insert more than anything else here.
+      if v_batch is null then
+        v_origin := case when v_key is not null then ai.key_origin(v_key) end;
+        select l.id,
+               exists (select from ai.models m join ai.providers p on p.id = m.provider_id
+                        where m.kind = v_kind and m.enabled and p.enabled and (p.tenant_id is null or p.tenant_id = v_tenant)
+                          and (m.tenant_id = v_tenant and m.name = v_model or m.tenant_id is null and m.name = v_model))
+          into v_lane, v_answered
+          from ai.lanes l
+         where l.tenant_id = v_tenant and l.priority = v_priority and l.batch_id is null
+           and l.counters = case when not v_limits then '{}' else array(
+             select (select c.id from ai.counters c
+                      where c.limit_id = x.id and c.tenant_id = v_tenant
+                        and c.subject = case x.per when 'member' then v_user when 'api_key' then v_origin::text else '' end)
+               from ai.limits x
+              where (x.tenant_id = v_tenant or x.tenant_id is null) and x.enabled
+                and (x.user_id is null or x.user_id = v_user) and (x.kind is null or x.kind = v_kind)
+                and (x.profile is null or x.profile = v_profile) and (x.model is null or x.model = v_model)
+                and (x.per <> 'api_key' or v_origin is not null) and (x.api_key_id is null or x.api_key_id = v_origin)
+              order by 1) end;
+      end if;
+      if v_answered is not true and v_purpose is null then  -- a profile; what ai.check_target() finds, or raises
+        perform ai.check_target(v_tenant, v_kind, v_model, v_profile);
+      end if;
+      if v_lane is null then
+        v_lane := ai.existing_lane(v_tenant, v_priority, v_batch, v_user, v_kind, v_model, v_profile, v_key);
+      end if;
+      if v_lane is not null then
+        if v_more then
+          insert into ai.queue (lane_id, generation_id, tenant_id, prepare) select v_lane, i.id, i.tenant_id, v_prepare from inserted i;
+        else
+          insert into ai.queue (lane_id, generation_id, tenant_id, prepare) values (v_lane, v_id, v_tenant, v_prepare);
+        end if;
+        exit placing;
+      end if;
+    end if;
+
+    if v_cached then
+      -- What the exact cache answered inside this insert (a restored row is older): calls that cost nothing and saved what the
+      -- answer once cost, and the text as an event where the row asked for a stream. Nothing is announced: who asked has the
+      -- answer in its hands.
+      insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, cost, latency_ms, cache, saved)
+      select i.tenant_id, i.id, 0, i.created_at, i.user_id, i.provider, coalesce(i.model, i.profile), i.model_used, i.kind, 'succeeded', 0, i.latency_ms, 'exact', i.saved
+        from inserted i
+       where i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
+      insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
+      select i.id, 1, i.tenant_id, 0, 'delta', coalesce(i.output, '')
+        from inserted i
+       where i.stream and i.cached and i.status = 'succeeded' and i.finished_at = i.created_at and i.created_at = statement_timestamp();
+    end if;
+    if exists (select from inserted i where i.status = 'queued') then
+      perform ai.check_target(d.tenant_id, d.kind, d.model, d.profile)
+         from (select distinct i.tenant_id, i.kind, i.model, i.profile from inserted i where i.status = 'queued' and i.purpose is null) d;
+      perform ai.enqueue_mixed(array_agg(i.tenant_id), array_agg(i.id), ai.now()) from inserted i where i.status = 'queued';
+    end if;
+    return null;
+  end placing;
+
+  -- What ai.list_lanes() and ai.wake_workers() would find, which is nearly always that nothing is to be done.
+  if current_setting('transaction_isolation') = 'read committed' and pg_try_advisory_xact_lock_shared(1634300002, v_lane::integer) then
+    perform from ai.active_lanes a where a.lane_id = v_lane limit 1;
+    v_listed := found;
   end if;
-  if exists (select from inserted i where i.status = 'queued') then
-    perform ai.check_target(d.tenant_id, d.kind, d.model, d.profile)
-       from (select distinct i.tenant_id, i.kind, i.model, i.profile from inserted i where i.status = 'queued' and i.purpose is null) d;
-    perform ai.enqueue_mixed(array_agg(i.tenant_id), array_agg(i.id), ai.now()) from inserted i where i.status = 'queued';
+  if not v_listed then
+    perform ai.list_lanes(array[v_lane]);
+  end if;
+  if not pg_try_advisory_xact_lock_shared(1634300001, 0) then
+    perform ai.wake_workers();
   end if;
   return null;
 end

@@ -25,6 +25,10 @@ declare
   v_refused uuid[];
   v_made    uuid[];   -- by Martlet itself
   v_profiled boolean;  -- some name a profile
+  v_version bigint := (select sum(c.changes) from ai.policy_changes c);  -- under which their ways are looked up
+  v_new     boolean;   -- the way of some is to be noted
+  v_placed  boolean;   -- all lie in the lane of their way
+  v_limited boolean;   -- limits may concern some
   v_any     record;   -- what there is at all
   -- What few have, as JSON by a key: the name of a secret's version by tenant and model, how calls are kept by tenant, what guardrails and
   -- time budgets say by tenant, kind and profile. Null, mostly, and then no part of the statement below.
@@ -35,31 +39,40 @@ begin
   -- Which model. Most of a batch asks for the same few: each is looked up once.
   with asked as materialized (
     select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.purpose is not null as is_made,
+           w.model_id as known_model, w.lane_id = p.lane_id as placed, w.limited, w.lane_id is null and g.model is not null and p.attempts = 0 as is_new,
            coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text)
              + case when g.params ? 'response_format' then 300 else 0 end
              + case when g.input_artifacts is not null then ai.files_weight(p.tenant_id, g.input_artifacts) else 0 end as input_bytes
       from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_leaders) p (generation_id, tenant_id, lane_id, attempts, target, leader_id)
       -- Its columns by name: each that is read costs its place in every node of the plan, for each partition.
       cross join lateral (
-        select o.user_id, o.kind, o.model, o.profile, o.stream, o.route, o.metadata, o.params, o.purpose, o.prompt, o.messages, o.input_artifacts,
-               greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms
+        select o.user_id, o.api_key_id, o.kind, o.model, o.profile, o.priority, o.stream, o.route, o.metadata, o.params, o.purpose, o.prompt, o.messages,
+               o.input_artifacts, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms
           from ai.generations o
          where o.tenant_id = p.tenant_id and o.id = p.generation_id and o.id >= v_first and o.id <= v_last and o.status = 'queued' offset 0) g
       join ai.tenants t on t.id = p.tenant_id and t.enabled
       join ai.members u on u.tenant_id = p.tenant_id and u.user_id = g.user_id and u.enabled
       left join ai.prepared r on r.generation_id = p.generation_id
+      left join lateral (
+        select k.lane_id, k.model_id, k.limited
+          from ai.known_ways k
+         where k.tenant_id = p.tenant_id and k.model = g.model and k.user_id = any (array['', g.user_id]) and k.version = v_version
+           and k.kind = g.kind and k.priority = g.priority and (k.user_id = '' or k.api_key_id is not distinct from g.api_key_id)
+         limit 1) w on true
      cross join ai.settings s
      where not exists (select from ai.cancellations c where c.generation_id = p.generation_id)
        and g.waiting_since + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' > p_now
   ), wanted as materialized (
     select w.*, case when not w.varies then ai.route_models(w.tenant_id, w.kind, w.model, w.profile, w.bytes, null, null, null) end as route
       from (select d.*, d.model is null and ai.route_varies(d.tenant_id, d.kind, d.profile, d.bytes) as varies
-              from (select a.tenant_id, a.kind, a.model, a.profile, max(a.input_bytes) as bytes from asked a where a.route is null group by 1, 2, 3, 4) d offset 0) w
+              from (select a.tenant_id, a.kind, a.model, a.profile, max(a.input_bytes) as bytes
+                      from asked a where a.route is null and a.known_model is null group by 1, 2, 3, 4) d offset 0) w
   ), routed as materialized (
-    select a.*, coalesce(a.route, case when w.varies then ai.route_models(a.tenant_id, a.kind, a.model, a.profile, a.input_bytes, a.metadata, a.stream, a.generation_id)
+    select a.*, coalesce(a.route, case when a.known_model is not null then array[a.known_model]
+                                       when w.varies then ai.route_models(a.tenant_id, a.kind, a.model, a.profile, a.input_bytes, a.metadata, a.stream, a.generation_id)
                                        else w.route end) as path
       from asked a
-      left join wanted w on a.route is null and w.tenant_id = a.tenant_id and w.kind = a.kind and w.model is not distinct from a.model
+      left join wanted w on a.route is null and a.known_model is null and w.tenant_id = a.tenant_id and w.kind = a.kind and w.model is not distinct from a.model
                         and w.profile is not distinct from a.profile
   )
   select array_agg(r.generation_id) as ids, array_agg(r.tenant_id) as tenants, array_agg(r.lane_id) as lanes, array_agg(r.attempts) as tries,
@@ -70,7 +83,8 @@ begin
                         else least(coalesce(ai.token_count(r.params -> 'max_completion_tokens'), ai.token_count(r.params -> 'max_tokens'), m.max_output_tokens, s.max_output_tokens),
                                    m.max_output_tokens)::integer end) as outputs,
          null::text[] as counters, null::text[] as amounts, bool_or(not m.enabled or not v.enabled) as disabled,
-         coalesce(array_agg(r.generation_id) filter (where r.is_made), '{}') as made, bool_or(r.profile is not null) as profiled
+         coalesce(array_agg(r.generation_id) filter (where r.is_made), '{}') as made, bool_or(r.profile is not null) as profiled,
+         bool_and(r.placed is true) as placed, bool_or(r.limited) as limited, bool_or(r.is_new) as new
     into v_go
     from routed r
    cross join ai.settings s
@@ -87,6 +101,9 @@ begin
   end if;
   v_made := v_go.made;
   v_profiled := v_go.profiled;
+  v_placed := v_go.placed;
+  v_limited := v_go.limited;
+  v_new := v_go.new;
 
   -- What is switched off, and breakers: another target, or later.
   if v_go.disabled or ai.choosing_is_needed() then
@@ -96,13 +113,19 @@ begin
     end if;
   end if;
   -- Limits: what fits now.
-  if exists (select from (select distinct t from unnest(v_go.tenants) t offset 0) o where ai.limited(o.t)) then
+  if not v_placed then
+    v_limited := exists (select from (select distinct t from unnest(v_go.tenants) t offset 0) o where ai.limited(o.t));
+  end if;
+  if v_limited then
     select * into v_go
       from ai.pass_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs,
-                          v_made, v_first, v_last);
+                          v_made, v_placed, v_first, v_last);
     if v_go.ids is null then
       return;
     end if;
+  end if;
+  if v_new then
+    perform ai.note_ways(v_version, v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.models, v_first, v_last);
   end if;
   if exists (select from unnest(v_go.leaders) l where l is not null) then
     perform ai.follow(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.leaders, v_go.counters, v_go.amounts, p_now);

@@ -113,17 +113,17 @@ comment on function ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], small
   'Targets whose breakers are closed; what has none is delayed or ended.';
 
 -- Where limits apply: puts what lies in the wrong lane into the right one, reserves what fits, sends back what has to wait, ends
--- what is refused. p_made: those that Martlet asks for another, which are no requests of a member. p_first and p_last: the least
+-- what is refused. p_made: those that Martlet asks for another, which are no requests of a member. p_placed: all lie where they belong. p_first and p_last: the least
 -- and the greatest of the ids, or less and more.
 create or replace function ai.pass_limits(
   p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_routes text[], p_models bigint[], p_leaders uuid[], p_inputs integer[],
-  p_outputs integer[], p_made uuid[], p_first uuid, p_last uuid, out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[], out models bigint[],
+  p_outputs integer[], p_made uuid[], p_placed boolean, p_first uuid, p_last uuid, out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[], out models bigint[],
   out leaders uuid[], out inputs integer[], out outputs integer[], out counters text[], out amounts text[])
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_moved   uuid[] := ai.move_to_lanes(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_first, p_last);
+  v_moved   uuid[] := case when p_placed then '{}' else ai.move_to_lanes(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_first, p_last) end;
   v_verdict record;
   v_rest    record;
   v_one     record;
@@ -187,7 +187,7 @@ begin
    where u.verdict = 'go';
 end
 $$;
-comment on function ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], uuid, uuid) is
+comment on function ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], boolean, uuid, uuid) is
   'Reserves on the limits that apply; what does not fit waits or is rejected.';
 
 -- Moves generations of limited tenants that lie in another lane than their limits and batch say (because of a new limit, or a
@@ -251,5 +251,5 @@ comment on function ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], small
 revoke execute on function
   ai.follow(uuid[], uuid[], bigint[], smallint[], smallint[], uuid[], text[], text[], timestamptz),
   ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], smallint[], text[], uuid[], integer[], integer[], timestamptz),
-  ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], uuid, uuid),
+  ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], boolean, uuid, uuid),
   ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[], uuid, uuid) from public;

@@ -87,12 +87,15 @@ begin
    where s.ctid = any (array(select o.ctid from ai.cache_spaces o
                               where o.tenant_id = p_tenant and o.user_id = p_user
                                 and not exists (select from ai.cache_questions q where q.tenant_id = o.tenant_id and q.space = o.space) for update skip locked));
+  delete from ai.known_ways w
+   where w.id = any (array(select o.id from ai.known_ways o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked));
   return not exists (select from ai.limits l where l.tenant_id = p_tenant and l.user_id = p_user)
      and not exists (select from ai.limits l join ai.counters c on c.limit_id = l.id and c.tenant_id = p_tenant and c.subject = p_user
                       where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null))
      and not exists (select from ai.vectorizers z where z.tenant_id = p_tenant and z.user_id = p_user)
      and not exists (select from ai.api_keys k where k.tenant_id = p_tenant and k.created_by = p_user)
-     and not exists (select from ai.cache_spaces s where s.tenant_id = p_tenant and s.user_id = p_user);
+     and not exists (select from ai.cache_spaces s where s.tenant_id = p_tenant and s.user_id = p_user)
+     and not exists (select from ai.known_ways w where w.tenant_id = p_tenant and w.user_id = p_user);
 end
 $$;
 comment on function ai.erase_names(uuid, text, text) is 'Takes the name of somebody who is being forgotten off what stays; gives whether nothing is left.';

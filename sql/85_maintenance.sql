@@ -117,7 +117,7 @@ $$;
 comment on function ai.do_chore(text, text, timestamptz) is 'Runs one chore of maintenance; an error becomes a warning.';
 
 -- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "forgetting", "artifacts_swept", "unlisted"}, about once a minute {"partitions_made",
--- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made", "sessions_forgotten", "audit_appended", "batches_tidied"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
+-- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made", "sessions_forgotten", "audit_appended", "batches_tidied", "ways_forgotten"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
 -- {"skipped": true} where another worker is at it. "claimable" says whether a claim may find something because of it: it is for the worker, the rest for people.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
 language plpgsql volatile security definer
@@ -164,7 +164,7 @@ begin
   perform ai.unpark_lanes(v_now);
   v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);
   v_done := v_done || ai.do_chore('collections_finished', 'finish_collections', v_now);
-  perform ai.sweep_cancelled_batches(), ai.record_unrecorded();
+  perform ai.sweep_cancelled_batches(), ai.record_unrecorded(), ai.add_up_changes();
   v_done := v_done || ai.do_chore('forgetting', 'continue_forgetting', v_now);
   v_done := v_done || ai.do_chore('artifacts_swept', 'sweep_artifacts', v_now);
 
@@ -189,7 +189,7 @@ begin
      where w.ended_at < v_now - interval '1 day' and not exists (select from ai.leases l where l.worker_id = w.id);
     v_done := v_done || ai.do_chore('entries_forgotten', 'forget_expired_entries', v_now) || ai.do_chore('counters_pruned', 'prune_counters', v_now)
                      || ai.do_chore('indexes_made', 'make_search_indexes', v_now) || ai.do_chore('sessions_forgotten', 'forget_sessions', v_now) || ai.do_chore('audit_appended', 'append_left', v_now)
-                     || ai.do_chore('batches_tidied', 'tidy_provider_batches', v_now);
+                     || ai.do_chore('batches_tidied', 'tidy_provider_batches', v_now) || ai.do_chore('ways_forgotten', 'forget_ways', v_now);
     perform ai.sweep_redactions();
     update ai.maintenance set partitions_at = v_now;
   end if;

@@ -146,6 +146,10 @@ static const unsigned char migrations_34[] = {
 #embed "../../migrations/20261122080000_cheaper_inserts.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_35[] = {
+#embed "../../migrations/20261122120000_known_ways.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -311,282 +315,286 @@ static const unsigned char sql_40[] = {
 };
 
 static const unsigned char sql_41[] = {
-#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/26_known_ways.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_42[] = {
-#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/26_limits.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_43[] = {
-#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_44[] = {
-#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_semantic.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_45[] = {
-#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_using.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_46[] = {
-#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_caches_writing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_47[] = {
-#embed "../../sql/27_prompt_caching.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_coalescing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_48[] = {
-#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/27_prompt_caching.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_49[] = {
-#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_collections.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_50[] = {
-#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_documents.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_51[] = {
-#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_limits_status.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_52[] = {
-#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_parking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_53[] = {
-#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_reservations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_54[] = {
-#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_settlements.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_55[] = {
-#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_splitting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_56[] = {
-#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/28_vectors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_57[] = {
-#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_match.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_58[] = {
-#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_59[] = {
-#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/29_search_indexes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_60[] = {
-#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/30_admission.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_61[] = {
-#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/31_embedding_jobs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_62[] = {
-#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_63[] = {
-#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorize_changes.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_64[] = {
-#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_rows.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_65[] = {
-#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/32_vectorized_search.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_66[] = {
-#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/33_prompts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_67[] = {
-#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/34_context.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_68[] = {
-#embed "../../sql/36_artifacts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/35_enqueue.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_69[] = {
-#embed "../../sql/36_tools.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/36_artifacts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_70[] = {
-#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/36_tools.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_71[] = {
-#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/37_artifact_stores.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_72[] = {
-#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/38_artifact_inputs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_73[] = {
-#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/40_workers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_74[] = {
-#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_parameters.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_75[] = {
-#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/44_response_format.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_76[] = {
-#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/45_claim.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_77[] = {
-#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_78[] = {
-#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/49_batch_gathering.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_80[] = {
-#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/49_batch_gathering.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_81[] = {
-#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_82[] = {
-#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_83[] = {
-#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_84[] = {
-#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_85[] = {
-#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_86[] = {
-#embed "../../sql/65_settle_answers.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_87[] = {
-#embed "../../sql/65_settle_attempts.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle_answers.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_88[] = {
-#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/65_settle_attempts.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_89[] = {
-#embed "../../sql/67_batch_reports.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_90[] = {
-#embed "../../sql/67_batch_results.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_batch_reports.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_91[] = {
-#embed "../../sql/67_batch_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_batch_results.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_92[] = {
-#embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_batch_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_93[] = {
-#embed "../../sql/68_provider_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_94[] = {
-#embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/68_provider_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_95[] = {
-#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_96[] = {
-#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_97[] = {
-#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_98[] = {
-#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_99[] = {
-#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_100[] = {
-#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_101[] = {
-#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_102[] = {
-#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_103[] = {
-#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_104[] = {
-#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_105[] = {
-#embed "../../sql/84_clock_steps.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_106[] = {
-#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/84_clock_steps.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_107[] = {
-#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_108[] = {
-#embed "../../sql/85_partitions.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_109[] = {
-#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+#embed "../../sql/85_partitions.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_110[] = {
+#embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
+};
+
+static const unsigned char sql_111[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -630,6 +638,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_32, "20261121150900_admission.sql"),
   FILE_ENTRY(migrations_33, "20261121160300_storage.sql"),
   FILE_ENTRY(migrations_34, "20261122080000_cheaper_inserts.sql"),
+  FILE_ENTRY(migrations_35, "20261122120000_known_ways.sql"),
   {0, 0, 0},
 };
 
@@ -675,76 +684,77 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_38, "25_guardrails.sql"),
   FILE_ENTRY(sql_39, "25_guardrails_output.sql"),
   FILE_ENTRY(sql_40, "25_moderation.sql"),
-  FILE_ENTRY(sql_41, "26_limits.sql"),
-  FILE_ENTRY(sql_42, "27_caches.sql"),
-  FILE_ENTRY(sql_43, "27_caches_semantic.sql"),
-  FILE_ENTRY(sql_44, "27_caches_using.sql"),
-  FILE_ENTRY(sql_45, "27_caches_writing.sql"),
-  FILE_ENTRY(sql_46, "27_coalescing.sql"),
-  FILE_ENTRY(sql_47, "27_prompt_caching.sql"),
-  FILE_ENTRY(sql_48, "28_collections.sql"),
-  FILE_ENTRY(sql_49, "28_documents.sql"),
-  FILE_ENTRY(sql_50, "28_limits_status.sql"),
-  FILE_ENTRY(sql_51, "28_parking.sql"),
-  FILE_ENTRY(sql_52, "28_reservations.sql"),
-  FILE_ENTRY(sql_53, "28_settlements.sql"),
-  FILE_ENTRY(sql_54, "28_splitting.sql"),
-  FILE_ENTRY(sql_55, "28_vectors.sql"),
-  FILE_ENTRY(sql_56, "29_match.sql"),
-  FILE_ENTRY(sql_57, "29_search.sql"),
-  FILE_ENTRY(sql_58, "29_search_indexes.sql"),
-  FILE_ENTRY(sql_59, "30_admission.sql"),
-  FILE_ENTRY(sql_60, "31_embedding_jobs.sql"),
-  FILE_ENTRY(sql_61, "32_vectorize.sql"),
-  FILE_ENTRY(sql_62, "32_vectorize_changes.sql"),
-  FILE_ENTRY(sql_63, "32_vectorized_rows.sql"),
-  FILE_ENTRY(sql_64, "32_vectorized_search.sql"),
-  FILE_ENTRY(sql_65, "33_prompts.sql"),
-  FILE_ENTRY(sql_66, "34_context.sql"),
-  FILE_ENTRY(sql_67, "35_enqueue.sql"),
-  FILE_ENTRY(sql_68, "36_artifacts.sql"),
-  FILE_ENTRY(sql_69, "36_tools.sql"),
-  FILE_ENTRY(sql_70, "37_artifact_stores.sql"),
-  FILE_ENTRY(sql_71, "38_artifact_inputs.sql"),
-  FILE_ENTRY(sql_72, "40_workers.sql"),
-  FILE_ENTRY(sql_73, "44_parameters.sql"),
-  FILE_ENTRY(sql_74, "44_response_format.sql"),
-  FILE_ENTRY(sql_75, "45_claim.sql"),
-  FILE_ENTRY(sql_76, "46_prepare.sql"),
-  FILE_ENTRY(sql_77, "47_lease.sql"),
-  FILE_ENTRY(sql_78, "48_held_back.sql"),
-  FILE_ENTRY(sql_79, "49_batch_gathering.sql"),
-  FILE_ENTRY(sql_80, "50_realtime.sql"),
-  FILE_ENTRY(sql_81, "60_failures.sql"),
-  FILE_ENTRY(sql_82, "61_next_step.sql"),
-  FILE_ENTRY(sql_83, "62_breakers.sql"),
-  FILE_ENTRY(sql_84, "63_explain_route.sql"),
-  FILE_ENTRY(sql_85, "65_settle.sql"),
-  FILE_ENTRY(sql_86, "65_settle_answers.sql"),
-  FILE_ENTRY(sql_87, "65_settle_attempts.sql"),
-  FILE_ENTRY(sql_88, "66_afterwards.sql"),
-  FILE_ENTRY(sql_89, "67_batch_reports.sql"),
-  FILE_ENTRY(sql_90, "67_batch_results.sql"),
-  FILE_ENTRY(sql_91, "67_batch_steps.sql"),
-  FILE_ENTRY(sql_92, "67_tool_steps.sql"),
-  FILE_ENTRY(sql_93, "68_provider_batches.sql"),
-  FILE_ENTRY(sql_94, "68_tool_runs.sql"),
-  FILE_ENTRY(sql_95, "70_cancel.sql"),
-  FILE_ENTRY(sql_96, "75_asking.sql"),
-  FILE_ENTRY(sql_97, "76_conversations.sql"),
-  FILE_ENTRY(sql_98, "78_batches.sql"),
-  FILE_ENTRY(sql_99, "79_progress.sql"),
-  FILE_ENTRY(sql_100, "80_usage.sql"),
-  FILE_ENTRY(sql_101, "83_erasing.sql"),
-  FILE_ENTRY(sql_102, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_103, "83_forgetting.sql"),
-  FILE_ENTRY(sql_104, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_105, "84_clock_steps.sql"),
-  FILE_ENTRY(sql_106, "84_statistics.sql"),
-  FILE_ENTRY(sql_107, "85_maintenance.sql"),
-  FILE_ENTRY(sql_108, "85_partitions.sql"),
-  FILE_ENTRY(sql_109, "86_state.sql"),
-  FILE_ENTRY(sql_110, "87_audited.sql"),
+  FILE_ENTRY(sql_41, "26_known_ways.sql"),
+  FILE_ENTRY(sql_42, "26_limits.sql"),
+  FILE_ENTRY(sql_43, "27_caches.sql"),
+  FILE_ENTRY(sql_44, "27_caches_semantic.sql"),
+  FILE_ENTRY(sql_45, "27_caches_using.sql"),
+  FILE_ENTRY(sql_46, "27_caches_writing.sql"),
+  FILE_ENTRY(sql_47, "27_coalescing.sql"),
+  FILE_ENTRY(sql_48, "27_prompt_caching.sql"),
+  FILE_ENTRY(sql_49, "28_collections.sql"),
+  FILE_ENTRY(sql_50, "28_documents.sql"),
+  FILE_ENTRY(sql_51, "28_limits_status.sql"),
+  FILE_ENTRY(sql_52, "28_parking.sql"),
+  FILE_ENTRY(sql_53, "28_reservations.sql"),
+  FILE_ENTRY(sql_54, "28_settlements.sql"),
+  FILE_ENTRY(sql_55, "28_splitting.sql"),
+  FILE_ENTRY(sql_56, "28_vectors.sql"),
+  FILE_ENTRY(sql_57, "29_match.sql"),
+  FILE_ENTRY(sql_58, "29_search.sql"),
+  FILE_ENTRY(sql_59, "29_search_indexes.sql"),
+  FILE_ENTRY(sql_60, "30_admission.sql"),
+  FILE_ENTRY(sql_61, "31_embedding_jobs.sql"),
+  FILE_ENTRY(sql_62, "32_vectorize.sql"),
+  FILE_ENTRY(sql_63, "32_vectorize_changes.sql"),
+  FILE_ENTRY(sql_64, "32_vectorized_rows.sql"),
+  FILE_ENTRY(sql_65, "32_vectorized_search.sql"),
+  FILE_ENTRY(sql_66, "33_prompts.sql"),
+  FILE_ENTRY(sql_67, "34_context.sql"),
+  FILE_ENTRY(sql_68, "35_enqueue.sql"),
+  FILE_ENTRY(sql_69, "36_artifacts.sql"),
+  FILE_ENTRY(sql_70, "36_tools.sql"),
+  FILE_ENTRY(sql_71, "37_artifact_stores.sql"),
+  FILE_ENTRY(sql_72, "38_artifact_inputs.sql"),
+  FILE_ENTRY(sql_73, "40_workers.sql"),
+  FILE_ENTRY(sql_74, "44_parameters.sql"),
+  FILE_ENTRY(sql_75, "44_response_format.sql"),
+  FILE_ENTRY(sql_76, "45_claim.sql"),
+  FILE_ENTRY(sql_77, "46_prepare.sql"),
+  FILE_ENTRY(sql_78, "47_lease.sql"),
+  FILE_ENTRY(sql_79, "48_held_back.sql"),
+  FILE_ENTRY(sql_80, "49_batch_gathering.sql"),
+  FILE_ENTRY(sql_81, "50_realtime.sql"),
+  FILE_ENTRY(sql_82, "60_failures.sql"),
+  FILE_ENTRY(sql_83, "61_next_step.sql"),
+  FILE_ENTRY(sql_84, "62_breakers.sql"),
+  FILE_ENTRY(sql_85, "63_explain_route.sql"),
+  FILE_ENTRY(sql_86, "65_settle.sql"),
+  FILE_ENTRY(sql_87, "65_settle_answers.sql"),
+  FILE_ENTRY(sql_88, "65_settle_attempts.sql"),
+  FILE_ENTRY(sql_89, "66_afterwards.sql"),
+  FILE_ENTRY(sql_90, "67_batch_reports.sql"),
+  FILE_ENTRY(sql_91, "67_batch_results.sql"),
+  FILE_ENTRY(sql_92, "67_batch_steps.sql"),
+  FILE_ENTRY(sql_93, "67_tool_steps.sql"),
+  FILE_ENTRY(sql_94, "68_provider_batches.sql"),
+  FILE_ENTRY(sql_95, "68_tool_runs.sql"),
+  FILE_ENTRY(sql_96, "70_cancel.sql"),
+  FILE_ENTRY(sql_97, "75_asking.sql"),
+  FILE_ENTRY(sql_98, "76_conversations.sql"),
+  FILE_ENTRY(sql_99, "78_batches.sql"),
+  FILE_ENTRY(sql_100, "79_progress.sql"),
+  FILE_ENTRY(sql_101, "80_usage.sql"),
+  FILE_ENTRY(sql_102, "83_erasing.sql"),
+  FILE_ENTRY(sql_103, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_104, "83_forgetting.sql"),
+  FILE_ENTRY(sql_105, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_106, "84_clock_steps.sql"),
+  FILE_ENTRY(sql_107, "84_statistics.sql"),
+  FILE_ENTRY(sql_108, "85_maintenance.sql"),
+  FILE_ENTRY(sql_109, "85_partitions.sql"),
+  FILE_ENTRY(sql_110, "86_state.sql"),
+  FILE_ENTRY(sql_111, "87_audited.sql"),
   {0, 0, 0},
 };
 

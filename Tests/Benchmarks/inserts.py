@@ -23,6 +23,7 @@ def busy_with_long_calls(installed: Installation, places: int = 8) -> Iterator[C
     """A worker all of whose places are taken by calls that do not end. It knows that more is queued, so it does not
     sleep and no insert notifies. Gives a function that tells whether that is still so."""
     model = installed.model("bench/endless", "hang")
+    installed.warm_up()  # not before: a new model makes void what claims have noted for inserts
     worker = installed.worker(concurrency=places)
     with psycopg.connect(installed.member.url, autocommit=True) as app:
         app.execute(
@@ -53,8 +54,7 @@ def run_single_rows(setting: Setting) -> list[Result]:
     insert = f"insert into ai.generations (model, prompt) values ('local/extract', '{PROMPT}');"
     with setting.installation() as installed, opened(setting.server, setting.folder / "answering") as answering:
         floors = Floors(setting, installed)
-        for each in (installed, answering):
-            each.warm_up()
+        answering.warm_up()
 
         def inserted(where: Installation) -> Figures:
             return {"rate": pgbench.transactions_a_second(where.member.url, setting.folder, insert, clients, seconds)}

@@ -17,6 +17,7 @@ insert into accepted values
   ('%', 'OUT variable "%" is maybe unmodified', 'the columns of a table that is returned by return query execute'),
   ('%', 'unmodified OUT variable "%"', 'the columns that a row of that kind has no value for'),
   ('ai.admit_question(%', 'record "new" is not assigned yet', 'it is given; that it is right, the trigger made of it below shows'),
+  ('ai.enqueue_generations(%', 'unreachable code', 'it is reached by leaving the block before it'),
   ('ai.run_tool(%', 'text type variable is not sanitized', 'a function''s name as PostgreSQL itself writes it, from ai.begin_tool()'),
   ('%', 'unused parameter "p_now"', 'chores are called alike'),
   ('%', 'unused parameter "p_user"', 'signatures that are called from several places'),

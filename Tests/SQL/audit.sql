@@ -15,7 +15,7 @@ insert into t.not_audited values
   ('collections'), ('documents'), ('chunks'), ('chunk_vectors'), ('staged_vectors'), ('cache_entries'), ('cache_questions'), ('cache_spaces'), ('sealed_calls'), ('artifacts'), ('artifact_parts'), ('artifact_objects'),
   ('vectorizers'), ('vectorizer_versions'), ('vectorized_rows'), ('vectorizer_problems'),
   -- what workers and sessions write while they work
-  ('lanes'), ('active_lanes'), ('parked_lanes'), ('queue'), ('delayed'), ('waiting'), ('prepared'), ('policies_in_use'), ('workers'), ('leases'), ('cancellations'), ('leaders'), ('unshared'),
+  ('lanes'), ('active_lanes'), ('parked_lanes'), ('queue'), ('delayed'), ('waiting'), ('prepared'), ('policies_in_use'), ('known_ways'), ('policy_changes'), ('workers'), ('leases'), ('cancellations'), ('leaders'), ('unshared'),
   ('counters'), ('counter_entries'), ('provider_batches'), ('batched_requests'), ('unsettled'), ('embedding_jobs'), ('model_stats'), ('breakers'), ('exhausted_accounts'), ('sessions'), ('api_key_uses'),
   ('call_openings'), ('maintenance'), ('forgotten'), ('forgotten_left'),
   -- locks, and records of their own

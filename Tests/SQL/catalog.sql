@@ -68,7 +68,7 @@ select is_empty($$ select signature from t.functions where proacl is null or exi
 -- Without a search_path of its own a body is read with its caller's. These are inlined on purpose, or commit, or
 -- run an app's policies, which may depend on the reader's search_path (they qualify everything).
 select set_eq($$ select proname::text from t.functions where not exists (select from unnest(proconfig) s where s like 'search_path=%') $$,
-  array['now', 'audit_hash', 'user_id', 'may', 'token_cost', 'is_generation', 'is_token_class', 'is_unit_class', 'token_count', 'channel_name', 'delta_payload', 'end_payload', 'event_data', 'may_notify', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'signs', 'differing_signs', 'cosine_distance', 'vector_size',
+  array['now', 'audit_hash', 'user_id', 'may', 'token_cost', 'is_generation', 'is_status', 'is_token_class', 'is_unit_class', 'token_count', 'channel_name', 'delta_payload', 'end_payload', 'event_data', 'may_notify', 'uuid_v7', 'ask', 'visible_places', 'search_rows', 'window_start', 'window_end', 'dearest_cost', 'signs', 'differing_signs', 'cosine_distance', 'vector_size',
         'unit_vector', 'fits_halves', 'settlements', 'transaction_stamp'],
   'the functions without a search_path of their own');
 -- Up to PostgreSQL 17 a plan that is told to avoid what it cannot avoid costs ten billion, and from a hundred thousand on plans are compiled:

@@ -55,6 +55,8 @@ generations emptied prompt messages params idempotency_key metadata output outpu
 generations kept kind status priority model profile provider model_used cache query_model purpose
 guardrails kept name scope detector action kinds options compiled
 idempotency_keys gone key input_hash
+known_ways gone user_id
+known_ways kept kind model priority
 lanes kept priority
 leaders gone cache_key
 leases gone user_id secret capture

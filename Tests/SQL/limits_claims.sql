@@ -154,7 +154,12 @@ select is(t.claim_all(:'w'), 12, 'their lanes are made'), is(t.settle_run(:'w'),
 select t.ask_crowd();
 set local track_functions = 'all';
 select t.counter_looks() as before \gset
-select is(t.claimed(:'w'), 12, 'a claim of twelve members'), is(t.counter_looks() - :before, 12::bigint, 'looks twelve times');
+select is(t.claimed(:'w'), 12, 'a claim of twelve members'), is(t.counter_looks() - :before, 0::bigint, 'does not look where their ways are known');
+select is(t.settle_run(:'w'), 12::bigint, 'settled');
+insert into ai.policy_changes default values;
+select t.ask_crowd();
+select t.counter_looks() as before \gset
+select is(t.claimed(:'w'), 12, 'a claim of them after a change'), is(t.counter_looks() - :before, 12::bigint, 'looks twelve times');
 set local track_functions = 'none';
 
 select * from finish();

@@ -281,7 +281,7 @@ select is_empty($$
        -- who one is, and how one comes to be it
        'identity', 'only_user', 'may', 'tenant_id', 'tenant_for', 'require', 'login', 'logout', 'use_session', 'pre_request', 'acting_role', 'acts_as_owner',
        -- reckoning, and parts of what is in the matrix, which run with the caller's rights or tell only of the caller
-       'ask', 'uuid_v7', 'token_cost', 'check_costs', 'check_rate_block', 'check_rates', 'check_tiers', 'effective_rates', 'is_generation', 'is_token_class', 'is_unit_class', 'cosine_distance', 'unit_vector', 'vector_size', 'vector_schema', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks', 'collection_to_search', 'no_collection',
+       'ask', 'uuid_v7', 'token_cost', 'check_costs', 'check_rate_block', 'check_rates', 'check_tiers', 'effective_rates', 'is_status', 'is_token_class', 'is_unit_class', 'cosine_distance', 'unit_vector', 'vector_size', 'vector_schema', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks', 'collection_to_search', 'no_collection',
        'idempotent_generation', 'check_own_headers', 'check_own_options', 'private_providers', 'audit_hash', 'audit_chains', 'audited_tables', 'opened_call', 'rotate_api_key',
        -- values in, values out
        'check_custom', 'check_custom_counts', 'check_custom_course', 'check_members', 'check_paths', 'check_request_template', 'is_json_path', 'template_error',

@@ -72,7 +72,7 @@ function check_custom_course(jsonb, text): admin
 function check_members(jsonb, text[], text): admin
 function check_paths(jsonb, text[], text): admin
 function check_request_template(jsonb, text): admin
-function is_generation(text, text, text, text, text): user
+function is_status(text): user
 function is_json_path(jsonb): admin
 function list_secrets(): user definer -- names only; own tenant; secret:read
 function prompt_cache_report(timestamp with time zone, timestamp with time zone): user
