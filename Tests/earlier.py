@@ -12,7 +12,9 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 SQL = _REPOSITORY / "sql"
 MIGRATIONS = sorted((_REPOSITORY / "migrations").glob("*.sql"))
 EARLIER = sorted((_REPOSITORY / "Tests/Upgrade/earlier").glob("*.sql"))
-_PROTOCOL = re.compile(r"\bc_protocol\s+constant integer := (\d+)|replace function ai\.worker_protocol\(\).*?select (\d+)", re.DOTALL)
+_PROTOCOL = re.compile(
+    r"\bc_protocol\s+constant integer := (\d+)|replace function ai\.worker_protocol\(\).*?select (\d+)", re.DOTALL
+)
 
 
 def checksum(file: Path) -> str:

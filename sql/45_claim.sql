@@ -212,11 +212,9 @@ begin
   -- Counters are locked until the commit: small batches of a tenant with limits would wait for each other's.
   v_limited := case when v_leased < v_taken then c_limited when v_more then least(v_limited * 2, 1024) else v_limited end;
   cursor := jsonb_build_object('after', v_after, 'marks', v_marks, 'older', v_older, 'limited', v_limited)::text;
-  -- What was taken and not leased has ended, waits, or was moved to another lane, and of a lane with limits only some were
-  -- taken: there may be more.
-  if v_leased < v_taken or v_more then
-    wait_ms := 1;
-  end if;
+  -- What was taken and not leased has ended, waits, or was moved to another lane, where it may lie before the mark. Of a lane with limits
+  -- only some were taken: the rest lies behind the mark.
+  wait_ms := case when v_leased < v_taken then 1 when v_more then 0 end;
   if p_cursor is null then
     -- Both by an index: there may be millions of rows that wait for tomorrow. Who waits for more than 24 days looks again before.
     select least(v_until, (select d.due_at from ai.delayed d order by d.due_at limit 1), (select p.until from ai.parked_lanes p order by p.until limit 1)),

@@ -48,6 +48,7 @@ struct ClaimMachine: Sendable {
 
   /// The header of a claim.
   struct Header: Sendable, Equatable {
+    /// Until a claim that looks at everything may find something; 0: one with the cursor finds something now.
     var waitMilliseconds: Int?
     var retries: Int?
   }
@@ -87,6 +88,8 @@ struct ClaimMachine: Sendable {
   private var fresh: Reason? = .start
   private var hasMore = false
   private var due: Instant?
+  /// The last claim that looked at everything was told to go on at once, and not what comes later: one more looks when nothing is left.
+  private var dueIsUnknown = false
   private var retries = 0
   private var lastFresh: Instant?
   private var lastClaim: Instant?
@@ -189,6 +192,7 @@ struct ClaimMachine: Sendable {
     fresh = .start
     hasMore = false
     due = nil
+    dueIsUnknown = false
     retries = 0
   }
 
@@ -196,15 +200,21 @@ struct ClaimMachine: Sendable {
   mutating func claimed(_ rows: Int, header: Header, at now: Instant) {
     guard let claim = claiming else { return }
     claiming = nil
-    hasMore = rows >= claim.limit || (rows > 0 && lock != .held)
+    let goesOn = header.waitMilliseconds == 0
+    hasMore = goesOn || rows >= claim.limit || (rows > 0 && lock != .held)
     // What only moved to another lane is there at once.
     let looksAgain = header.waitMilliseconds.map { $0 <= 1 } ?? false
     emptyWhileIdle = rows == 0 && claim.idle && claim.reason != nil && !looksAgain
     if claim.reason != nil {
-      due = header.waitMilliseconds.map { now + .milliseconds($0) }
+      due = goesOn ? nil : header.waitMilliseconds.map { now + .milliseconds($0) }
+      dueIsUnknown = goesOn
       retries = header.retries ?? 0
-    } else if let wait = header.waitMilliseconds {
+    } else if let wait = header.waitMilliseconds, !goesOn {
       due = now + .milliseconds(wait)
+    }
+    if dueIsUnknown && !hasMore {
+      dueIsUnknown = false
+      due = now
     }
     if claim.reason == .safety && rows > 0 && !notifiedWhileClaiming { suspect = (now, rows) }
     lastClaim = now

@@ -139,6 +139,21 @@ select is((select count(*) from ai.generations where cost > 0), 3::bigint, 'thre
 delete from ai.generations;
 select t.clear();
 
+-- Of a lane with limits little is taken at first; the header says to go on with the cursor
+select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'requests', 'period', 'hour', 'amount', 100)) as l \gset
+select t.ask() \g /dev/null
+select is(t.claim_all(:'w'), 1, 'the lane is made');
+select t.ask_many(110);
+create temp table part as select * from ai.worker_claim(:'w', 64, null);
+select is((select count(*) from part where generation_id is not null), 32::bigint, 'a part'), is((select wait_ms from part where generation_id is null), 0, 'and the rest at once');
+create temp table rest as select * from ai.worker_claim(:'w', 64, (select cursor from part where generation_id is null));
+select is((select count(*) from rest where generation_id is not null), 64::bigint, 'with the cursor, twice as many'), is((select wait_ms from rest where generation_id is null), 0, 'and so on');
+create temp table last as select * from ai.worker_claim(:'w', 64, (select cursor from rest where generation_id is null));
+select is((select count(*) from last where generation_id is not null), 3::bigint, 'to the limit'), is((select wait_ms from last where generation_id is null), 1, 'what did not fit is looked for everywhere');
+select is(t.settle_run(:'w'), 100::bigint, 'settled');
+delete from ai.generations;
+select t.clear();
+
 -- A claim looks once for the counters of each member, not once for each pair of what it took
 select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'per', 'member', 'metric', 'requests', 'period', 'hour', 'amount', 100)) \g /dev/null
 insert into ai.members (tenant_id, user_id, role) select t.alpha(), 'crowd ' || n, 'user' from generate_series(1, 12) n;

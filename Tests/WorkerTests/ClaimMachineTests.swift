@@ -456,6 +456,21 @@ private struct Bench {
     bench.claim(.due)
   }
 
+  @Test("it goes on with the rest of a lane and the cursor, and then asks what comes later")
+  func restOfALane() {
+    var bench = Bench()
+    bench.fallAsleep()
+    bench.machine.notified(at: bench.now)
+    bench.claim(.notified, gives: 8, wait: 0)
+    bench.claim(nil, gives: 8, wait: 0)
+    bench.room = 0
+    bench.expect(.wait(until: nil))
+    bench.room = 100
+    bench.claim(nil, gives: 3)
+    bench.claim(.due, wait: 300, retries: 1)
+    bench.expectWait(.milliseconds(300))
+  }
+
   @Test("a failed claim is made again in full, not before its time")
   func failure() {
     var bench = Bench()
