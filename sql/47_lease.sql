@@ -25,7 +25,7 @@ declare
   v_refused uuid[];
   v_made    uuid[];   -- by Martlet itself
   v_profiled boolean;  -- some name a profile
-  v_version bigint := (select sum(c.changes) from ai.policy_changes c);  -- under which their ways are looked up
+  v_version bigint := (select sum(c.changes) from ai.policy_changes c);  -- under which their ways are looked up; null: none is known
   v_new     boolean;   -- the way of some is to be noted
   v_placed  boolean;   -- all lie in the lane of their way
   v_limited boolean;   -- limits may concern some
@@ -103,7 +103,7 @@ begin
   v_profiled := v_go.profiled;
   v_placed := v_go.placed;
   v_limited := v_go.limited;
-  v_new := v_go.new;
+  v_new := v_go.new and v_version is not null;
 
   -- What is switched off, and breakers: another target, or later.
   if v_go.disabled or ai.choosing_is_needed() then

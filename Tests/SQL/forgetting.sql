@@ -212,6 +212,8 @@ begin
   perform t.plant('api_keys', m, who || jsonb_build_object('id', v_api_key, 'hash', '\x' || encode(sha256(v_api_key::text::bytea), 'hex'), 'permissions', null, 'expires_at', null, 'revoked_at', null,
     'created_by', p_user));
   insert into ai.sessions (token_hash, api_key_id, backend, expires_at) values (sha256(m::bytea || v_api_key::text::bytea), v_api_key, m, ai.now() + interval '1 hour');
+  insert into ai.known_ways (version, tenant_id, user_id, kind, model, priority, lane_id, model_id, limited, max_bytes)
+  select 1, p_tenant, p_user, 'chat', 'mtap/one', 'normal', l.id, t.model('mtap/one'), false, 1000 from ai.lanes l where l.tenant_id = p_tenant and l.priority = 'normal' and l.batch_id is null;
   insert into ai.counters (limit_id, tenant_id, subject) select id, p_tenant, p_user from ai.limits where per = 'member' and tenant_id = p_tenant;
   insert into ai.counter_entries (counter_id, window_start, seq, delta, balance, money, at, reason)
   select c.id, ai.window_start('month', ai.now()), 1, 0.600001, 0.600001, l.metric = 'cost', ai.now(), 'settle'
@@ -254,7 +256,7 @@ $$;
 create table t.before as select * from t.rows();
 create table t.books_before as select * from t.books();
 select set_eq('select * from t.traces()', array['api_keys', 'artifact_parts', 'artifacts', 'batches', 'cache_entries', 'cache_spaces', 'chunk_vectors', 'chunks', 'conversations', 'counters', 'documents', 'embedding_jobs', 'generations',
-  'idempotency_keys', 'limits', 'llm_calls', 'members', 'messages', 'prepared', 'redactions', 'role_bindings', 'sealed_calls', 'sessions', 'stream_events', 'tool_calls', 'vectorizers'], 'the person is in all of these');
+  'idempotency_keys', 'known_ways', 'limits', 'llm_calls', 'members', 'messages', 'prepared', 'redactions', 'role_bindings', 'sealed_calls', 'sessions', 'stream_events', 'tool_calls', 'vectorizers'], 'the person is in all of these');
 
 -- Who may
 select is(t.as_role('mtap_ann', $$ select ai.forget_user('p-person') $$), 'PT403', 'a user may not forget anybody');

@@ -123,6 +123,11 @@ select t.alpha(), id, 'mtap/one', 'own-wire', 'chat' from ai.providers where nam
 select is(t.plainly('mtap_ann'), 'ok 1', 'asked of the own'), is(t.claims(:'w'), 'own-wire', 'which answers');
 select is(t.plainly('mtap_ann'), 'ok 1', 'and again'), is(t.claims(:'w'), 'own-wire', 'from what is known');
 
+-- Without any version, as after a restore of some tables, nothing is known, and all goes on
+delete from ai.policy_changes;
+select is(t.plainly('mtap_ann'), 'ok 1', 'asked'), is(t.claims(:'w'), 'own-wire', 'and claimed');
+select is(ai.forget_ways(ai.now()), 0, 'and nobody is forgotten for that');
+
 -- Nobody but definer functions
 select is(t.as_role(r, 'select from ai.known_ways'), '42501', r || ' does not read ways') from unnest(array['mtap_ann', 'mtap_adm', 'mtap_worker', 'mtap_monitor']) r;
 select is(t.as_role(r, 'insert into ai.policy_changes default values'), '42501', r || ' changes no version') from unnest(array['mtap_ann', 'mtap_adm', 'mtap_worker']) r;
