@@ -27,7 +27,7 @@ create table ai.known_ways (
   max_bytes  integer     not null,
   noted_at   timestamptz not null default now()
 );
-create index known_ways_question on ai.known_ways (tenant_id, model, user_id, version);
+create index known_ways_question on ai.known_ways (tenant_id, model, user_id, version, kind, priority);
 comment on table ai.known_ways is
   'The lane and the model of questions that name one, noted by claims. Valid under one version (ai.policy_changes); deleted after a day. A row may be there twice.';
 comment on column ai.known_ways.user_id is 'Empty: of every member and API key, as no limit of the tenant tells them apart.';
@@ -36,7 +36,7 @@ comment on column ai.known_ways.max_bytes is 'ai.settings.max_input_bytes.';
 alter table ai.known_ways enable row level security;
 
 -- A check costs every INSERT and UPDATE a sixth of what a plain INSERT does, by the number of its columns: of the words of a generation only the status ever
--- changes; the others are looked at when it is inserted (ai.admit_generation()).
+-- changes; the others are looked at where they are written (ai.check_words()).
 create function ai.is_status(p_status text) returns boolean
 language plpgsql immutable parallel safe security invoker
 as $$

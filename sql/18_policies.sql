@@ -50,6 +50,7 @@ begin
   get diagnostics v_count = row_count;
   perform ai.refresh_bindings();
   insert into ai.policy_changes default values;
+  delete from ai.known_ways;
   return v_count;
 end
 $$;

@@ -373,6 +373,33 @@ $$;
 comment on function ai.admit_question(record) is
   'Stamps identity on a generation, checks its input, honours its idempotency key, applies guardrails, answers from the exact cache.';
 
+-- Raises 23514, as a constraint would, for a word of a generation that is none. A constraint would cost every claim and every end as well.
+create or replace function ai.check_words(p_kind text, p_status text, p_priority text, p_cache text, p_purpose text) returns void
+language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if ai.is_generation(p_kind, p_status, p_priority, p_cache, p_purpose) is not true then
+    raise exception 'kind, status, priority, cache or purpose is none'
+      using errcode = 'check_violation', schema = 'ai', table = 'generations',
+            detail = concat_ws(', ', p_kind, p_status, p_priority, p_cache, p_purpose);
+  end if;
+end
+$$;
+comment on function ai.check_words(text, text, text, text, text) is 'Raises 23514 unless kind, status, priority, cache and purpose of a generation are some that there are.';
+
+-- Trigger AFTER UPDATE of words that nobody but an owner ever changes.
+create or replace function ai.keep_words() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform ai.check_words(new.kind, new.status, new.priority, new.cache, new.purpose);
+  return null;
+end
+$$;
+comment on function ai.keep_words() is 'Trigger: a changed kind, priority, cache or purpose is one that there is.';
+
 -- Trigger BEFORE INSERT, each row: raises what ai.admit_question() does. Short, because each session reads all of it before its first insert.
 create or replace function ai.admit_generation() returns trigger
 language plpgsql volatile security definer
@@ -384,7 +411,7 @@ begin
   -- says to it is asked once a statement (ai.enqueue_generations()).
   if num_nonnulls(new.tenant_id, new.user_id, new.purpose, new.messages, new.profile, new.run_after, new.deadline_ms, new.metadata, new.idempotency_key, new.template,
                   new.collection, new.conversation_id, new.batch_id, new.cache, new.cache_tags, new.tools, new.api_key_id) = 0
-     and ascii(new.prompt) between 33 and 126 and new.model is not null
+     and ascii(new.prompt) between 33 and 126 and octet_length(new.prompt) <= 65536 and new.model is not null
      and new.status = 'queued' and new.kind = 'chat' and new.params = '{}' and new.priority in ('high', 'normal', 'low')
      and coalesce(current_setting('ai.session', true), '') = '' then
     select b.tenant_id, b.user_id into new.tenant_id, new.user_id from ai.role_bindings b where b.role_name = session_user and b.asks_plainly;
@@ -393,9 +420,8 @@ begin
     end if;
   end if;
 
-  if (new.status <> 'queued' or new.purpose is not null)
-     and ai.is_generation(new.kind, new.status, new.priority, new.cache, new.purpose) is not true then
-    raise exception 'kind, status, priority, cache or purpose is none' using errcode = 'check_violation', table = 'generations', schema = 'ai';
+  if new.status <> 'queued' or new.purpose is not null then  -- of the rest ai.admit_question() says more
+    perform ai.check_words(new.kind, new.status, new.priority, new.cache, new.purpose);
   end if;
   if new.status <> 'queued' then
     return new;  -- a restore: only an owner can have written that column
@@ -419,13 +445,15 @@ comment on function ai.idempotent_generation(text) is 'Id of the caller''s gener
 
 revoke execute on function ai.check_messages(jsonb), ai.check_params(jsonb), ai.question_text(text, jsonb),
   ai.check_input(text, text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, jsonb, text, text[], integer),
-  ai.admit_question(record), ai.admit_generation(), ai.idempotent_generation(text) from public;
+  ai.admit_question(record), ai.check_words(text, text, text, text, text), ai.keep_words(), ai.admit_generation(), ai.idempotent_generation(text) from public;
 grant execute on function ai.idempotent_generation(text) to ai_user;
 
 -- objects
 
 create or replace trigger admit before insert on ai.generations
   for each row execute function ai.admit_generation();
+create or replace trigger keep_words after update of kind, priority, cache, purpose on ai.generations
+  for each row execute function ai.keep_words();
 
 drop policy if exists visible on ai.generations;
 -- "is not false": ai.only_user() is null for who sees all; planned for less than coalesce(…, user_id), which means the same.

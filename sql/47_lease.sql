@@ -25,7 +25,7 @@ declare
   v_refused uuid[];
   v_made    uuid[];   -- by Martlet itself
   v_profiled boolean;  -- some name a profile
-  v_version bigint := (select sum(c.changes) from ai.policy_changes c);  -- under which their ways are looked up; null: none is known
+  v_version bigint;    -- under which their ways were looked up; null: none is known
   v_new     boolean;   -- the way of some is to be noted
   v_placed  boolean;   -- all lie in the lane of their way
   v_limited boolean;   -- limits may concern some
@@ -37,9 +37,11 @@ declare
   v_rules   jsonb;
 begin
   -- Which model. Most of a batch asks for the same few: each is looked up once.
-  with asked as materialized (
+  with now_is as materialized (
+    select sum(c.changes)::bigint as version from ai.policy_changes c
+  ), asked as materialized (
     select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.purpose is not null as is_made,
-           w.model_id as known_model, w.lane_id = p.lane_id as placed, w.limited, w.lane_id is null and g.model is not null and p.attempts = 0 as is_new,
+           w.model_id as known_model, w.lane_id = p.lane_id as placed, w.limited, w.lane_id is null and g.is_plain and p.attempts = 0 as is_new,
            coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text)
              + case when g.params ? 'response_format' then 300 else 0 end
              + case when g.input_artifacts is not null then ai.files_weight(p.tenant_id, g.input_artifacts) else 0 end as input_bytes
@@ -47,7 +49,8 @@ begin
       -- Its columns by name: each that is read costs its place in every node of the plan, for each partition.
       cross join lateral (
         select o.user_id, o.api_key_id, o.kind, o.model, o.profile, o.priority, o.stream, o.route, o.metadata, o.params, o.purpose, o.prompt, o.messages,
-               o.input_artifacts, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms
+               o.input_artifacts, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms,
+               o.model is not null and o.route is null and o.batch_id is null as is_plain
           from ai.generations o
          where o.tenant_id = p.tenant_id and o.id = p.generation_id and o.id >= v_first and o.id <= v_last and o.status = 'queued' offset 0) g
       join ai.tenants t on t.id = p.tenant_id and t.enabled
@@ -56,7 +59,7 @@ begin
       left join lateral (
         select k.lane_id, k.model_id, k.limited
           from ai.known_ways k
-         where k.tenant_id = p.tenant_id and k.model = g.model and k.user_id = any (array['', g.user_id]) and k.version = v_version
+         where k.tenant_id = p.tenant_id and k.model = g.model and k.user_id = any (array['', g.user_id]) and k.version = (select n.version from now_is n)
            and k.kind = g.kind and k.priority = g.priority and (k.user_id = '' or k.api_key_id is not distinct from g.api_key_id)
          limit 1) w on true
      cross join ai.settings s
@@ -84,7 +87,7 @@ begin
                                    m.max_output_tokens)::integer end) as outputs,
          null::text[] as counters, null::text[] as amounts, bool_or(not m.enabled or not v.enabled) as disabled,
          coalesce(array_agg(r.generation_id) filter (where r.is_made), '{}') as made, bool_or(r.profile is not null) as profiled,
-         bool_and(r.placed is true) as placed, bool_or(r.limited) as limited, bool_or(r.is_new) as new
+         bool_and(r.placed is true) as placed, bool_or(r.limited) as limited, bool_or(r.is_new) as new, (select n.version from now_is n) as version
     into v_go
     from routed r
    cross join ai.settings s
@@ -103,6 +106,7 @@ begin
   v_profiled := v_go.profiled;
   v_placed := v_go.placed;
   v_limited := v_go.limited;
+  v_version := v_go.version;
   v_new := v_go.new and v_version is not null;
 
   -- What is switched off, and breakers: another target, or later.

@@ -73,12 +73,19 @@ set search_path = pg_catalog, pg_temp
 set jit = off
 set enable_seqscan = off
 as $$
+declare
+  v_ids bigint[];
 begin
-  update ai.limits l set user_id = 'forgotten', enabled = false
-   where l.id = any (array(select o.id from ai.limits o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked));
-  update ai.counters c set subject = p_pseudonym
-   where c.id = any (array(select o.id from ai.limits l join ai.counters o on o.limit_id = l.id and o.tenant_id = p_tenant and o.subject = p_user
-                            where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null) for update of o skip locked));
+  -- Each by itself only where there is one: an update makes all known ways void, of no row as well, and this is called again and again.
+  v_ids := array(select o.id from ai.limits o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked);
+  if v_ids <> '{}' then
+    update ai.limits l set user_id = 'forgotten', enabled = false where l.id = any (v_ids);
+  end if;
+  v_ids := array(select o.id from ai.limits l join ai.counters o on o.limit_id = l.id and o.tenant_id = p_tenant and o.subject = p_user
+                  where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null) for update of o skip locked);
+  if v_ids <> '{}' then
+    update ai.counters c set subject = p_pseudonym where c.id = any (v_ids);
+  end if;
   update ai.vectorizers z set user_id = p_pseudonym
    where z.id = any (array(select o.id from ai.vectorizers o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked));
   update ai.api_keys k set created_by = null

@@ -48,7 +48,7 @@ struct ClaimMachine: Sendable {
 
   /// The header of a claim.
   struct Header: Sendable, Equatable {
-    /// Until a claim that looks at everything may find something; 0: one with the cursor finds something now.
+    /// Until a claim that looks at everything may find something; 0: one with the cursor may, now.
     var waitMilliseconds: Int?
     var retries: Int?
   }

@@ -25,13 +25,50 @@ create table floor_jobs (
 create index floor_jobs_queued on floor_jobs (id) where state = 0;
 """
 
+# What is left of Martlet's insert if a question is admitted and queued by as few statements as can be: a policy,
+# a trigger that looks up who asks, one that looks up the lane and queues, a share of a lock. Nothing is checked.
+_ASKED = """
+create table floor_who (role_name text primary key, tenant_id uuid not null, user_id text not null);
+create table floor_lanes (tenant_id uuid, model text, lane_id bigint, primary key (tenant_id, model));
+create table floor_queue (lane_id bigint, generation_id uuid, tenant_id uuid, primary key (lane_id, generation_id));
+create function floor_tenant() returns uuid language plpgsql stable security definer
+  set search_path = pg_catalog, public as
+  $$ begin return (select w.tenant_id from floor_who w where w.role_name = session_user); end $$;
+create function floor_admit() returns trigger language plpgsql security definer set search_path = pg_catalog, public as
+  $$ begin
+    select w.tenant_id, w.user_id into new.tenant_id, new.user_id from floor_who w where w.role_name = session_user;
+    return new;
+  end $$;
+create function floor_enqueue() returns trigger language plpgsql security definer
+  set search_path = pg_catalog, public set plan_cache_mode = force_generic_plan as
+  $$ begin
+    insert into floor_queue
+    select l.lane_id, i.id, i.tenant_id
+      from inserted i join floor_lanes l on l.tenant_id = i.tenant_id and l.model = i.model;
+    if not pg_try_advisory_xact_lock_shared(1634300099, 0) then perform pg_notify('floor', ''); end if;
+    return null;
+  end $$;
+create table floor_asked (like floor_plain including defaults including constraints including storage)
+  partition by range (id);
+alter table floor_asked add primary key (tenant_id, id);
+create table floor_asked_default partition of floor_asked default with (fillfactor = 50);
+alter table floor_asked enable row level security;
+create policy own on floor_asked for insert with check (tenant_id = (select floor_tenant()));
+create trigger admit before insert on floor_asked for each row execute function floor_admit();
+create trigger enqueue after insert on floor_asked referencing new table as inserted
+  for each statement execute function floor_enqueue();
+grant insert on floor_asked to public;
+insert into floor_who select role_name, tenant_id, user_id from ai.role_bindings;
+insert into floor_lanes select tenant_id, 'local/extract', 1 from ai.role_bindings on conflict do nothing;
+"""
+
 
 class Floors:
     """The floors of one database."""
 
     def __init__(self, setting: Setting, installed: Installation) -> None:
-        self._setting, self._database = setting, installed.database
-        self._database.superuser.execute(_TABLES)
+        self._setting, self._database, self._member = setting, installed.database, installed.member
+        self._database.superuser.execute(_TABLES + _ASKED)
 
     def _insert(self, table: str) -> str:
         tenant = "00000000-0000-7000-8000-000000000000"
@@ -45,6 +82,11 @@ class Floors:
         return pgbench.transactions_a_second(
             self._database.url, self._setting.folder, self._insert(table), clients, seconds
         )
+
+    def asked(self, clients: int, seconds: float) -> float:
+        """Single-row transactions a second of a member into floor_asked."""
+        insert = f"insert into floor_asked (model, prompt) values ('local/extract', '{PROMPT}');"
+        return pgbench.transactions_a_second(self._member.url, self._setting.folder, insert, clients, seconds)
 
     def enqueue(self, rows: int) -> None:
         self._database.execute("truncate floor_jobs")

@@ -15,6 +15,7 @@ from Benchmarks.measuring import Figures, Result, at_least, in_turns, medians
 from Benchmarks.setting import Setting
 
 PLAIN, NOTIFIED = "plain insert", "a NOTIFY per insert"
+ASKED = "minimal SQL: a policy, who asks, a queue"
 PLAIN_ROWS = "plain insert … select"
 
 
@@ -70,6 +71,11 @@ def run_single_rows(setting: Setting) -> list[Result]:
             settle_down(installed.database)
             return {"rate": rate}
 
+        def asked() -> Figures:
+            rate = floors.asked(clients, seconds)
+            settle_down(installed.database)
+            return {"rate": rate}
+
         with busy_with_long_calls(installed) as is_busy:
 
             def waits() -> Figures:
@@ -83,9 +89,10 @@ def run_single_rows(setting: Setting) -> list[Result]:
                 "answered": answered,
                 PLAIN: lambda: floor("floor_plain"),
                 NOTIFIED: lambda: floor("floor_notified"),
+                ASKED: asked,
             }
             taken = in_turns(setting.rounds, contenders)
-    peers = medians(taken, "rate", PLAIN, NOTIFIED)
+    peers = medians(taken, "rate", PLAIN, NOTIFIED, ASKED)
     return [
         Result(
             "e",
