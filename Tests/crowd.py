@@ -8,6 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TypeVar
 
+import psycopg
+from psycopg import IsolationLevel
+
+LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
 T = TypeVar("T")
 
 
@@ -25,3 +29,20 @@ def at_once(
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(run, number) for number in range(count)]
         return [future.result(seconds) for future in futures]
+
+
+def commits(
+    connection: psycopg.Connection, change: Callable[[psycopg.Connection, random.Random], None], dice: random.Random
+) -> bool:
+    """One or two changes in a transaction of any isolation level; false where it was refused for what others did."""
+    connection.isolation_level = dice.choice(LEVELS)
+    try:
+        for _ in range(dice.randrange(1, 3)):
+            change(connection, dice)
+        connection.commit()
+    except psycopg.Error as error:
+        connection.rollback()
+        if error.sqlstate not in ("40001", "40P01"):
+            raise
+        return False
+    return True

@@ -25,8 +25,7 @@ declare
   v_refused uuid[];
   v_made    uuid[];   -- by Martlet itself
   v_profiled boolean;  -- some name a profile
-  v_version bigint;    -- under which their ways were looked up; null: none is known
-  v_new     boolean;   -- the way of some is to be noted
+  v_version bigint;    -- under which the way of some is to be noted; null: of none
   v_placed  boolean;   -- all lie in the lane of their way
   v_limited boolean;   -- limits may concern some
   v_any     record;   -- what there is at all
@@ -106,8 +105,7 @@ begin
   v_profiled := v_go.profiled;
   v_placed := v_go.placed;
   v_limited := v_go.limited;
-  v_version := v_go.version;
-  v_new := v_go.new and v_version is not null;
+  v_version := case when v_go.new then v_go.version end;
 
   -- What is switched off, and breakers: another target, or later.
   if v_go.disabled or ai.choosing_is_needed() then
@@ -128,7 +126,7 @@ begin
       return;
     end if;
   end if;
-  if v_new then
+  if v_version is not null then
     perform ai.note_ways(v_version, v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.models, v_first, v_last);
   end if;
   if exists (select from unnest(v_go.leaders) l where l is not null) then

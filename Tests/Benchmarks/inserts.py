@@ -66,13 +66,8 @@ def run_single_rows(setting: Setting) -> list[Result]:
             settle_down(answering.database)
             return figures
 
-        def floor(table: str) -> Figures:
-            rate = floors.inserts(table, clients, seconds)
-            settle_down(installed.database)
-            return {"rate": rate}
-
-        def asked() -> Figures:
-            rate = floors.asked(clients, seconds)
+        def floor(measure: Callable[[], float]) -> Figures:
+            rate = measure()
             settle_down(installed.database)
             return {"rate": rate}
 
@@ -87,9 +82,9 @@ def run_single_rows(setting: Setting) -> list[Result]:
             contenders = {
                 "ours": waits,
                 "answered": answered,
-                PLAIN: lambda: floor("floor_plain"),
-                NOTIFIED: lambda: floor("floor_notified"),
-                ASKED: asked,
+                PLAIN: lambda: floor(lambda: floors.inserts("floor_plain", clients, seconds)),
+                NOTIFIED: lambda: floor(lambda: floors.inserts("floor_notified", clients, seconds)),
+                ASKED: lambda: floor(lambda: floors.asked(clients, seconds)),
             }
             taken = in_turns(setting.rounds, contenders)
     peers = medians(taken, "rate", PLAIN, NOTIFIED, ASKED)

@@ -6,11 +6,9 @@ import random
 
 import psycopg
 import pytest
-from crowd import at_once
+from crowd import LEVELS, at_once, commits
 from databases import Database
-from psycopg import IsolationLevel
 
-LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
 ROLES = ["user", "developer", "admin", "one", "two"]
 SETS = ["{inference:execute}", "{inference:read}", "{*}", "{}"]
 
@@ -54,19 +52,7 @@ def test_the_copies_in_bindings_are_what_their_members_are(database: Database, d
                 connection.execute("delete from ai.role_bindings where role_name = %s", [f"nobody_{dice.randrange(4)}"])
 
     def run(number: int, dice: random.Random) -> int:
-        connection, done = connections[number], 0
-        for _ in range(60):
-            connection.isolation_level = dice.choice(LEVELS)
-            try:
-                for _ in range(dice.randrange(1, 3)):
-                    change(connection, dice)
-                connection.commit()
-                done += 1
-            except psycopg.Error as error:
-                connection.rollback()
-                if error.sqlstate not in ("40001", "40P01"):
-                    raise
-        return done
+        return sum(commits(connections[number], change, dice) for _ in range(60))
 
     for _ in range(3):
         assert sum(at_once(len(connections), run, dice)) > 60, "hardly anything went through"

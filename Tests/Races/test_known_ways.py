@@ -8,12 +8,10 @@ from collections import Counter
 
 import psycopg
 import waiting
-from crowd import at_once
+from crowd import at_once, commits
 from databases import Database
 from protocol import PlainWorker
-from psycopg import IsolationLevel
 
-LEVELS = [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
 MODELS = ["race/one", "race/two"]
 
 # In one snapshot: what is valid, beside what there is to be found without it.
@@ -74,16 +72,7 @@ def test_what_is_noted_is_what_would_be_found(database: Database, dice: random.R
             if dice.random() < 0.5:  # so that something is noted between two changes
                 then = rounds.total() + 6
                 waiting.until(lambda then=then: rounds.total() >= then or over.is_set(), "claims", every=0.001)
-            connection.isolation_level = dice.choice(LEVELS)
-            try:
-                for _ in range(dice.randrange(1, 3)):
-                    change(connection, dice)
-                connection.commit()
-                done += 1
-            except psycopg.Error as error:
-                connection.rollback()
-                if error.sqlstate not in ("40001", "40P01"):
-                    raise
+            done += commits(connection, change, dice)
         return done
 
     def ask(dice: random.Random) -> int:
