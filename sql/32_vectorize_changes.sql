@@ -33,6 +33,10 @@ comment on function ai.queue_rows(bigint, uuid, bigint[]) is 'Asks for the embed
 -- where the trigger has the transition tables: without them their names would mean temporary tables of the caller's, or views
 -- with functions that would run with this function's rights.
 --
+-- A transaction above READ COMMITTED may be older than a version of the vectorizer, or than rows of it: what it changes is noted for the versions that it sees, what it
+-- deletes as gone, and both in ai.row_changes for the versions that it does not see. As long as anything waits there, others note as gone what they delete, too,
+-- so that what comes later for an older change does not bring it back.
+--
 -- Locks: deletes take the deleted rows' copies; a worker's report skips them. The settings make texts the same in every session.
 create or replace function ai.note_changes() returns trigger
 language plpgsql volatile security definer
@@ -51,15 +55,18 @@ declare
   v_now      timestamptz := ai.now();
   v_versions bigint[];
   v_is       record;
+  v_is_old   boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');  -- or may be
+  v_late     boolean := true;  -- changes may come to these rows that are older than this one
   v_row      text;
   v_lost     text;
+  v_new      text;
   v_noted    record;
   v_state    text := 'pending';
   v_error    jsonb;
 begin
   if not exists (select from ai.vectorizers z where z.id = v_id and z.table_name = tg_relid) then
     -- Stopped; or so new that this transaction's snapshot does not have it.
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if v_is_old then
       insert into ai.vectorizer_problems (vectorizer_id, table_id, error, noted_at)
       values (v_id, tg_relid, '{"class": "missed", "message": "a transaction older than the vectorizer changed rows"}', v_now);
     end if;
@@ -73,48 +80,62 @@ begin
     return null;
   end if;
 
+  if not v_is_old then
+    v_late := exists (select from ai.row_changes c where c.vectorizer_id = v_id);
+  end if;
+
   for v_try in 1 .. 2 loop
     begin
       select array_agg(v.id order by v.id) into v_versions from ai.vectorizer_versions v where v.vectorizer_id = v_id and v.status <> 'retired';
       if tg_op = 'TRUNCATE' then
-        delete from ai.vectorized_rows r where r.row_key >= v_id || '/' and r.row_key < v_id || '0' and v_try = 1;
         exit when v_try = 2;
+        if v_late then
+          insert into ai.row_changes (vectorizer_id, versions, refs, noted_at) values (v_id, '{}', array[nextval('ai.vectorized_rows_ref_seq')], v_now);
+        end if;
+        if not v_is_old then
+          delete from ai.vectorized_rows r where r.row_key >= v_id || '/' and r.row_key < v_id || '0';
+        end if;
         return null;
       end if;
 
       select * into v_is from ai.row_expressions(v_id);
       v_row := format('select %s as row_key, %s as content, %s as tenant', v_is.row_key, v_is.content, v_is.tenant);
+      v_lost := format('select o.row_key, o.tenant, null as content from (%s from deleted t) o where o.content is not null and o.tenant is not null', v_row)
+        || case when tg_op = 'UPDATE' then format(' and not exists (select from (%s from inserted t) n where n.row_key = o.row_key and n.tenant = o.tenant and n.content is not null)', v_row)
+                else '' end;
+      v_new := format('select n.row_key, n.tenant, n.content from (%s from inserted t) n %s where n.content is not null and n.tenant is not null %s',
+                      v_row,
+                      case when tg_op = 'UPDATE' then format('left join (%s from deleted t) o on o.row_key = n.row_key and o.tenant = n.tenant', v_row) else '' end,
+                      case when tg_op = 'UPDATE' then 'and o.content is distinct from n.content' else '' end);
       if tg_op in ('UPDATE', 'DELETE') then
-        v_lost := format('select o.row_key, o.tenant from (%s from deleted t) o where o.content is not null and o.tenant is not null', v_row)
-          || case when tg_op = 'UPDATE' then format(' and not exists (select from (%s from inserted t) n where n.row_key = o.row_key and n.tenant = o.tenant and n.content is not null)', v_row)
-                  else '' end;
         if v_try = 1 then
           execute format('delete from ai.vectorized_rows r using (%s) l where r.row_key = l.row_key and r.version = any ($1)', v_lost) using v_versions;
-        else
+        end if;
+        if v_try = 2 or v_late then
           execute format('insert into ai.vectorized_rows (version, tenant_id, row_key, state, noted_at)
                           select v.id, l.tenant, l.row_key, ''gone'', $2 from (%s) l cross join unnest($1) v (id)', v_lost) using v_versions, v_now;
         end if;
       end if;
-
       if tg_op in ('INSERT', 'UPDATE') then
         for v_noted in execute format($sql$
           with noted as (
             insert into ai.vectorized_rows (version, tenant_id, row_key, state, content, error, noted_at)
-            select v.id, n.tenant, n.row_key, $2, n.content, $3, $4
-              from (%s from inserted t) n %s
-             cross join unnest($1) v (id)
-             where n.content is not null and n.tenant is not null %s
+            select v.id, n.tenant, n.row_key, $2, n.content, $3, $4 from (%s) n cross join unnest($1) v (id)
             returning ref, version, tenant_id)
-          select version, tenant_id, array_agg(ref order by ref) as refs from noted group by version, tenant_id $sql$,
-          v_row,
-          case when tg_op = 'UPDATE' then format('left join (%s from deleted t) o on o.row_key = n.row_key and o.tenant = n.tenant', v_row) else '' end,
-          case when tg_op = 'UPDATE' then 'and o.content is distinct from n.content' else '' end)
+          select version, tenant_id, array_agg(ref order by ref) as refs from noted group by version, tenant_id $sql$, v_new)
           using v_versions, v_state, v_error, v_now
         loop
           if v_try = 1 then
             perform ai.queue_rows(v_noted.version, v_noted.tenant_id, v_noted.refs);
           end if;
         end loop;
+      end if;
+      if v_is_old then
+        execute format($sql$
+          insert into ai.row_changes (vectorizer_id, versions, refs, tenant_id, row_key, content, noted_at)
+          select $1, $2, array[nextval('ai.vectorized_rows_ref_seq'), nextval('ai.vectorized_rows_ref_seq')], c.tenant, c.row_key, c.content, $3 from (%s) c $sql$,
+          concat_ws(' union all ', case when tg_op <> 'INSERT' then v_lost end, case when tg_op <> 'DELETE' then v_new end))
+          using v_id, v_versions, v_now;
       end if;
       return null;
     exception when others then
@@ -197,6 +218,7 @@ begin
   if not ai.manages(p_vectorizer) then
     raise exception 'only the owner of the table may do this' using errcode = 'PT403';
   end if;
+  perform ai.apply_row_changes(null, p_vectorizer);
   delete from ai.vectorized_rows r
    where p_keys is not null and r.row_key >= p_vectorizer || '/' and r.row_key < p_vectorizer || '0'
      and not exists (select from unnest(p_keys) k where k = r.row_key);

@@ -84,6 +84,8 @@ begin
                where r.row_key >= p_vectorizer || '/' and r.row_key < p_vectorizer || '0' and r.version = p_from
                order by r.row_key, r.ref desc) n
        where n.state <> 'gone'
+         -- What was truncated, and is not removed yet because somebody holds it.
+         and n.ref > all (array(select c.refs[1] from ai.row_changes c where c.vectorizer_id = p_vectorizer and c.row_key is null))
       returning ref, tenant_id)
     select n.tenant_id, array_agg(n.ref order by n.ref) as refs from noted n group by n.tenant_id
   loop
@@ -116,6 +118,8 @@ begin
   if v_current.model = p_model then
     return 0;
   end if;
+  -- What the current version does not have yet would not be copied.
+  perform ai.apply_row_changes(null, p_vectorizer);
   insert into ai.vectorizer_versions (vectorizer_id, model, status) values (p_vectorizer, p_model, 'building') returning id into v_id;
   return ai.copy_rows(v_current.id, v_id, p_vectorizer);
 end
@@ -213,12 +217,14 @@ begin
                             where not exists (select from ai.vectorizers z where z.id = g.vectorizer_id and z.table_name = g.table_id)
                                or exists (select from ai.vectorizer_problems n where n.vectorizer_id = g.vectorizer_id and n.id > g.id) for update skip locked));
   perform ai.note_columns();
+  v_all := ai.apply_row_changes(100000, null);
 
   -- A version that is complete takes the place of the current one.
   for v_one in
     select b.id, b.vectorizer_id, b.model
       from ai.vectorizer_versions b join ai.vectorizer_versions c on c.vectorizer_id = b.vectorizer_id and c.status = 'current' join ai.vectorizers z on z.id = b.vectorizer_id
      where b.status = 'building' and not exists (select from ai.vectorized_rows r where r.version = b.id and r.state in ('pending', 'failed'))
+       and not exists (select from ai.row_changes o where o.vectorizer_id = b.vectorizer_id and b.id <> all (o.versions))
        for update skip locked
   loop
     update ai.vectorizer_versions v set status = 'retired', retired_at = p_now where v.vectorizer_id = v_one.vectorizer_id and v.status = 'current';
@@ -235,13 +241,21 @@ begin
       continue;
     end if;
 
-    -- Rows that are gone, with all that is older of their keys.
+    -- Rows that are gone: what is older of their keys, and when nothing of it is left or still to come, they themselves. What another holds is left for the next time.
     with gone as materialized (
       select r.ref, r.row_key from ai.vectorized_rows r where r.version = v_one.id and r.state = 'gone' order by r.ref limit c_many
     )
     delete from ai.vectorized_rows r
-     where r.ref = any (array(select o.ref from gone g join ai.vectorized_rows o on o.row_key = g.row_key and o.version = v_one.id and o.ref <= g.ref
+     where r.ref = any (array(select o.ref from gone g join ai.vectorized_rows o on o.row_key = g.row_key and o.version = v_one.id and o.ref < g.ref
                                for update of o skip locked));
+    get diagnostics v_done = row_count;
+    v_all := v_all + v_done;
+    delete from ai.vectorized_rows r
+     where r.ref = any (array(select g.ref from ai.vectorized_rows g
+                               where g.version = v_one.id and g.state = 'gone'
+                                 and g.ref < coalesce((select min(c.refs[1]) from ai.row_changes c where c.vectorizer_id = v_one.vectorizer_id), 9223372036854775807)
+                                 and not exists (select from ai.vectorized_rows o where o.row_key = g.row_key and o.version = g.version and o.ref < g.ref)
+                               order by g.ref limit c_many for update of g skip locked));
     get diagnostics v_done = row_count;
     v_all := v_all + v_done;
 
@@ -308,8 +322,61 @@ as $$
 $$;
 comment on function ai.note_columns() is 'Keeps the noted names and numbers of vectorized tables'' columns up to date. Internal: ai.fill_vectorizers().';
 
--- Removes rows of a retired version, at most p_many a call, and gives how many. What a transaction noted that knew only of this
--- version goes over to the live ones, unless they have something newer of the same key.
+-- Notes changes by transactions with old snapshots for the versions that these did not see, and gives how many rows it touched; nobody is asked yet.
+-- Of one vectorizer, waiting for who holds them; or (null) of all, at most p_many, skipping what others hold.
+create or replace function ai.apply_row_changes(p_many integer, p_vectorizer bigint) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+set enable_seqscan = off
+as $$
+declare
+  v_cut  record;
+  v_done integer;
+  v_all  integer;
+begin
+  if not exists (select from ai.row_changes c where p_vectorizer is null or c.vectorizer_id = p_vectorizer) then
+    return 0;
+  end if;
+  with taken as (
+    delete from ai.row_changes c
+     where c.id = any (case when p_vectorizer is null then array(select o.id from ai.row_changes o where o.row_key is not null order by o.id limit p_many for update skip locked)
+                            else array(select o.id from ai.row_changes o where o.row_key is not null and o.vectorizer_id = p_vectorizer) end)
+    returning c.vectorizer_id, c.versions, c.refs, c.tenant_id, c.row_key, c.content, c.noted_at
+  ), noted as (
+    insert into ai.vectorized_rows (ref, version, tenant_id, row_key, state, content, noted_at) overriding system value
+    select t.refs[v.n], v.id, t.tenant_id, t.row_key, case when t.content is null then 'gone' else 'pending' end, t.content, t.noted_at
+      from taken t
+     cross join lateral (select o.id, row_number() over (order by o.id) as n from ai.vectorizer_versions o
+                          where o.vectorizer_id = t.vectorizer_id and o.status <> 'retired' and o.id <> all (t.versions)) v
+  )
+  select count(*) into v_all from taken;
+
+  -- A table that was truncated loses what is older; what was noted before it has to be there by then.
+  for v_cut in
+    select c.id, c.vectorizer_id, c.refs[1] as ref from ai.row_changes c
+     where c.row_key is null and (p_vectorizer is null or c.vectorizer_id = p_vectorizer)
+       and not exists (select from ai.row_changes o where o.vectorizer_id = c.vectorizer_id and o.row_key is not null and o.id < c.id)
+     order by c.id for update skip locked
+  loop
+    delete from ai.vectorized_rows r
+     where r.ref = any (array(select o.ref from ai.vectorized_rows o
+                               where o.row_key >= v_cut.vectorizer_id || '/' and o.row_key < v_cut.vectorizer_id || '0' and o.ref < v_cut.ref
+                               limit p_many for update skip locked));
+    get diagnostics v_done = row_count;
+    delete from ai.row_changes c
+     where c.id = v_cut.id
+       and not exists (select from ai.vectorized_rows o
+                        where o.row_key >= v_cut.vectorizer_id || '/' and o.row_key < v_cut.vectorizer_id || '0' and o.ref < v_cut.ref);
+    v_all := v_all + v_done;
+  end loop;
+  return v_all;
+end
+$$;
+comment on function ai.apply_row_changes(integer, bigint) is
+  'Notes what old snapshots changed for the versions they did not see; gives how many. Internal: ai.fill_vectorizers(), ai.start_building().';
+
+-- Removes rows of a retired version, at most p_many a call, and gives how many.
 create or replace function ai.remove_rows(p_version bigint, p_vectorizer bigint, p_many integer) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -317,28 +384,20 @@ set jit = off
 set enable_seqscan = off
 as $$
 declare
-  v_refs bigint[];
+  v_count integer;
 begin
-  v_refs := array(select r.ref from ai.vectorized_rows r
-                   where r.row_key >= p_vectorizer || '/' and r.row_key < p_vectorizer || '0' and r.version = p_version
-                   order by r.row_key, r.ref limit p_many for update skip locked);
-  insert into ai.vectorized_rows (version, tenant_id, row_key, state, content, noted_at)
-  select v.id, o.tenant_id, o.row_key, case o.state when 'gone' then 'gone' else 'pending' end, o.content, o.noted_at
-    from ai.vectorized_rows o
-    join ai.vectorizers z on z.id = p_vectorizer
-    join ai.vectorizer_versions v on v.vectorizer_id = z.id and v.status <> 'retired'
-    left join lateral (select n.ref, n.content, n.state from ai.vectorized_rows n
-                        where n.row_key = o.row_key and n.version = v.id order by n.ref desc limit 1) n on true
-   where o.ref = any (v_refs) and o.state <> 'embedded' and (n.ref is null or (n.ref < o.ref and (n.state = 'gone' or n.content is distinct from o.content)))
-   order by o.ref;
-  delete from ai.vectorized_rows r where r.ref = any (v_refs);
-  return cardinality(v_refs);
+  delete from ai.vectorized_rows r
+   where r.ref = any (array(select o.ref from ai.vectorized_rows o
+                             where o.row_key >= p_vectorizer || '/' and o.row_key < p_vectorizer || '0' and o.version = p_version
+                             order by o.row_key, o.ref limit p_many for update skip locked));
+  get diagnostics v_count = row_count;
+  return v_count;
 end
 $$;
 comment on function ai.remove_rows(bigint, bigint, integer) is 'Removes rows of a retired version; gives how many. Internal: ai.fill_vectorizers().';
 
 revoke execute on function ai.vectorize_progress(text), ai.vectorize_retry(text), ai.copy_rows(bigint, bigint, bigint), ai.start_building(bigint, text),
   ai.revectorize(text, text), ai.remove_vectorizer(bigint), ai.stop_vectorizing(text), ai.fill_vectorizers(timestamptz), ai.note_columns(), ai.column_numbers(oid, text[]),
-  ai.remove_rows(bigint, bigint, integer) from public;
+  ai.apply_row_changes(integer, bigint), ai.remove_rows(bigint, bigint, integer) from public;
 grant execute on function ai.vectorize_progress(text), ai.vectorize_retry(text), ai.start_building(bigint, text), ai.revectorize(text, text),
   ai.remove_vectorizer(bigint), ai.stop_vectorizing(text) to ai_user;

@@ -150,6 +150,10 @@ static const unsigned char migrations_35[] = {
 #embed "../../migrations/20261122120000_known_ways.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_36[] = {
+#embed "../../migrations/20261122150000_row_changes.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -639,6 +643,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_33, "20261121160300_storage.sql"),
   FILE_ENTRY(migrations_34, "20261122080000_cheaper_inserts.sql"),
   FILE_ENTRY(migrations_35, "20261122120000_known_ways.sql"),
+  FILE_ENTRY(migrations_36, "20261122150000_row_changes.sql"),
   {0, 0, 0},
 };
 

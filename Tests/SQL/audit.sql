@@ -13,7 +13,7 @@ insert into t.not_audited values
   -- content, and what belongs to it
   ('generations'), ('llm_calls'), ('stream_events'), ('conversations'), ('messages'), ('unrecorded_answers'), ('batches'), ('redactions'), ('idempotency_keys'), ('tool_calls'),
   ('collections'), ('documents'), ('chunks'), ('chunk_vectors'), ('staged_vectors'), ('cache_entries'), ('cache_questions'), ('cache_spaces'), ('sealed_calls'), ('artifacts'), ('artifact_parts'), ('artifact_objects'),
-  ('vectorizers'), ('vectorizer_versions'), ('vectorized_rows'), ('vectorizer_problems'),
+  ('vectorizers'), ('vectorizer_versions'), ('vectorized_rows'), ('row_changes'), ('vectorizer_problems'),
   -- what workers and sessions write while they work
   ('lanes'), ('active_lanes'), ('parked_lanes'), ('queue'), ('delayed'), ('waiting'), ('prepared'), ('policies_in_use'), ('known_ways'), ('policy_changes'), ('workers'), ('leases'), ('cancellations'), ('leaders'), ('unshared'),
   ('counters'), ('counter_entries'), ('provider_batches'), ('batched_requests'), ('unsettled'), ('embedding_jobs'), ('model_stats'), ('breakers'), ('exhausted_accounts'), ('sessions'), ('api_key_uses'),

@@ -86,6 +86,7 @@ retry_rules kept dialect signal code class action billed why
 role_bindings gone role_name user_id member_role member_permissions
 roles kept name permissions
 routes kept profile kind tier metadata
+row_changes kept row_key content
 sealed_calls gone mode facts request response
 secrets kept name sealed
 sessions gone token_hash backend

@@ -341,16 +341,40 @@ select is((select model from ai.vectorizers where name = 'notes'), 'mtap/other',
 set local session authorization mtap_shop;
 select results_eq($$ select key from ai.search_rows('notes', '[1, 0, 0]', 0.5) $$, $$ values ('1'), ('4'), ('3') $$, 'the search finds by the new one');
 select results_eq($$ select model, status from ai.vectorize_progress('notes') $$, $$ values ('mtap/other', 'current') $$, 'one is left');
--- A transaction that knew only of the old version notes rows for it
+-- A transaction that knew only of the old version noted rows for it, and what it changed for the others
 reset session authorization;
 create table t.strays as select v.id as version, z.id from ai.vectorizers z join ai.vectorizer_versions v on v.vectorizer_id = z.id and v.status = 'retired' where z.name = 'notes';
 insert into ai.vectorized_rows (version, tenant_id, row_key, state, content, noted_at)
-select version, t.alpha(), id || '/' || k, s, c, ai.now() from t.strays, (values ('1', 'pending', 'title: Fire, at last'), ('2', 'pending', 'title: Two'), ('4', 'gone', null), ('3', 'pending', 'title: Sea and bread')) v (k, s, c);
-select is(ai.fill_vectorizers(ai.now()), 4 + 2 + 2, 'they are taken over where they are newer, and taken away');
-select is(t.rows('notes'), '1 pending, 2 pending, 3 embedded', 'as the table is');
+select version, t.alpha(), id || '/1', 'pending', 'title: Fire, at last', ai.now() from t.strays;
+insert into ai.row_changes (vectorizer_id, versions, refs, tenant_id, row_key, content, noted_at)
+select id, array[version], coalesce(r, array[nextval('ai.vectorized_rows_ref_seq'), nextval('ai.vectorized_rows_ref_seq')]), t.alpha(), id || '/' || k, c, ai.now()
+  from t.strays, (values ('1', 'title: Fire, at last', null::bigint[]), ('2', 'title: Two', null), ('4', null, null), ('3', 'title: older than what is there', '{0,-1}')) v (k, c, r);
+select is(ai.apply_row_changes(1, null), 1, 'as many at once as are asked for');
+select is(ai.fill_vectorizers(ai.now()), 3 + 1 + 2 + 3, 'the others are noted, the old version loses its row, what is gone goes, what is new is asked for');
+select is(t.rows('notes'), '1 pending, 2 pending, 3 embedded', 'newer than what was there, unless something newer is there');
 select is((select count(*) from ai.vectorized_rows r join t.strays s on s.version = r.version), 0::bigint, 'nothing is left of the old version');
+select is((select count(*) from ai.row_changes), 0::bigint, 'and no change to note');
 delete from ai.vectorized_rows where row_key like '%/2';
 select is(t.embed(), 1::bigint, 'and embedded');
+select is((select count(*) from ai.vectorized_rows), 2::bigint, 'one text is left of each');
+-- One that truncated the table, with something new behind it, and something older that is not noted yet
+insert into ai.row_changes (vectorizer_id, versions, refs, tenant_id, row_key, content, noted_at)
+select id, '{}', array[nextval('ai.vectorized_rows_ref_seq'), nextval('ai.vectorized_rows_ref_seq')], t.alpha(), id || '/8', 'title: Eight', ai.now() from t.strays;
+insert into ai.row_changes (vectorizer_id, versions, refs, noted_at) select id, '{}', array[nextval('ai.vectorized_rows_ref_seq')], ai.now() from t.strays;
+insert into ai.vectorized_rows (version, tenant_id, row_key, state, content, noted_at)
+select v.id, t.alpha(), s.id || '/9', 'pending', 'title: Nine', ai.now() from t.strays s join ai.vectorizer_versions v on v.vectorizer_id = s.id and v.status = 'current';
+savepoint truncated;
+select is(ai.apply_row_changes(1, null), 2, 'what is older is noted first');
+select is((select count(*) from ai.row_changes), 1::bigint, 'as long as rows are left');
+select is(ai.apply_row_changes(null, null), 2, 'the rest goes');
+select is(t.rows('notes'), '9 pending', 'what is newer stays');
+select is((select count(*) from ai.row_changes), 0::bigint, 'and no change to note');
+rollback to truncated;
+delete from ai.row_changes;
+delete from ai.vectorized_rows where row_key like '%/9';
+insert into ai.row_changes (vectorizer_id, versions, refs, tenant_id, row_key, content, noted_at) select -1, '{}', '{-3,-2}', t.alpha(), '-1/1', 'of a vectorizer that was stopped', ai.now();
+select is(ai.apply_row_changes(null, null), 1, 'what nobody wants any more');
+select is(t.rows('notes'), '1 embedded, 3 embedded', 'is noted nowhere');
 -- A rebuild that fails, is tried again, is given up
 set local session authorization mtap_shop;
 select is(ai.revectorize('notes', 'mtap/embed'), 2::bigint, 'back again');

@@ -268,7 +268,7 @@ select throws_ok($$ select ai.stop_vectorizing('plain') $$, 'PT404', null, 'anot
 select is_empty($$ select * from ai.vectorizers $$, 'nor sees any');
 set local session authorization mtap_ann;
 select isnt_empty($$ select * from ai.vectorizers $$, 'a member sees what is vectorized');
-select throws_ok(format('select * from ai.%I', r), '42501', null, format('but not ai.%s', r)) from unnest(array['vectorizer_versions', 'vectorizer_problems', 'vectorized_rows', 'embedding_jobs']) r;
+select throws_ok(format('select * from ai.%I', r), '42501', null, format('but not ai.%s', r)) from unnest(array['vectorizer_versions', 'vectorizer_problems', 'vectorized_rows', 'row_changes', 'embedding_jobs']) r;
 select throws_ok($$ delete from ai.vectorizers $$, '42501', null, 'and changes nothing');
 reset session authorization;
 

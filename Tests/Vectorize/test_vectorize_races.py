@@ -43,6 +43,24 @@ def waits(database: Database, connection: psycopg.Connection[Any]) -> bool:
     )
 
 
+def old_transaction(app: App, embedder: Embedder) -> psycopg.Connection[Any]:
+    """Three rows that are embedded, and a transaction that sees them, and nothing that comes after it."""
+    app.execute("create table shop.other (id integer)")
+    app.execute("insert into shop.notes values (1, null, 'one'), (2, null, 'two'), (3, null, 'three')")
+    app.vectorize()
+    embedder.drain()
+    old = app.connect(autocommit=False)
+    old.isolation_level = REPEATABLE
+    old.execute("select count(*) from shop.other")
+    return old
+
+
+def unknown_changes(old: psycopg.Connection[Any]) -> None:
+    old.execute("update shop.notes set body = 'uno' where id = 1")
+    old.execute("insert into shop.notes values (4, null, 'four')")
+    old.commit()
+
+
 def test_of_two_updates_of_a_row_the_later_wins_however_their_embeddings_come(app: App, database: Database) -> None:
     app.execute("insert into shop.notes values (1, null, 'first')")
     app.vectorize()
@@ -125,6 +143,25 @@ def test_a_transaction_with_an_old_snapshot_writes_what_was_embedded_meanwhile(a
     assert_up_to_date(app)
 
 
+def test_what_is_gone_is_remembered_until_what_is_older_is_removed(
+    app: App, embedder: Embedder, database: Database
+) -> None:
+    app.execute("insert into shop.notes values (1, null, 'one'), (2, null, 'two'), (3, null, 'three')")
+    app.vectorize()
+    old = app.connect(autocommit=False)
+    old.isolation_level = REPEATABLE
+    old.execute("select count(*) from shop.notes")
+    embedder.drain()
+    old.execute("delete from shop.notes where id in (2, 3)")
+    old.commit()
+    holding = database.connect(autocommit=False)
+    holding.execute("select from ai.vectorized_rows where state <> 'gone' for update")
+    app.upkeep()
+    holding.rollback()
+    come_to_rest(app, embedder)
+    assert_up_to_date(app)
+
+
 def test_a_transaction_that_does_not_know_the_vectorizer_yet_is_told_of(app: App, embedder: Embedder) -> None:
     app.execute("insert into shop.notes values (1, null, 'one')")
     app.execute("create table shop.other (id integer)")
@@ -142,25 +179,147 @@ def test_a_transaction_that_does_not_know_the_vectorizer_yet_is_told_of(app: App
     assert_up_to_date(app)
 
 
+@pytest.mark.parametrize("level", [REPEATABLE, psycopg.IsolationLevel.SERIALIZABLE], ids=["repeatable", "serializable"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["update shop.notes set body = 'uno' where id = 1", "insert into shop.notes values (4, null, 'four')"],
+        ["delete from shop.notes where id = 2", "update shop.notes set body = null where id = 3"],
+        ["update shop.notes set body = 'uno'", "update shop.notes set body = 'due' where id = 1"],
+        ["update shop.notes set id = id + 10"],
+        ["truncate shop.notes"],
+        ["truncate shop.notes", "insert into shop.notes values (2, null, 'again')"],
+    ],
+)
+@pytest.mark.parametrize(
+    "switched", ["before it writes", "before it commits", "after it commits", "after a second rebuild"]
+)
 def test_a_transaction_that_does_not_know_of_a_rebuild_is_caught_up(
-    app: App, embedder: Embedder, database: Database
+    app: App, embedder: Embedder, switched: str, changes: list[str], level: psycopg.IsolationLevel
 ) -> None:
     app.execute("create table shop.other (id integer)")
     app.execute("insert into shop.notes values (1, null, 'one'), (2, null, 'two'), (3, null, 'three')")
     app.vectorize()
     embedder.drain()
     old = app.connect(autocommit=False)
-    old.isolation_level = REPEATABLE
+    old.isolation_level = level
     old.execute("select count(*) from shop.other")
     app.execute("select ai.revectorize('notes', 'test/two')")
-    embedder.drain()
-    app.upkeep()
-    assert app.progress()["model"] == "test/two", "it is switched"
 
-    old.execute("update shop.notes set body = 'uno' where id = 1")
-    old.execute("insert into shop.notes values (4, null, 'four')")
+    def switch() -> None:
+        embedder.drain()
+        app.upkeep()
+        assert app.progress()["model"] == "test/two", "it is switched"
+
+    if switched in ("before it writes", "after a second rebuild"):
+        switch()
+    if switched == "after a second rebuild":
+        app.execute("select ai.revectorize('notes', 'test/one')")
+    for change in changes:
+        old.execute(change)
+    if switched == "before it commits":
+        switch()
     old.commit()
     come_to_rest(app, embedder)
+    assert app.progress()["model"] == ("test/one" if switched == "after a second rebuild" else "test/two")
+    assert_up_to_date(app)
+
+
+@pytest.mark.parametrize("level", [psycopg.IsolationLevel.READ_COMMITTED, REPEATABLE], ids=["committed", "repeatable"])
+@pytest.mark.parametrize(
+    "later",
+    [
+        ["update shop.notes set body = 'eins' where id = 1", "update shop.notes set body = 'vier' where id = 4"],
+        ["delete from shop.notes where id in (1, 4)"],
+        ["truncate shop.notes"],
+        ["update shop.notes set body = null"],
+        ["update shop.notes set id = id + 100"],
+        ["delete from shop.notes", "insert into shop.notes values (1, null, 'eins')"],
+        ["truncate shop.notes", "insert into shop.notes values (1, null, 'uno'), (5, null, 'five')"],
+    ],
+)
+@pytest.mark.parametrize("noted", ["before the upkeep", "after it", "around it"])
+def test_what_is_done_after_a_transaction_with_an_old_snapshot_stays(
+    app: App, embedder: Embedder, noted: str, later: list[str], level: psycopg.IsolationLevel
+) -> None:
+    old = old_transaction(app, embedder)
+    app.execute("select ai.revectorize('notes', 'test/two')")
+    unknown_changes(old)
+    second = app.connect(autocommit=False)
+    second.isolation_level = level
+    if noted == "after it":
+        app.upkeep()
+    second.execute("select count(*) from shop.notes")
+    if noted == "around it":
+        app.upkeep()
+    for change in later:
+        second.execute(change)
+    second.commit()
+    come_to_rest(app, embedder)
+    assert_up_to_date(app)
+    assert app.database.value("select count(*) from ai.row_changes") == 0
+
+
+def test_a_refresh_takes_changes_of_old_snapshots_for_older(app: App, embedder: Embedder) -> None:
+    old = old_transaction(app, embedder)
+    app.execute("select ai.revectorize('notes', 'test/two')")
+    unknown_changes(old)
+    app.execute("delete from shop.notes where id = 4")
+    app.execute("select ai.refresh_vectorizer('notes')")
+    come_to_rest(app, embedder)
+    assert_up_to_date(app)
+
+
+@pytest.mark.parametrize("held", ["select ai.fill_vectorizers(now())", "select from ai.vectorized_rows for update"])
+def test_a_rebuild_leaves_out_what_was_truncated_and_is_held(
+    app: App, embedder: Embedder, database: Database, held: str
+) -> None:
+    old = old_transaction(app, embedder)
+    old.execute("truncate shop.notes")
+    old.commit()
+    keeping = database.connect(autocommit=False)
+    keeping.execute(held)
+    app.execute("select ai.revectorize('notes', 'test/two')")
+    keeping.commit()
+    come_to_rest(app, embedder)
+    assert app.embedded() == []
+
+
+def test_an_open_rebuild_with_changes_to_note_holds_up_no_other(
+    app: App, embedder: Embedder, database: Database
+) -> None:
+    old = old_transaction(app, embedder)
+    app.execute("create table shop.more (id integer primary key, body text)")
+    app.execute("insert into shop.more values (1, 'x')")
+    app.execute("select ai.vectorize('shop.more', '{body}', 'test/one', format => 'plain')")
+    embedder.drain()
+    unknown_changes(old)
+    slow, other = app.connect(autocommit=False), app.connect()
+    slow.execute("select ai.revectorize('notes', 'test/two')")
+    # lock_timeout would tell.
+    database.superuser.execute("set lock_timeout = '5s'")
+    app.upkeep()
+    other.execute("set lock_timeout = '5s'")
+    other.execute("select ai.revectorize('more', 'test/two')")
+    slow.commit()
+    come_to_rest(app, embedder)
+    assert app.progress()["model"] == "test/two"
+    assert database.value("select count(*) from ai.row_changes") == 0
+
+
+def test_a_rebuild_is_switched_to_when_all_changes_are_noted(app: App, embedder: Embedder, database: Database) -> None:
+    old = old_transaction(app, embedder)
+    app.execute("select ai.revectorize('notes', 'test/two')")
+    embedder.drain()
+    unknown_changes(old)
+    # Another upkeep holds them, so that this one cannot note them.
+    keeping = database.connect(autocommit=False)
+    keeping.execute("select from ai.row_changes for update")
+    app.upkeep()
+    assert app.progress()["model"] == "test/one"
+    keeping.commit()
+    come_to_rest(app, embedder)
+    assert app.progress()["model"] == "test/two"
     assert_up_to_date(app)
 
 
