@@ -42,11 +42,26 @@ struct Martlet: AsyncParsableCommand {
       } else {
         try command.run()
       }
+      leave(with: .success)
     } catch {
       // The parser's own code for a wrong call is 64; scripts expect 2.
-      guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
-      writeError(fullMessage(for: error))
-      exit(withError: ExitCode(2))
+      let code = exitCode(for: error)
+      let text = fullMessage(for: error)
+      if text.isEmpty {
+        // Said already.
+      } else if code == .success {
+        print(text)  // help, which was asked for
+      } else {
+        writeError(text)
+      }
+      leave(with: code == .validationFailure ? ExitCode(2) : code)
     }
+  }
+
+  /// Ends the process with what was printed, without the clean-up that libraries do at exit: OpenSSL's takes away what threads that just
+  /// end, of which nobody waits for Swift's, still give back to it.
+  private static func leave(with code: ExitCode) -> Never {
+    fflush(nil)
+    _exit(code.rawValue)
   }
 }
