@@ -50,3 +50,8 @@ drop function if exists ai.extend_provider_batch_deadline() cascade;
 drop function if exists ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[]);
 drop function if exists ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[]);
 drop function if exists ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], uuid, uuid);
+drop function if exists ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], boolean, uuid, uuid);
+-- Gives arrays.
+drop function if exists ai.reserve_limits(uuid[], uuid[], bigint[], bigint[], integer[], integer[], boolean[], boolean[]);
+-- The claim's pick says it.
+drop function if exists ai.has_batch_lane(bigint[]);

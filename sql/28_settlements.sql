@@ -24,7 +24,7 @@ as $$
 $$;
 comment on function ai.settlements(jsonb) is 'What ended attempts change on their counters.';
 
--- Writes into the ledger what changed, and what others had left in ai.unsettled; the caller holds these counters. Gives those
+-- Writes into the ledger what changed, once for a counter and a window, and what others had left in ai.unsettled; the caller holds these counters. Gives those
 -- of them on which there is more room now.
 create or replace function ai.write_settlements(p_counters bigint[], p_starts timestamptz[], p_deltas numeric[]) returns bigint[]
 language plpgsql volatile security definer
@@ -32,29 +32,27 @@ set search_path = pg_catalog, pg_temp
 set jit = off
 set enable_seqscan = off
 as $$
-declare
-  v_freed bigint[];
 begin
-  with late as (
-    delete from ai.unsettled o where o.counter_id = any (p_counters) returning o.counter_id, o.window_start, o.delta
-  ), changes as materialized (
-    select u.counter_id, u.window_start, sum(u.delta) as delta
-      from (select * from unnest(p_counters, p_starts, p_deltas) n (counter_id, window_start, delta) where n.delta <> 0
-            union all
-            select * from late) u
-     group by u.counter_id, u.window_start
-  ), written as (
-    insert into ai.counter_entries (counter_id, window_start, seq, delta, balance, money, at, reason)
-    select c.id, w.window_start, coalesce(e.seq, 0) + 1, w.delta, coalesce(e.balance, 0) + w.delta, l.metric in ('cost', 'credit'), ai.now(), 'settle'
-      from changes w
-      join ai.counters c on c.id = w.counter_id
-      join ai.limits l on l.id = c.limit_id
-      left join lateral (select e.seq, e.balance from ai.counter_entries e
-                          where e.counter_id = c.id and e.window_start = w.window_start order by e.seq desc limit 1) e on true
-     where w.delta <> 0
-  )
-  select array_agg(distinct c.counter_id) into v_freed from changes c where c.delta < 0;
-  return v_freed;
+  if exists (select from ai.unsettled o where o.counter_id = any (p_counters)) then
+    with late as (
+      delete from ai.unsettled o where o.counter_id = any (p_counters) returning o.counter_id, o.window_start, o.delta
+    )
+    select array_agg(s.counter_id), array_agg(s.window_start), array_agg(s.delta) into p_counters, p_starts, p_deltas
+      from (select u.counter_id, u.window_start, sum(u.delta) as delta
+              from (select * from unnest(p_counters, p_starts, p_deltas) n (counter_id, window_start, delta) where n.delta <> 0
+                    union all
+                    select * from late) u
+             group by u.counter_id, u.window_start) s;
+  end if;
+  insert into ai.counter_entries (counter_id, window_start, seq, delta, balance, money, at, reason)
+  select c.id, w.window_start, coalesce(e.seq, 0) + 1, w.delta, coalesce(e.balance, 0) + w.delta, l.metric in ('cost', 'credit'), ai.now(), 'settle'
+    from unnest(p_counters, p_starts, p_deltas) w (counter_id, window_start, delta)
+    join ai.counters c on c.id = w.counter_id
+    join ai.limits l on l.id = c.limit_id
+    left join lateral (select e.seq, e.balance from ai.counter_entries e
+                        where e.counter_id = c.id and e.window_start = w.window_start order by e.seq desc limit 1) e on true
+   where w.delta <> 0;
+  return array(select w.counter_id from unnest(p_counters, p_deltas) w (counter_id, delta) where w.delta < 0);
 end
 $$;
 comment on function ai.write_settlements(bigint[], timestamptz[], numeric[]) is 'Writes settlements on counters that the caller has locked; gives those that have more room.';
@@ -80,6 +78,9 @@ begin
   end if;
   perform from ai.counters c where c.id = any (v_done.counters) order by c.id for update;
   v_freed := ai.write_settlements(v_done.counters, v_done.starts, v_done.deltas);
+  if not exists (select from ai.parked_lanes p where p.counter_id = any (v_freed)) then
+    return false;
+  end if;
   return ai.unpark(array(select distinct p.lane_id from ai.parked_lanes p where p.counter_id = any (v_freed))) > 0;
 end
 $$;

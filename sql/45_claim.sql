@@ -1,6 +1,4 @@
--- From the queue to the worker. Fair between tenants: a round gives each tenant that has something queued the same
--- share, the next round begins behind the tenant that came last. Within a tenant: higher priority first, then the order
--- of insertion.
+-- From the queue to the worker.
 --
 -- The cursor is the worker's, opaque to it: after which tenant to go on, and for lanes a low mark, the last id
 -- taken from each. The mark spares the claim from walking the dead entries of what was claimed before, which an old
@@ -8,7 +6,7 @@
 -- enough they become the older ones, and those that were older are forgotten. A mark is a hint, because inserts do not commit in the order of their ids: a
 -- null cursor looks at everything, and a worker claims with one before it sleeps, after each wake-up and once a second.
 
--- Takes up to p_limit rows off the queue, prepares them (sql/46_prepare.sql) and leases them to the worker
+-- Takes up to p_limit rows off the queue (sql/44_picking.sql), prepares them (sql/46_prepare.sql) and leases them to the worker
 -- (sql/47_lease.sql). Locks: delayed or queue rows (skipping what others hold), counters, then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
 -- dead, PT400 for a limit out of 1 … 10000 and for a cursor that is none.
 --
@@ -33,6 +31,7 @@ declare
   v_limited integer := c_limited;    -- twice as many as long as all of it fits
   c_marks   constant integer := 8192;  -- bytes of marks, those of some 150 lanes
   v_more    boolean := false;
+  v_batched boolean := false;  -- some have priority batch
   v_taken   integer;
   v_leased  integer := 0;
   c_first   constant uuid := '00000000-0000-0000-0000-000000000000';
@@ -41,7 +40,7 @@ declare
   v_marks   jsonb := '{}';
   v_older   jsonb := '{}';
   v_cursor  jsonb := '{}';
-  v_tenants integer;
+  v_mark    uuid;
   v_share   integer;
   v_batch   record;
   v_ids     uuid[] := '{}';
@@ -77,7 +76,8 @@ begin
          exists (select from ai.batches b where b.paused_at is not null) or exists (select from ai.batches b where b.cancelled_at > v_now - interval '2 days') as stopped,
          p_cursor is null and exists (select from ai.delayed d where d.due_at <= v_now) as due,
          p_cursor is null and exists (select from ai.cancellations) as cancelled,
-         p_cursor is null and exists (select from ai.parked_lanes) as parked
+         p_cursor is null and exists (select from ai.parked_lanes) as parked,
+         (select case when count(*) = 1 then min(a.lane_id) end from (select o.lane_id from ai.active_lanes o limit 2) a) as only_lane
     into v_is;
   if not v_is.registered then
     raise exception 'this worker is not registered, or was declared dead' using errcode = 'PT404', hint = 'ai.worker_register()';
@@ -95,78 +95,53 @@ begin
     v_until := ai.unpark_lanes(v_now);
   end if;
 
-  -- Of more tenants than p_limit each gets one.
-  with recursive tenants as (
-    (select a.tenant_id from ai.active_lanes a order by a.tenant_id limit 1)
-    union all
-    select n.tenant_id
-      from tenants t
-     cross join lateral (select a.tenant_id from ai.active_lanes a where a.tenant_id > t.tenant_id order by a.tenant_id limit 1) n
-  )
-  select count(*) into v_tenants from (select from tenants limit p_limit) t;
-  v_share := greatest(1, p_limit / greatest(1, v_tenants));
-  loop
-    with recursive tenants (tenant_id, is_round) as (
-      -- From one tenant to the next in the index, beginning behind v_after, round to it, and no further than there is room.
-      (select n.*
-         from ((select a.tenant_id, false from ai.active_lanes a where a.tenant_id > v_after order by a.tenant_id limit 1)
-               union all
-               (select a.tenant_id, true from ai.active_lanes a where a.tenant_id <= v_after order by a.tenant_id limit 1)) n
-        limit 1)
+  if v_is.due or v_is.cancelled or v_is.parked or v_is.stopped then
+    v_is.only_lane := null;  -- there may be others by now
+  end if;
+  if v_is.only_lane is not null then
+    v_mark := coalesce(v_marks ->> v_is.only_lane::text, v_older ->> v_is.only_lane::text, c_first::text);
+    v_batch := ai.pick_from_lane(v_is.only_lane, p_limit, v_limited, v_mark);
+    v_ids := coalesce(v_batch.ids, '{}');
+    v_owners := v_batch.owners;
+    v_lanes := v_batch.lanes;
+    v_tries := v_batch.tries;
+    v_targets := v_batch.targets;
+    v_prepares := v_batch.prepares;
+    v_batched := v_batch.batched;
+    if v_batch.taken > 0 then
+      v_after := v_batch.last_tenant;
+      v_marks := v_marks || jsonb_build_object(v_is.only_lane, v_ids[v_batch.taken]);
+      v_more := v_batch.taken = v_limited;
+    end if;
+  else
+    -- Of more tenants than p_limit each gets one.
+    with recursive tenants as (
+      (select a.tenant_id from ai.active_lanes a order by a.tenant_id limit 1)
       union all
-      select n.*
+      select n.tenant_id
         from tenants t
-       cross join lateral (
-         select m.*
-           from ((select a.tenant_id, t.is_round from ai.active_lanes a
-                   where a.tenant_id > t.tenant_id and (not t.is_round or a.tenant_id <= v_after) order by a.tenant_id limit 1)
-                 union all
-                 (select a.tenant_id, true from ai.active_lanes a where not t.is_round and a.tenant_id <= v_after order by a.tenant_id limit 1)) m
-          limit 1) n
-    ), picked as materialized (
-      select q.*
-        from tenants t
-       cross join lateral (
-         select p.*
-           from (select l.*, coalesce(v_marks ->> l.lane_id::text, v_older ->> l.lane_id::text, c_first::text)::uuid as mark,
-                        case when exists (select from ai.lanes c where c.id = l.lane_id and c.counters <> '{}') then least(v_share, v_limited) else v_share end as most
-                   from (select distinct a.rank, a.lane_id from ai.active_lanes a where a.tenant_id = t.tenant_id and a.lane_id <> all (v_stopped)) l
-                  -- Lanes of one rank take turns by chance: of many members of a tenant none is always last.
-                  order by l.rank, random()) u
-          cross join lateral (
-            select q.ctid as place, q.lane_id, q.generation_id, q.tenant_id, q.attempts, q.target, q.prepare
-              from ai.queue q
-             where q.lane_id = u.lane_id and q.generation_id > u.mark
-             order by q.generation_id
-             limit u.most
-               for update skip locked) p
-          limit v_share) q
-       limit p_limit - cardinality(v_ids)
+       cross join lateral (select a.tenant_id from ai.active_lanes a where a.tenant_id > t.tenant_id order by a.tenant_id limit 1) n
     )
-    select array_agg(p.place) as places, array_agg(p.generation_id) as ids, array_agg(p.tenant_id) as owners, array_agg(p.lane_id) as lanes,
-           array_agg(p.attempts) as tries, array_agg(p.target) as targets, array_agg(p.prepare) as prepares, count(*) as taken, count(distinct p.tenant_id) as tenants,
-           (array_agg(p.tenant_id))[count(*)] as last_tenant
-      into v_batch from picked p;
-    exit when v_batch.taken = 0;
-
-    v_more := v_more or exists (select from unnest(v_batch.lanes) l (id) group by l.id having count(*) = v_limited);
-
-    -- By place: a delete by key would walk the same dead entries again.
-    delete from ai.queue q where q.ctid = any (v_batch.places);
-    v_ids := v_ids || v_batch.ids;
-    v_owners := v_owners || v_batch.owners;
-    v_lanes := v_lanes || v_batch.lanes;
-    v_tries := v_tries || v_batch.tries;
-    v_targets := v_targets || v_batch.targets;
-    v_prepares := v_prepares || v_batch.prepares;
-    v_after := v_batch.last_tenant;
-    v_marks := v_marks || (
-      select jsonb_object_agg(u.lane_id::text, u.mark)
-        from (select t.lane_id, max(t.id::text) as mark from unnest(v_batch.lanes, v_batch.ids) t (lane_id, id) group by t.lane_id) u);
-    -- Room is left although a tenant had its full share: go on with what the others did not want.
-    exit when cardinality(v_ids) >= p_limit or v_batch.taken < v_share;
-    v_share := p_limit;
-  end loop;
+    select greatest(1, p_limit / greatest(1, count(*))) into v_share from (select from tenants limit p_limit) t;
+    loop
+      v_batch := ai.pick_in_turn(v_after, p_limit - cardinality(v_ids), v_share, v_limited, v_marks, v_older, v_stopped);
+      exit when v_batch.taken = 0;
+      v_ids := v_ids || v_batch.ids;
+      v_owners := v_owners || v_batch.owners;
+      v_lanes := v_lanes || v_batch.lanes;
+      v_tries := v_tries || v_batch.tries;
+      v_targets := v_targets || v_batch.targets;
+      v_prepares := v_prepares || v_batch.prepares;
+      v_after := v_batch.last_tenant;
+      v_batched := v_batched or v_batch.batched;
+      select v_marks || jsonb_object_agg(u.lane_id::text, u.mark), v_more or bool_or(u.taken = v_limited)
+        into v_marks, v_more
+        from (select t.lane_id, max(t.id::text) as mark, count(*) as taken from unnest(v_batch.lanes, v_batch.ids) t (lane_id, id) group by t.lane_id) u;
+      -- Room is left although a tenant had its full share: go on with what the others did not want.
+      exit when cardinality(v_ids) >= p_limit or v_batch.taken < v_share;
+      v_share := p_limit;
+    end loop;
+  end if;
 
   v_taken := cardinality(v_ids);
   if v_taken > 0 then
@@ -187,7 +162,7 @@ begin
         from picked p
        where p.outcome is distinct from 'later';
     end if;
-    if ai.has_batch_lane(v_lanes) then
+    if v_batched then
       return query
         select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
                l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
@@ -199,9 +174,6 @@ begin
           from ai.lease_generations(p_worker, v_now, coalesce(v_ids, '{}'), v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
     end if;
     get diagnostics v_leased = row_count;
-    if exists (select from ai.leases l where l.generation_id = any (v_ids) and l.stream) then
-      perform ai.announce_start(v_ids);
-    end if;
   end if;
 
   -- The header, last, because what was just claimed may have gone back to wait for its time.

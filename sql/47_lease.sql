@@ -19,15 +19,19 @@ set join_collapse_limit = 1
 as $$
 #variable_conflict use_column
 declare
-  v_first   uuid := (select i from unnest(p_ids) i order by i limit 1);
-  v_last    uuid := (select i from unnest(p_ids) i order by i desc limit 1);
+  v_ids     uuid[] := array(select i from unnest(p_ids) i order by i);
+  v_first   uuid := v_ids[1];
+  v_last    uuid := v_ids[cardinality(v_ids)];
   v_go      record;
+  v_fits    record;
   v_refused uuid[];
+  v_streamed boolean;
   v_made    uuid[];   -- by Martlet itself
   v_profiled boolean;  -- some name a profile
   v_version bigint;    -- under which the way of some is to be noted; null: of none
   v_placed  boolean;   -- all lie in the lane of their way
   v_limited boolean;   -- limits may concern some
+  v_settings record;
   v_any     record;   -- what there is at all
   -- What few have, as JSON by a key: the name of a secret's version by tenant and model, how calls are kept by tenant, what guardrails and
   -- time budgets say by tenant, kind and profile. Null, mostly, and then no part of the statement below.
@@ -35,66 +39,65 @@ declare
   v_kept    jsonb;
   v_rules   jsonb;
 begin
+  select o.private_providers, o.deadline_ms, o.max_output_tokens into v_settings from ai.settings o;
+
   -- Which model. Most of a batch asks for the same few: each is looked up once.
   with now_is as materialized (
     select sum(c.changes)::bigint as version from ai.policy_changes c
   ), asked as materialized (
-    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.purpose is not null as is_made,
-           w.model_id as known_model, w.lane_id = p.lane_id as placed, w.limited, w.lane_id is null and g.is_plain and p.attempts = 0 as is_new,
-           coalesce(r.input_bytes, octet_length(g.prompt), octet_length(g.messages::text)) + octet_length(g.params::text)
+    -- Looks in the place of joins, and columns by name: each column costs its place in every node above it, and for each partition.
+    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.is_made, g.is_plain,
+           (select array[k.lane_id, k.model_id, k.limited::integer]
+              from ai.known_ways k
+             where k.tenant_id = p.tenant_id and k.model = g.model and k.user_id = any (array['', g.user_id]) and k.version = (select n.version from now_is n)
+               and k.kind = g.kind and k.priority = g.priority and (k.user_id = '' or k.api_key_id is not distinct from g.api_key_id)
+             limit 1) as way,
+           coalesce((select r.input_bytes from ai.prepared r where r.generation_id = p.generation_id), octet_length(g.prompt), octet_length(g.messages::text))
+             + octet_length(g.params::text)
              + case when g.params ? 'response_format' then 300 else 0 end
              + case when g.input_artifacts is not null then ai.files_weight(p.tenant_id, g.input_artifacts) else 0 end as input_bytes
       from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_leaders) p (generation_id, tenant_id, lane_id, attempts, target, leader_id)
-      -- Its columns by name: each that is read costs its place in every node of the plan, for each partition.
       cross join lateral (
-        select o.user_id, o.api_key_id, o.kind, o.model, o.profile, o.priority, o.stream, o.route, o.metadata, o.params, o.purpose, o.prompt, o.messages,
-               o.input_artifacts, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms,
-               o.model is not null and o.route is null and o.batch_id is null as is_plain
+        select o.user_id, o.api_key_id, o.kind, o.model, o.profile, o.priority, o.stream, o.route, o.metadata, o.params, o.prompt, o.messages,
+               o.input_artifacts, greatest(o.created_at, o.run_after) + coalesce(o.deadline_ms, v_settings.deadline_ms) * interval '1 ms' as deadline_at,
+               o.purpose is not null as is_made, o.model is not null and o.route is null and o.batch_id is null as is_plain
           from ai.generations o
          where o.tenant_id = p.tenant_id and o.id = p.generation_id and o.id >= v_first and o.id <= v_last and o.status = 'queued' offset 0) g
-      join ai.tenants t on t.id = p.tenant_id and t.enabled
-      join ai.members u on u.tenant_id = p.tenant_id and u.user_id = g.user_id and u.enabled
-      left join ai.prepared r on r.generation_id = p.generation_id
-      left join lateral (
-        select k.lane_id, k.model_id, k.limited
-          from ai.known_ways k
-         where k.tenant_id = p.tenant_id and k.model = g.model and k.user_id = any (array['', g.user_id]) and k.version = (select n.version from now_is n)
-           and k.kind = g.kind and k.priority = g.priority and (k.user_id = '' or k.api_key_id is not distinct from g.api_key_id)
-         limit 1) w on true
-     cross join ai.settings s
-     where not exists (select from ai.cancellations c where c.generation_id = p.generation_id)
-       and g.waiting_since + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' > p_now
+     where g.deadline_at > p_now and (select t.enabled from ai.tenants t where t.id = p.tenant_id)
+       and (select u.enabled from ai.members u where u.tenant_id = p.tenant_id and u.user_id = g.user_id)
+       and exists (select from ai.cancellations c where c.generation_id = p.generation_id) is not true
   ), wanted as materialized (
     select w.*, case when not w.varies then ai.route_models(w.tenant_id, w.kind, w.model, w.profile, w.bytes, null, null, null) end as route
       from (select d.*, d.model is null and ai.route_varies(d.tenant_id, d.kind, d.profile, d.bytes) as varies
               from (select a.tenant_id, a.kind, a.model, a.profile, max(a.input_bytes) as bytes
-                      from asked a where a.route is null and a.known_model is null group by 1, 2, 3, 4) d offset 0) w
+                      from asked a where a.route is null and a.way is null group by 1, 2, 3, 4) d offset 0) w
   ), routed as materialized (
-    select a.*, coalesce(a.route, case when a.known_model is not null then array[a.known_model]
-                                       when w.varies then ai.route_models(a.tenant_id, a.kind, a.model, a.profile, a.input_bytes, a.metadata, a.stream, a.generation_id)
-                                       else w.route end) as path
+    select a.generation_id, a.tenant_id, a.lane_id, a.attempts, a.target, a.leader_id, a.kind, a.profile, a.stream, a.params, a.is_made, a.is_plain, a.way, a.input_bytes,
+           coalesce(a.route, case when a.way is not null then array[a.way[2]]
+                                  when w.varies then ai.route_models(a.tenant_id, a.kind, a.model, a.profile, a.input_bytes, a.metadata, a.stream, a.generation_id)
+                                  else w.route end) as path
       from asked a
-      left join wanted w on a.route is null and a.known_model is null and w.tenant_id = a.tenant_id and w.kind = a.kind and w.model is not distinct from a.model
+      left join wanted w on a.route is null and a.way is null and w.tenant_id = a.tenant_id and w.kind = a.kind and w.model is not distinct from a.model
                         and w.profile is not distinct from a.profile
   )
   select array_agg(r.generation_id) as ids, array_agg(r.tenant_id) as tenants, array_agg(r.lane_id) as lanes, array_agg(r.attempts) as tries,
-         array_agg(r.target) as targets, array_agg(r.path::text) as routes, array_agg(m.id) as models, array_agg(r.leader_id) as leaders,
+         array_agg(r.target) as targets, array_agg(r.path::text) as routes, array_agg((r.m).id) as models, array_agg(r.leader_id) as leaders,
          array_agg(r.input_bytes) as inputs,
-         array_agg(case when r.kind in ('image', 'transcription', 'speech') then coalesce(m.max_output_tokens, 0)
+         array_agg(case when r.kind in ('image', 'transcription', 'speech') then coalesce((r.m).max_output_tokens, 0)
                         when r.kind not in ('chat', 'completion') then 0
-                        else least(coalesce(ai.token_count(r.params -> 'max_completion_tokens'), ai.token_count(r.params -> 'max_tokens'), m.max_output_tokens, s.max_output_tokens),
-                                   m.max_output_tokens)::integer end) as outputs,
-         null::text[] as counters, null::text[] as amounts, bool_or(not m.enabled or not v.enabled) as disabled,
+                        else least(coalesce(ai.token_count(r.params -> 'max_completion_tokens'), ai.token_count(r.params -> 'max_tokens'), (r.m).max_output_tokens,
+                                            v_settings.max_output_tokens), (r.m).max_output_tokens)::integer end) as outputs,
+         null::text[] as counters, null::text[] as amounts,
+         bool_or(not (r.m).enabled or not (select v.enabled from ai.providers v where v.id = (r.m).provider_id)) as disabled,
          coalesce(array_agg(r.generation_id) filter (where r.is_made), '{}') as made, bool_or(r.profile is not null) as profiled,
-         bool_and(r.placed is true) as placed, bool_or(r.limited) as limited, bool_or(r.is_new) as new, (select n.version from now_is n) as version
+         bool_or(r.stream) as streamed, bool_and(r.way is not null and r.way[1] = r.lane_id) as placed,
+         bool_or(r.way[3] = 1) as limited, bool_or(r.way is null and r.is_plain and r.attempts = 0) as new, (select n.version from now_is n) as version
     into v_go
-    from routed r
-   cross join ai.settings s
-    join ai.models m on m.id = r.path[r.target]
-    join ai.providers v on v.id = m.provider_id;
+    from (select o.*, (select m from ai.models m where m.id = o.path[o.target]) as m from routed o offset 0) r
+   where (r.m).id is not null;
 
-  v_refused := array(select i from unnest(p_ids) i where not i = any (coalesce(v_go.ids, '{}')));
-  if cardinality(v_refused) > 0 then
+  if cardinality(v_go.ids) is distinct from cardinality(p_ids) then
+    v_refused := array(select i from unnest(p_ids) i where not i = any (coalesce(v_go.ids, '{}')));
     perform ai.end_unclaimable(array_agg(u.id), array_agg(u.tenant_id), p_now)
        from unnest(p_ids, p_tenants) u (id, tenant_id) where u.id = any (v_refused);
   end if;
@@ -103,13 +106,14 @@ begin
   end if;
   v_made := v_go.made;
   v_profiled := v_go.profiled;
+  v_streamed := v_go.streamed;
   v_placed := v_go.placed;
   v_limited := v_go.limited;
   v_version := case when v_go.new then v_go.version end;
 
   -- What is switched off, and breakers: another target, or later.
   if v_go.disabled or ai.choosing_is_needed() then
-    select * into v_go from ai.pass_breakers(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.leaders, v_go.inputs, v_go.outputs, p_now);
+    v_go := ai.pass_breakers(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.leaders, v_go.inputs, v_go.outputs, p_now);
     if v_go.ids is null then
       return;
     end if;
@@ -119,26 +123,38 @@ begin
     v_limited := exists (select from (select distinct t from unnest(v_go.tenants) t offset 0) o where ai.limited(o.t));
   end if;
   if v_limited then
-    select * into v_go
-      from ai.pass_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs,
-                          v_made, v_placed, v_first, v_last);
-    if v_go.ids is null then
-      return;
+    if not v_placed then
+      v_go := ai.keep_to_lanes(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs, v_first, v_last);
+      if v_go.ids is null then
+        return;
+      end if;
+    end if;
+    v_fits := ai.reserve_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.models, v_go.inputs, v_go.outputs, v_go.tries, v_made, v_go.leaders);
+    if 'go' = all (v_fits.verdicts) then
+      v_go.counters := v_fits.counters;
+      v_go.amounts := v_fits.amounts;
+    else
+      v_go := ai.pass_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs,
+                             v_fits.verdicts, v_fits.counters, v_fits.amounts, v_fits.errors);
+      if v_go.ids is null then
+        return;
+      end if;
     end if;
   end if;
   if v_version is not null then
     perform ai.note_ways(v_version, v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.models, v_first, v_last);
   end if;
-  if exists (select from unnest(v_go.leaders) l where l is not null) then
-    perform ai.follow(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.leaders, v_go.counters, v_go.amounts, p_now);
+  if p_leaders is not null then
+    if exists (select from unnest(v_go.leaders) l where l is not null) then
+      perform ai.follow(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.leaders, v_go.counters, v_go.amounts, p_now);
+    end if;
   end if;
 
   -- Whether secrets are to be looked for, calls to be kept, answers to be guarded: what nobody uses costs no tenant anything.
   select exists (select from ai.secrets) or ai.has_vault() as secrets, exists (select from ai.capture_policies p where p.mode <> 'off') as captures,
          exists (select from ai.prompt_cache_policies) as caches, exists (select from ai.guardrails g where g.enabled) as guards,
-         exists (select from ai.provider_accounts) as accounts, s.private_providers, s.deadline_ms
-    into v_any
-    from ai.settings s;
+         exists (select from ai.provider_accounts) as accounts
+    into v_any;
   if v_any.secrets then
     select jsonb_object_agg(k.tenant_id || ' ' || k.model_id, jsonb_build_object('ref', k.found[1], 'own', k.provider_tenant is null and k.found[2] = 1))
       into v_keys
@@ -181,7 +197,7 @@ begin
              least(w.deadline_at,
                    case when cardinality(w.path) > u.target and g.waiting_since + w.total > p_now then g.waiting_since + w.total end,
                    -- A batch has weeks; one call of it has not.
-                   case when g.is_of_batch then p_now + v_any.deadline_ms * interval '1 ms' end) as stop_at,
+                   case when g.is_of_batch then p_now + v_settings.deadline_ms * interval '1 ms' end) as stop_at,
              w.key, w.kept ->> 'key' as key_id,
              case w.kept ->> 'mode' when 'all' then 'content' when 'metadata' then 'metadata'
                                     when 'sampled' then case when ai.is_sampled(u.generation_id, (w.kept ->> 'percent')::numeric) then 'content' end end as capture,
@@ -208,7 +224,7 @@ begin
         join ai.models m on m.id = u.model_id
         join ai.providers v on v.id = m.provider_id
        cross join lateral (
-         select x.*, (x.rule ->> 'total_ms')::integer * interval '1 ms' as total, g.waiting_since + coalesce(g.deadline_ms, v_any.deadline_ms) * interval '1 ms' as deadline_at
+         select x.*, (x.rule ->> 'total_ms')::integer * interval '1 ms' as total, g.waiting_since + coalesce(g.deadline_ms, v_settings.deadline_ms) * interval '1 ms' as deadline_at
            from (select u.path::bigint[] as path, case when v_keys is not null then v_keys -> (u.tenant_id || ' ' || u.model_id) end as key,
                         case when v_kept is not null then v_kept -> u.tenant_id::text end as kept,
                         case when v_rules is not null then v_rules -> jsonb_build_array(u.tenant_id, g.kind, g.profile)::text end as rule offset 0) x) w
@@ -232,18 +248,16 @@ begin
                 else jsonb_strip_nulls(jsonb_build_object('max_output_tokens', c.max_output_tokens, 'first_token_ms', c.first_token_ms)) || c.options end
              || case when c.capabilities = '{}' then '{}' else ai.capability_options(c.capabilities, c.options) end,
            c.wire_name, c.stream and not c.held,
-           case when v_any.caches and c.kind = 'chat' and c.dialect in ('openai', 'openai_responses', 'anthropic')
-                then ai.cache_prompt(c.tenant_id, c.profile, c.model, c.dialect, c.capabilities, f.request) else f.request end
-             || case when c.with_files is not null then
-                  (select case when o.files is not null then jsonb_build_object('files', o.files) else '{}' end
-                     from ai.request_files(c.tenant_id, c.user_id, c.with_files,
-                                           c.kind <> 'chat' or coalesce((c.options -> 'fetch_urls')::text = 'true', c.dialect in ('ollama', 'gemini'))) o (files))
-                else '{}' end,
+           case when v_any.caches or c.has_format or c.with_files is not null
+                then ai.complete_request(c.request, c.tenant_id, c.user_id, c.kind, c.profile, c.model, c.dialect, c.capabilities, c.options, v_any.caches, c.with_files)
+                else c.request end,
            least(greatest(1, extract(epoch from c.stop_at - p_now) * 1000), 2147483647)::integer,
-           (c.key ->> 'ref')::bigint, c.provider_tenant is not null, c.provider_tenant is not null and not v_any.private_providers,
+           (c.key ->> 'ref')::bigint, c.provider_tenant is not null, c.provider_tenant is not null and not v_settings.private_providers,
            case when c.capture is not null then jsonb_build_object('mode', c.capture, 'tenant', c.tenant_id, 'key', c.key_id::uuid) end
-      from calls c
-     cross join lateral (select case when c.has_format and c.kind in ('chat', 'completion') then ai.format_request(c.request, c.capabilities) else c.request end as request) f;
+      from calls c;
+  if v_streamed then
+    perform ai.announce_start(p_ids);
+  end if;
 end
 $$;
 comment on function ai.lease_generations(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]) is

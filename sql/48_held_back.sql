@@ -112,55 +112,42 @@ $$;
 comment on function ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], smallint[], text[], uuid[], integer[], integer[], timestamptz) is
   'Targets whose breakers are closed; what has none is delayed or ended.';
 
--- Where limits apply: puts what lies in the wrong lane into the right one, reserves what fits, sends back what has to wait, ends
--- what is refused. p_made: those that Martlet asks for another, which are no requests of a member. p_placed: all lie where they belong. p_first and p_last: the least
--- and the greatest of the ids, or less and more.
-create or replace function ai.pass_limits(
+-- Puts what lies in the wrong lane into the right one, and gives the rest. p_first and p_last: the least and the greatest of the ids, or less and more.
+create or replace function ai.keep_to_lanes(
   p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_routes text[], p_models bigint[], p_leaders uuid[], p_inputs integer[],
-  p_outputs integer[], p_made uuid[], p_placed boolean, p_first uuid, p_last uuid, out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[], out models bigint[],
-  out leaders uuid[], out inputs integer[], out outputs integer[], out counters text[], out amounts text[])
+  p_outputs integer[], p_first uuid, p_last uuid, out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[],
+  out models bigint[], out leaders uuid[], out inputs integer[], out outputs integer[], out counters text[], out amounts text[])
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_moved   uuid[] := case when p_placed then '{}' else ai.move_to_lanes(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_first, p_last) end;
-  v_verdict record;
-  v_rest    record;
-  v_one     record;
+  v_moved uuid[] := ai.move_to_lanes(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_first, p_last);
 begin
-  ids := p_ids;
-  tenants := p_tenants;
-  lanes := p_lanes;
-  tries := p_tries;
-  targets := p_targets;
-  routes := p_routes;
-  models := p_models;
-  leaders := p_leaders;
-  inputs := p_inputs;
-  outputs := p_outputs;
-  if v_moved <> '{}' then
-    select array_agg(p_ids[n]), array_agg(p_tenants[n]), array_agg(p_lanes[n]), array_agg(p_tries[n]), array_agg(p_targets[n]), array_agg(p_routes[n]),
-           array_agg(p_models[n]), array_agg(p_leaders[n]), array_agg(p_inputs[n]), array_agg(p_outputs[n])
-      into ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs
-      from (select u.n from unnest(p_ids) with ordinality u (id, n) where u.id <> all (v_moved) order by u.n) o;
-    if ids is null then
-      return;
-    end if;
-  end if;
-  select array_agg(r.verdict) as verdicts, array_agg(r.counters::text) as counters, array_agg(r.amounts::text) as amounts, array_agg(r.error) as errors
-    into v_verdict
-    from ai.reserve_limits(ids, tenants, lanes, models, inputs, outputs,
-                           array(select t = 0 and id <> all (p_made) from unnest(ids, tries) with ordinality u (id, t, n) order by n),
-                           array(select l is not null from unnest(leaders) with ordinality u (l, n) order by n)) r;
-  counters := v_verdict.counters;
-  amounts := v_verdict.amounts;
-  if 'go' = all (v_verdict.verdicts) then
-    return;
-  end if;
+  select array_agg(p_ids[n]), array_agg(p_tenants[n]), array_agg(p_lanes[n]), array_agg(p_tries[n]), array_agg(p_targets[n]), array_agg(p_routes[n]),
+         array_agg(p_models[n]), array_agg(p_leaders[n]), array_agg(p_inputs[n]), array_agg(p_outputs[n])
+    into ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs
+    from (select u.n from unnest(p_ids) with ordinality u (id, n) where u.id <> all (v_moved) order by u.n) o;
+end
+$$;
+comment on function ai.keep_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid, uuid) is
+  'Moves what lies in the wrong lane; gives what lies in the right one.';
 
+-- Sends back what has to wait by its verdict (ai.reserve_limits()), ends what is refused, and gives what may go.
+create or replace function ai.pass_limits(
+  p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_routes text[], p_models bigint[], p_leaders uuid[], p_inputs integer[],
+  p_outputs integer[], p_verdicts text[], p_counters text[], p_amounts text[], p_errors jsonb[],
+  out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[],
+  out models bigint[], out leaders uuid[], out inputs integer[], out outputs integer[], out counters text[], out amounts text[])
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rest record;
+  v_one  record;
+begin
   with held as materialized (
     select u.*, g.cache_key is not null as cached
-      from (select o.* from unnest(ids, tenants, lanes, tries, targets, v_verdict.verdicts, v_verdict.errors) o (id, tenant_id, lane_id, attempts, target, verdict, error)
+      from (select o.* from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_verdicts, p_errors) o (id, tenant_id, lane_id, attempts, target, verdict, error)
              where o.verdict <> 'go') u
       join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
   ), queued as (
@@ -182,13 +169,13 @@ begin
   select array_agg(u.id), array_agg(u.tenant), array_agg(u.lane), array_agg(u.try), array_agg(u.target), array_agg(u.route),
          array_agg(u.model), array_agg(u.leader), array_agg(u.input), array_agg(u.output), array_agg(u.counters), array_agg(u.amounts)
     into ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs, counters, amounts
-    from unnest(ids, tenants, lanes, tries, targets, routes, models, leaders, inputs, outputs, counters, amounts, v_verdict.verdicts)
+    from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_routes, p_models, p_leaders, p_inputs, p_outputs, p_counters, p_amounts, p_verdicts)
          u (id, tenant, lane, try, target, route, model, leader, input, output, counters, amounts, verdict)
    where u.verdict = 'go';
 end
 $$;
-comment on function ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], boolean, uuid, uuid) is
-  'Reserves on the limits that apply; what does not fit waits or is rejected.';
+comment on function ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], text[], text[], text[], jsonb[]) is
+  'What limits let through; the rest waits or is rejected.';
 
 -- Moves generations of limited tenants that lie in another lane than their limits and batch say (because of a new limit, or a
 -- member's first question) into the right one, making it. Gives the moved. p_first and p_last: the least and the greatest of the ids, or less and more.
@@ -251,5 +238,6 @@ comment on function ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], small
 revoke execute on function
   ai.follow(uuid[], uuid[], bigint[], smallint[], smallint[], uuid[], text[], text[], timestamptz),
   ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], smallint[], text[], uuid[], integer[], integer[], timestamptz),
-  ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid[], boolean, uuid, uuid),
+  ai.keep_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], uuid, uuid),
+  ai.pass_limits(uuid[], uuid[], bigint[], smallint[], smallint[], text[], bigint[], uuid[], integer[], integer[], text[], text[], text[], jsonb[]),
   ai.move_to_lanes(uuid[], uuid[], bigint[], smallint[], smallint[], uuid, uuid) from public;

@@ -1,19 +1,6 @@
 -- From a claim into provider batches: what has priority batch and can go by its provider's batch interface is leased to a provider
 -- batch in place of the worker.
 
--- Whether any of these lanes holds generations of priority batch.
-create or replace function ai.has_batch_lane(p_lanes bigint[]) returns boolean
-language plpgsql stable parallel safe security definer
-set search_path = pg_catalog, pg_temp
-set jit = off
-set enable_seqscan = off
-as $$
-begin
-  return exists (select from (select distinct l from unnest(p_lanes) l) d join ai.lanes n on n.id = d.l where n.priority = 'batch');
-end
-$$;
-comment on function ai.has_batch_lane(bigint[]) is 'Whether one of these lanes holds what has priority batch.';
-
 -- Leases as ai.lease_generations() does and gives the calls that the worker is to make now; what can go by a provider batch is put
 -- into one instead. What cannot, although it has priority batch, is sent singly, and its stages say why. Of what failed once
 -- nothing is batched again: one that failed alone in a batch, or whose batch expired, has waited long enough.
@@ -186,6 +173,5 @@ end
 $$;
 comment on function ai.join_batches(uuid[], jsonb[], jsonb[], timestamptz) is 'Puts leased generations into provider batches that gather, making them where needed.';
 
-revoke execute on function ai.has_batch_lane(bigint[]),
-  ai.lease_to_batches(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]),
+revoke execute on function ai.lease_to_batches(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], uuid[]),
   ai.join_batches(uuid[], jsonb[], jsonb[], timestamptz) from public;

@@ -80,20 +80,24 @@ comment on function ai.event_data(text, text) is 'A stored event''s data as JSON
 create or replace function ai.announce_start(p_ids uuid[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
+  v_key  bytea := (select k.key from ai.realtime_key k);
   v_sent bigint;
 begin
   with events as (
     insert into ai.stream_events (generation_id, seq, tenant_id, attempt, type, data)
-    select l.generation_id, ai.last_event(l.generation_id) + 1, l.tenant_id, l.attempt, 'running', ''
+    select l.generation_id, coalesce((select e.seq from ai.stream_events e where e.generation_id = l.generation_id order by e.seq desc limit 1), 0) + 1,
+           l.tenant_id, l.attempt, 'running', ''
       from ai.leases l where l.generation_id = any (p_ids) and l.stream
     returning generation_id, seq, tenant_id
   )
-  select count(pg_notify(c.channel, ai.event_payload(e.generation_id, e.seq, 'running', '{"status": "running"}'))) into v_sent
-    from events e
-    join ai.leases l on l.generation_id = e.generation_id
-   cross join lateral (values (ai.stream_channel(e.tenant_id, e.generation_id)), (ai.member_channel(e.tenant_id, l.user_id))) c (channel)
+  select count(pg_notify(ai.channel_name(v_key, n.tenant_id, uuid_send(n.generation_id)), n.payload))
+         + count(pg_notify(ai.channel_name(v_key, n.tenant_id, convert_to(n.user_id, 'UTF8') || '\x00'), n.payload)) into v_sent
+    from (select e.generation_id, e.tenant_id, l.user_id,
+                 '{"id": "' || e.generation_id || '", "seq": ' || e.seq || ', "type": "running", "status": "running"}' as payload
+            from events e join ai.leases l on l.generation_id = e.generation_id offset 0) n
    where (select ai.may_notify());
 end
 $$;

@@ -33,48 +33,48 @@ begin
        and coalesce(r.embeddings, r.sealed, r.files, r.usage -> 'units') is null
 
   ), answers as materialized (
-    -- Each lateral part ends with `offset 0`, without which it is worked out anew wherever it is used.
-    select l.generation_id, l.attempt, l.tenant_id, l.user_id, l.model_id, l.claimed_at, l.counters, l.amounts, l.secret,
-           o.text, o.tail, r.message, r.embedding, r.finish_reason, r.model as model_used, r.service_tier, r.request_id, r.http_status, r.dropped,
-           t.ttft_ms, t.latency_ms, extract(epoch from l.claimed_at - l.waiting_since) * 1000 as waited_ms,
-           greatest(0, extract(epoch from p_now - l.waiting_since) * 1000) as whole_ms,
-           m.name as model, m.kind, v.name as provider, p.id as price_id, n.*,
-           ai.token_cost(p.rates, n.input_tokens, n.cached_tokens, n.cache_write_tokens, n.cache_write_1h_tokens, n.output_tokens, n.reasoning_tokens) as cost,
-           u.input is null or u.output is null and o.text <> '' as estimated,
-           -- What was never shown has no events, unless an attempt before this one failed.
-           case when l.stream or l.attempt > 1
-                then coalesce((select e.seq from ai.stream_events e
-                                where e.generation_id = l.generation_id and e.generation_id >= p_first and e.generation_id <= p_last order by e.seq desc limit 1), 0) else 0 end as shown_seq
-      from results r
-      join ai.leases l on l.generation_id = r.id and l.attempt = r.attempt and (p_worker is null or l.worker_id = p_worker)
-      join ai.models m on m.id = l.model_id
-      join ai.providers v on v.id = m.provider_id
-      left join lateral (select p.id, p.rates, p.plain from ai.prices p
-                          where p.model_id = l.model_id and p.valid_from <= l.claimed_at and l.claimed_at < p.valid_to limit 1) p on true
-     cross join lateral (select coalesce(r.output, '') as text, case when l.stream then coalesce(r.tail, '') else '' end as tail offset 0) o
-     -- Written as cases, because least() passes over nulls.
-     cross join lateral (select case when r.ttft_ms is not null then least(r.ttft_ms, c_most) end as ttft_ms,
-                                case when r.latency_ms is not null then least(r.latency_ms, c_most) end as latency_ms offset 0) t
-     cross join lateral (select ai.token_count(r.usage -> 'input') as input, coalesce(ai.token_count(r.usage -> 'cache_read'), 0) as cached,
-                                coalesce(ai.token_count(r.usage -> 'cache_write'), 0) as cache_write,
-                                coalesce(ai.token_count(r.usage -> 'cache_write_1h'), 0) as cache_write_1h,
-                                ai.token_count(r.usage -> 'output') as output, coalesce(ai.token_count(r.usage -> 'reasoning'), 0) as reasoning offset 0) u
-     -- Totals include their parts, whatever a provider says.
-     cross join lateral (select greatest(coalesce(u.input, ceil(l.input_bytes / 4.0)), least(u.cached + u.cache_write + u.cache_write_1h, c_most))::integer as input_tokens,
-                                u.cached::integer as cached_tokens, least(u.cache_write, c_most - u.cached)::integer as cache_write_tokens,
-                                greatest(least(u.cache_write_1h, c_most - u.cached - u.cache_write), 0)::integer as cache_write_1h_tokens,
-                                greatest(coalesce(u.output, ceil(octet_length(o.text) / 4.0)), u.reasoning)::integer as output_tokens,
-                                u.reasoning::integer as reasoning_tokens offset 0) n
-     where not l.held and not l.batched and l.step is null and l.capture is null and p.plain is not false
-       and not exists (select from ai.cancellations c where c.generation_id = l.generation_id)
+    -- Each level ends with `offset 0`, without which it is worked out anew wherever it is used. Levels, and looks in the place of joins, because
+    -- each column costs its place in each node above it.
+    select n.*, ai.token_cost((n.price).rates, n.input_tokens, n.cached_tokens, n.cache_write_tokens, n.cache_write_1h_tokens, n.output_tokens, n.reasoning_tokens) as cost
+      from (
+        -- Totals include their parts, whatever a provider says.
+        select u.generation_id, u.attempt, u.tenant_id, u.user_id, u.model_id, u.claimed_at, u.counters, u.amounts, u.secret, u.text, u.tail, u.message, u.embedding,
+               u.finish_reason, u.model_used, u.service_tier, u.request_id, u.http_status, u.dropped, u.ttft_ms, u.latency_ms, u.waiting_since, u.names, u.price, u.shown_seq,
+               greatest(coalesce(u.input, ceil(u.input_bytes / 4.0)), least(u.cached + u.cache_write + u.cache_write_1h, c_most))::integer as input_tokens,
+               u.cached::integer as cached_tokens, least(u.cache_write, c_most - u.cached)::integer as cache_write_tokens,
+               greatest(least(u.cache_write_1h, c_most - u.cached - u.cache_write), 0)::integer as cache_write_1h_tokens,
+               greatest(coalesce(u.output, ceil(octet_length(u.text) / 4.0)), u.reasoning)::integer as output_tokens,
+               u.reasoning::integer as reasoning_tokens, u.input is null or u.output is null and u.text <> '' as estimated
+          from (
+            select l.generation_id, l.attempt, l.tenant_id, l.user_id, l.model_id, l.claimed_at, l.waiting_since, l.counters, l.amounts, l.secret, l.input_bytes,
+                   coalesce(r.output, '') as text, case when l.stream then coalesce(r.tail, '') else '' end as tail, r.message, r.embedding, r.finish_reason,
+                   r.model as model_used, r.service_tier, r.request_id, r.http_status, r.dropped,
+                   -- Written as cases, because least() passes over nulls.
+                   case when r.ttft_ms is not null then least(r.ttft_ms, c_most) end as ttft_ms, case when r.latency_ms is not null then least(r.latency_ms, c_most) end as latency_ms,
+                   ai.token_count(r.usage -> 'input') as input, coalesce(ai.token_count(r.usage -> 'cache_read'), 0) as cached,
+                   coalesce(ai.token_count(r.usage -> 'cache_write'), 0) as cache_write, coalesce(ai.token_count(r.usage -> 'cache_write_1h'), 0) as cache_write_1h,
+                   ai.token_count(r.usage -> 'output') as output, coalesce(ai.token_count(r.usage -> 'reasoning'), 0) as reasoning,
+                   (select array[m.name, m.kind, v.name] from ai.models m join ai.providers v on v.id = m.provider_id where m.id = l.model_id) as names,
+                   (select p from ai.prices p where p.model_id = l.model_id and p.valid_from <= l.claimed_at and l.claimed_at < p.valid_to limit 1) as price,
+                   -- What was never shown has no events, unless an attempt before this one failed.
+                   case when l.stream or l.attempt > 1
+                        then coalesce((select e.seq from ai.stream_events e
+                                        where e.generation_id = l.generation_id and e.generation_id >= p_first and e.generation_id <= p_last order by e.seq desc limit 1), 0) else 0 end as shown_seq
+              from results r
+              join ai.leases l on l.generation_id = r.id and l.attempt = r.attempt and (p_worker is null or l.worker_id = p_worker)
+             where not l.held and not l.batched and l.step is null and l.capture is null
+               and exists (select from ai.cancellations c where c.generation_id = l.generation_id) is not true
+            offset 0) u
+         where (u.price).plain is not false and u.names is not null
+        offset 0) n
 
   ), books as (
     insert into ai.llm_calls (tenant_id, generation_id, attempt, created_at, user_id, provider, model, model_used, kind, status, http_status,
       input_tokens, cached_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
       estimated, price_id, cost, ttft_ms, latency_ms, service_tier, request_id)
-    select a.tenant_id, a.generation_id, a.attempt, a.claimed_at, a.user_id, a.provider, a.model, a.model_used, a.kind, 'succeeded',
+    select a.tenant_id, a.generation_id, a.attempt, a.claimed_at, a.user_id, a.names[3], a.names[1], a.model_used, a.names[2], 'succeeded',
            case when a.http_status between 100 and 999 then a.http_status end, a.input_tokens, a.cached_tokens, a.cache_write_tokens,
-           a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens, a.estimated, a.price_id, a.cost, a.ttft_ms::integer, a.latency_ms::integer,
+           a.cache_write_1h_tokens, a.output_tokens, a.reasoning_tokens, a.estimated, (a.price).id, a.cost, a.ttft_ms::integer, a.latency_ms::integer,
            a.service_tier, a.request_id
       from answers a
 
@@ -85,12 +85,12 @@ begin
   ), ended as (
     update ai.generations g
        set status = 'succeeded', output = nullif(a.text, ''), output_message = a.message, embedding = a.embedding::text::ai.embedding, artifacts = null,
-           finish_reason = a.finish_reason, error = null, provider = a.provider, model_used = coalesce(a.model_used, a.model),
+           finish_reason = a.finish_reason, error = null, provider = a.names[3], model_used = coalesce(a.model_used, a.names[1]),
            input_tokens = a.input_tokens, cached_tokens = a.cached_tokens, output_tokens = a.output_tokens, dropped_params = a.dropped,
            cost = case when a.cost is null then g.cost else coalesce(g.cost, 0) + a.cost end,
            last_seq = a.shown_seq + case when a.tail <> '' then 2 else 1 end,
-           ttft_ms = case when a.ttft_ms is not null then least(greatest(0, a.waited_ms + a.ttft_ms), c_most)::integer end,
-           latency_ms = least(a.whole_ms, c_most)::integer, finished_at = p_now
+           ttft_ms = case when a.ttft_ms is not null then least(greatest(0, extract(epoch from a.claimed_at - a.waiting_since) * 1000 + a.ttft_ms), c_most)::integer end,
+           latency_ms = least(greatest(0, extract(epoch from p_now - a.waiting_since) * 1000), c_most)::integer, finished_at = p_now
       from answers a
      where g.tenant_id = a.tenant_id and g.id = a.generation_id and g.finished_at is null
     returning g.tenant_id, g.id, g.cache_key is not null or g.purpose is not null or g.conversation_id is not null or g.template is not null

@@ -220,7 +220,9 @@ class Subject:
     ) -> list[dict[str, Any]]:
         return self.at(
             ", moved as materialized (select count(*) from clock)"
-            " select r.* from moved, lateral ai.reserve_limits(%s, %s, %s, %s, %s, %s, %s, %s) r",
+            " select u.verdict, u.counters::bigint[], u.amounts::numeric[], u.error"
+            " from moved, lateral ai.reserve_limits(%s, %s, %s, %s, %s, %s, %s, '{}', %s) r,"
+            " lateral unnest(r.verdicts, r.counters, r.amounts, r.errors) u (verdict, counters, amounts, error)",
             now,
             [uuid.uuid4() for _ in rows],
             [self.tenant for _ in rows],
@@ -228,8 +230,8 @@ class Subject:
             [self.models[row["model"]] for row in rows],
             [row["input"] for row in rows],
             [row["output"] for row in rows],
-            [row["first"] for row in rows],
-            [row["follows"] for row in rows],
+            [0 if row["first"] else 1 for row in rows],
+            [uuid.uuid4() if row["follows"] else None for row in rows],
         )
 
 

@@ -36,15 +36,17 @@ returns table (verdict text, error jsonb) language plpgsql as $$
 #variable_conflict use_column
 declare
   v_lane bigint := t.limit_lane(p_user, model);
+  v_ids  uuid[] := coalesce(ids, array(select gen_random_uuid() from unnest(p_first)));
   v_row  record;
 begin
   for v_row in
-    select r.* from ai.reserve_limits(coalesce(ids, array(select gen_random_uuid() from unnest(p_first))), array(select t.alpha() from unnest(p_first)), array(select v_lane from unnest(p_first)),
-      array(select t.model(model) from unnest(p_first)), coalesce(tokens, array(select 0 from unnest(p_first))), array(select 0 from unnest(p_first)), p_first,
-      array(select follows from unnest(p_first))) r
+    select u.* from ai.reserve_limits(v_ids, array(select t.alpha() from unnest(p_first)), array(select v_lane from unnest(p_first)),
+      array(select t.model(model) from unnest(p_first)), coalesce(tokens, array(select 0 from unnest(p_first))), array(select 0 from unnest(p_first)),
+      array(select case when f then 0 else 1 end from unnest(p_first) f)::smallint[], '{}', array(select case when follows then gen_random_uuid() end from unnest(p_first))) r
+     cross join lateral unnest(v_ids, r.verdicts, r.counters, r.amounts, r.errors) u (generation_id, verdict, counters, amounts, error)
   loop
     if v_row.verdict = 'go' then
-      insert into t.running (id, counters, amounts, claimed_at) values (v_row.generation_id, v_row.counters, v_row.amounts, ai.now());
+      insert into t.running (id, counters, amounts, claimed_at) values (v_row.generation_id, v_row.counters::bigint[], v_row.amounts::numeric[], ai.now());
     elsif v_row.error is not null then
       insert into t.errors (error) values (v_row.error);
     end if;
