@@ -270,7 +270,8 @@ begin
   if v_stage ->> 'result' = 'over budget' then
     if jsonb_array_length(v_made -> 'messages') <> 2 then return 'over budget with more than system and user'; end if;
   elsif (v_stage #>> '{tokens,total}')::bigint > v_budget then return 'beyond the budget'; end if;
-  if (v_stage ->> 'result' = 'whole') <> ((v_stage -> 'dropped') = '{}') then return 'whole or not?'; end if;
+  -- Beyond the budget there may have been nothing to drop.
+  if v_stage ->> 'result' <> 'over budget' and (v_stage ->> 'result' = 'whole') <> ((v_stage -> 'dropped') = '{}') then return 'whole or not?'; end if;
   -- Of history the newest without a hole, of passages the first without a hole.
   v_kept := array(select substring(m ->> 'content' from 'h[0-9]+$') from jsonb_array_elements(v_made -> 'messages') with ordinality x (m, o) where m ->> 'content' ~ ' h[0-9]+$' order by o);
   if v_kept <> array(select 'h' || n from generate_series(v_history - cardinality(v_kept) + 1, v_history) n) then return 'a hole in the history: ' || v_kept::text; end if;
