@@ -140,21 +140,22 @@ begin
     v_some := array(select distinct s.document_id from ai.staged_vectors s where s.tenant_id = p_tenant and s.collection_id = p_collection);
   end if;
 
-  -- The documents whose waiting revision has all its vectors
+  -- The documents whose waiting revision has all its vectors. Locked by one statement and counted by the next, whose snapshot is younger: one that was
+  -- replaced in between has other chunks. Vectors of chunks that are gone may be there, too.
+  v_done := array(select d.id from ai.documents d
+                   where d.tenant_id = p_tenant and d.id = any (v_some) and d.live_revision is distinct from d.revision
+                   order by d.id for no key update skip locked);
   with staged as materialized (
-    select u.id, (select count(*) from ai.staged_vectors s
-                   where s.tenant_id = p_tenant and s.collection_id = p_collection and s.document_id = u.id and s.version = v_is.embedding_version) as vectors
-      from unnest(v_some) u (id)
-  ), locked as materialized (
-    select d.id, d.status, d.live_revision, d.revision, d.chunks = s.vectors as complete, s.vectors
-      from ai.documents d join staged s on s.id = d.id
-     where d.tenant_id = p_tenant and d.live_revision is distinct from d.revision and s.vectors > 0
-     order by d.id
-       for no key update of d skip locked
+    select d.id, d.status, d.chunks,
+           (select count(*) from ai.staged_vectors s
+              join ai.chunks c on c.tenant_id = p_tenant and c.id = s.chunk_id and c.revision = d.revision
+             where s.tenant_id = p_tenant and s.collection_id = p_collection and s.document_id = d.id and s.version = v_is.embedding_version) as vectors
+      from ai.documents d where d.tenant_id = p_tenant and d.id = any (v_done)
   ), begun as (
-    update ai.documents d set status = 'embedding' from locked l where d.tenant_id = p_tenant and d.id = l.id and not l.complete and l.status = 'pending'
+    update ai.documents d set status = 'embedding' from staged s
+     where d.tenant_id = p_tenant and d.id = s.id and s.status = 'pending' and s.vectors between 1 and s.chunks - 1
   )
-  select coalesce(array_agg(l.id) filter (where l.complete), '{}') into v_done from locked l;
+  select coalesce(array_agg(s.id) filter (where s.vectors > 0 and s.vectors = s.chunks), '{}') into v_done from staged s;
   if cardinality(v_done) > 0 then
     perform ai.remove_chunks(p_tenant, p_collection, array(
       select c.id from ai.documents d join ai.chunks c on c.tenant_id = d.tenant_id and c.document_id = d.id and c.revision < d.revision

@@ -65,6 +65,24 @@ def whole(database: Database) -> None:
     assert rows == []
 
 
+def test_a_vector_of_a_replaced_chunk_counts_for_none_of_the_new_ones(database: Database, keeper: Member) -> None:
+    app, worker = database.connect(user=keeper, autocommit=False), database.connect()
+    document = add(app, text(1), "urn:1")
+    app.commit()
+    (former,) = chunks(database)
+    add(app, text(2, "other"), "urn:1")
+    store(worker, keeper, [former])  # still there for the worker, whose document the app holds
+    app.commit()
+    first, second = chunks(database, f"id <> {former}")
+
+    store(worker, keeper, [first])
+    whole(database)
+    assert database.value("select status from ai.documents where id = %s", document) == "embedding"
+    store(worker, keeper, [second])
+    whole(database)
+    assert database.value("select status from ai.documents where id = %s", document) == "ready"
+
+
 def test_many_that_add_the_same_uri_make_one_document(database: Database, keeper: Member, dice: random.Random) -> None:
     connections = [database.connect(user=keeper, options=IMPATIENT) for _ in range(8)]
 
