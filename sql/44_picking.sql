@@ -1,18 +1,21 @@
 -- Taking rows off the queue. Fair between tenants: a round gives each tenant that has something queued the same
 -- share, the next round begins behind the tenant that came last. Within a tenant: higher priority first, then the order
--- of insertion. Both functions give parallel arrays of the rows, whether lanes of priority batch are among theirs, how many there are, and whose the last is;
+-- of insertion. Both functions give parallel arrays of the rows, whether lanes of priority batch are among theirs, how many there are, whose the last is, the new marks
+-- of their lanes, and whether some lane gave as many as p_limited;
 -- they look from the marks of lanes on (sql/45_claim.sql), take at most p_limited from a lane with limits, and lock what they take, skipping what others hold.
 -- Their planner settings are those of ai.worker_claim().
 
 -- At most p_most, of the lane that is the only one listed, whose turn it always is.
 create or replace function ai.pick_from_lane(
-  p_lane bigint, p_most integer, p_limited integer, p_mark uuid,
+  p_lane bigint, p_most integer, p_limited integer, p_marks jsonb, p_older jsonb,
   out ids uuid[], out owners uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out prepares boolean[], out batched boolean,
-  out taken integer, out last_tenant uuid)
+  out taken integer, out last_tenant uuid, out marks jsonb, out more boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  c_first  constant uuid := '00000000-0000-0000-0000-000000000000';
+  v_mark   uuid := coalesce(p_marks ->> p_lane::text, p_older ->> p_lane::text, c_first::text);
   v_places tid[];
 begin
   select array_agg(q.place), array_agg(q.generation_id), array_agg(q.tenant_id), array_agg(l.id), array_agg(q.attempts), array_agg(q.target), array_agg(q.prepare),
@@ -22,7 +25,7 @@ begin
    cross join lateral (
      select o.ctid as place, o.generation_id, o.tenant_id, o.attempts, o.target, o.prepare
        from ai.queue o
-      where o.lane_id = l.id and o.generation_id > p_mark
+      where o.lane_id = l.id and o.generation_id > v_mark
       order by o.generation_id
       limit case when l.counters <> '{}' then least(p_most, p_limited) else p_most end
         for update skip locked) q
@@ -30,16 +33,18 @@ begin
   -- By place: a delete by key would walk the same dead entries again.
   if taken > 0 then
     delete from ai.queue o where o.ctid = any (v_places);
+    marks := jsonb_build_object(p_lane, ids[taken]);
+    more := taken = p_limited;
   end if;
 end
 $$;
-comment on function ai.pick_from_lane(bigint, integer, integer, uuid) is 'Takes rows of one lane off the queue. Internal: ai.worker_claim().';
+comment on function ai.pick_from_lane(bigint, integer, integer, jsonb, jsonb) is 'Takes rows of one lane off the queue. Internal: ai.worker_claim().';
 
 -- At most p_most, p_share of each tenant, beginning behind p_after; none from p_stopped.
 create or replace function ai.pick_in_turn(
   p_after uuid, p_most integer, p_share integer, p_limited integer, p_marks jsonb, p_older jsonb, p_stopped bigint[],
   out ids uuid[], out owners uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out prepares boolean[], out batched boolean,
-  out taken integer, out last_tenant uuid)
+  out taken integer, out last_tenant uuid, out marks jsonb, out more boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -91,9 +96,11 @@ begin
     from picked p;
   if taken > 0 then
     delete from ai.queue q where q.ctid = any (v_places);
+    select jsonb_object_agg(u.lane_id::text, u.mark), bool_or(u.taken = p_limited) into marks, more
+      from (select t.lane_id, max(t.id::text) as mark, count(*) as taken from unnest(lanes, ids) t (lane_id, id) group by t.lane_id) u;
   end if;
 end
 $$;
 comment on function ai.pick_in_turn(uuid, integer, integer, integer, jsonb, jsonb, bigint[]) is 'Takes rows of all tenants in turn off the queue. Internal: ai.worker_claim().';
 
-revoke execute on function ai.pick_from_lane(bigint, integer, integer, uuid), ai.pick_in_turn(uuid, integer, integer, integer, jsonb, jsonb, bigint[]) from public;
+revoke execute on function ai.pick_from_lane(bigint, integer, integer, jsonb, jsonb), ai.pick_in_turn(uuid, integer, integer, integer, jsonb, jsonb, bigint[]) from public;

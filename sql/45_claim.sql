@@ -40,7 +40,6 @@ declare
   v_marks   jsonb := '{}';
   v_older   jsonb := '{}';
   v_cursor  jsonb := '{}';
-  v_mark    uuid;
   v_share   integer;
   v_batch   record;
   v_ids     uuid[] := '{}';
@@ -98,22 +97,7 @@ begin
   if v_is.due or v_is.cancelled or v_is.parked or v_is.stopped then
     v_is.only_lane := null;  -- there may be others by now
   end if;
-  if v_is.only_lane is not null then
-    v_mark := coalesce(v_marks ->> v_is.only_lane::text, v_older ->> v_is.only_lane::text, c_first::text);
-    v_batch := ai.pick_from_lane(v_is.only_lane, p_limit, v_limited, v_mark);
-    v_ids := coalesce(v_batch.ids, '{}');
-    v_owners := v_batch.owners;
-    v_lanes := v_batch.lanes;
-    v_tries := v_batch.tries;
-    v_targets := v_batch.targets;
-    v_prepares := v_batch.prepares;
-    v_batched := v_batch.batched;
-    if v_batch.taken > 0 then
-      v_after := v_batch.last_tenant;
-      v_marks := v_marks || jsonb_build_object(v_is.only_lane, v_ids[v_batch.taken]);
-      v_more := v_batch.taken = v_limited;
-    end if;
-  else
+  if v_is.only_lane is null then
     -- Of more tenants than p_limit each gets one.
     with recursive tenants as (
       (select a.tenant_id from ai.active_lanes a order by a.tenant_id limit 1)
@@ -123,25 +107,28 @@ begin
        cross join lateral (select a.tenant_id from ai.active_lanes a where a.tenant_id > t.tenant_id order by a.tenant_id limit 1) n
     )
     select greatest(1, p_limit / greatest(1, count(*))) into v_share from (select from tenants limit p_limit) t;
-    loop
-      v_batch := ai.pick_in_turn(v_after, p_limit - cardinality(v_ids), v_share, v_limited, v_marks, v_older, v_stopped);
-      exit when v_batch.taken = 0;
-      v_ids := v_ids || v_batch.ids;
-      v_owners := v_owners || v_batch.owners;
-      v_lanes := v_lanes || v_batch.lanes;
-      v_tries := v_tries || v_batch.tries;
-      v_targets := v_targets || v_batch.targets;
-      v_prepares := v_prepares || v_batch.prepares;
-      v_after := v_batch.last_tenant;
-      v_batched := v_batched or v_batch.batched;
-      select v_marks || jsonb_object_agg(u.lane_id::text, u.mark), v_more or bool_or(u.taken = v_limited)
-        into v_marks, v_more
-        from (select t.lane_id, max(t.id::text) as mark, count(*) as taken from unnest(v_batch.lanes, v_batch.ids) t (lane_id, id) group by t.lane_id) u;
-      -- Room is left although a tenant had its full share: go on with what the others did not want.
-      exit when cardinality(v_ids) >= p_limit or v_batch.taken < v_share;
-      v_share := p_limit;
-    end loop;
   end if;
+  loop
+    if v_is.only_lane is not null then
+      v_batch := ai.pick_from_lane(v_is.only_lane, p_limit, v_limited, v_marks, v_older);
+    else
+      v_batch := ai.pick_in_turn(v_after, p_limit - cardinality(v_ids), v_share, v_limited, v_marks, v_older, v_stopped);
+    end if;
+    exit when v_batch.taken = 0;
+    v_ids := v_ids || v_batch.ids;
+    v_owners := v_owners || v_batch.owners;
+    v_lanes := v_lanes || v_batch.lanes;
+    v_tries := v_tries || v_batch.tries;
+    v_targets := v_targets || v_batch.targets;
+    v_prepares := v_prepares || v_batch.prepares;
+    v_after := v_batch.last_tenant;
+    v_batched := v_batched or v_batch.batched;
+    v_marks := v_marks || v_batch.marks;
+    v_more := v_more or v_batch.more;
+    -- Room is left although a tenant had its full share: go on with what the others did not want.
+    exit when v_is.only_lane is not null or cardinality(v_ids) >= p_limit or v_batch.taken < v_share;
+    v_share := p_limit;
+  end loop;
 
   v_taken := cardinality(v_ids);
   if v_taken > 0 then

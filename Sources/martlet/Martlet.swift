@@ -47,12 +47,10 @@ struct Martlet: AsyncParsableCommand {
       // The parser's own code for a wrong call is 64; scripts expect 2.
       let code = exitCode(for: error)
       let text = fullMessage(for: error)
-      if text.isEmpty {
-        // Said already.
-      } else if code == .success {
-        print(text)  // help, which was asked for
-      } else {
+      if code != .success, !text.isEmpty {
         writeError(text)
+      } else if !text.isEmpty {
+        print(text)  // help, which was asked for
       }
       leave(with: code == .validationFailure ? ExitCode(2) : code)
     }

@@ -43,14 +43,16 @@ def waits(database: Database, connection: psycopg.Connection[Any]) -> bool:
     )
 
 
-def old_transaction(app: App, embedder: Embedder) -> psycopg.Connection[Any]:
+def old_transaction(
+    app: App, embedder: Embedder, level: psycopg.IsolationLevel = REPEATABLE
+) -> psycopg.Connection[Any]:
     """Three rows that are embedded, and a transaction that sees them, and nothing that comes after it."""
     app.execute("create table shop.other (id integer)")
     app.execute("insert into shop.notes values (1, null, 'one'), (2, null, 'two'), (3, null, 'three')")
     app.vectorize()
     embedder.drain()
     old = app.connect(autocommit=False)
-    old.isolation_level = REPEATABLE
+    old.isolation_level = level
     old.execute("select count(*) from shop.other")
     return old
 
@@ -197,13 +199,7 @@ def test_a_transaction_that_does_not_know_the_vectorizer_yet_is_told_of(app: App
 def test_a_transaction_that_does_not_know_of_a_rebuild_is_caught_up(
     app: App, embedder: Embedder, switched: str, changes: list[str], level: psycopg.IsolationLevel
 ) -> None:
-    app.execute("create table shop.other (id integer)")
-    app.execute("insert into shop.notes values (1, null, 'one'), (2, null, 'two'), (3, null, 'three')")
-    app.vectorize()
-    embedder.drain()
-    old = app.connect(autocommit=False)
-    old.isolation_level = level
-    old.execute("select count(*) from shop.other")
+    old = old_transaction(app, embedder, level)
     app.execute("select ai.revectorize('notes', 'test/two')")
 
     def switch() -> None:
