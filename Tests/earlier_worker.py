@@ -58,7 +58,9 @@ BESIDE = (
 class EarlierWorker(threading.Thread):
     """Claims, streams and settles until told to finish. Answers at once, with `answer`.
 
-    `ended` has the fences of what it settled as ended; `fault` what went wrong, which nothing may.
+    `ended` has the fences of what it settled as ended; `fault` what went wrong, which nothing may, but for what is in
+    `outdated`: a function that was waiting for a table when an upgrade committed goes on as it was before, and fails if
+    it calls what is gone. It has changed nothing then, and is called again, as the binary does after any error.
     """
 
     answer = "yes, twice"
@@ -69,6 +71,7 @@ class EarlierWorker(threading.Thread):
         self.ended: list[tuple[uuid.UUID, int]] = []
         self.stale = 0
         self.fault: BaseException | None = None
+        self.outdated: list[str] = []
         self._enough = threading.Event()
 
     def finish(self) -> None:
@@ -89,7 +92,12 @@ class EarlierWorker(threading.Thread):
 
     def _live(self, connection: psycopg.Connection[dict[str, Any]]) -> None:
         def rows(query: str, *arguments: Any) -> list[dict[str, Any]]:
-            return connection.execute(query, arguments).fetchall()
+            try:
+                return connection.execute(query, arguments).fetchall()
+            except (psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn) as gone:
+                self.outdated.append(str(gone))
+                assert len(self.outdated) == 1, "one upgrade finds one statement of this connection under way"
+                return connection.execute(query, arguments).fetchall()
 
         me = rows(REGISTER, "earlier", "0.1", PROTOCOL)[0]["worker_id"]
         for query, argument in BESIDE:
