@@ -117,15 +117,14 @@ declare
   v_more     boolean;
   v_plain    boolean;
   v_alike    boolean;
-  v_prepare  boolean := false;
-  v_said     boolean := false;
-  v_cached   boolean := false;
+  v_prepare  boolean;
+  v_said     boolean;
+  v_cached   boolean;
   v_bytes    integer;
   v_most     integer;
   v_limits   boolean;
   v_answered boolean;
   v_lane     bigint;
-  v_listed   boolean := false;
 begin
   <<placing>>
   begin
@@ -167,6 +166,7 @@ begin
         from inserted i;
     end if;
     v_alike := v_plain;
+    v_prepare := false;
     if not v_plain then
       select i.batch_id, i.purpose into v_batch, v_purpose from inserted i where i.id = v_id;
       select bool_and(i.tenant_id = v_tenant and i.status = 'queued' and i.priority = v_priority and i.user_id = v_user and i.kind = v_kind
@@ -254,13 +254,14 @@ begin
   end placing;
 
   -- What ai.list_lanes() and ai.wake_workers() would find, which is nearly always that nothing is to be done.
-  if current_setting('transaction_isolation') = 'read committed' and pg_try_advisory_xact_lock_shared(1634300002, v_lane::integer) then
-    perform from ai.active_lanes a where a.lane_id = v_lane limit 1;
-    v_listed := found;
-  end if;
-  if not v_listed then
+  <<listing>>
+  begin
+    if current_setting('transaction_isolation') = 'read committed' and pg_try_advisory_xact_lock_shared(1634300002, v_lane::integer) then
+      perform from ai.active_lanes a where a.lane_id = v_lane limit 1;
+      exit listing when found;
+    end if;
     perform ai.list_lanes(array[v_lane]);
-  end if;
+  end listing;
   if not pg_try_advisory_xact_lock_shared(1634300001, 0) then
     perform ai.wake_workers();
   end if;

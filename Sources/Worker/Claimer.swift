@@ -11,7 +11,7 @@ struct Claimer {
   private static let sql =
     "select \(Dispatcher.columns) from ai.worker_claim($1, $2, $3)"
 
-  /// Until cancelled, stopped, or, with `once`, done.
+  /// Until cancelled or stopped.
   func run() async {
     let link = Link(setup, desk: desk, purpose: "claim", on: executor)
     let keyring = Keyring(masters: setup.masters, logger: setup.logger)
@@ -22,7 +22,8 @@ struct Claimer {
     while !Task.isCancelled {
       switch desk.nextClaim() {
       case .finished:
-        return await link.close()
+        if desk.isStopping { return await link.close() }
+        await desk.claimerWake.wait()
       case .wait(let until):
         if desk.isStopping { return await link.close() }
         await desk.claimerWake.wait(until: until)

@@ -18,6 +18,12 @@ final class Desk: Sendable {
     var claimerWantsRoom = false
     /// Providers that are being told that nobody waits any more.
     var farewells = 0
+    /// With `once`: how often claims found nothing left.
+    var rounds = 0
+    /// And have looked for nothing since.
+    var isOutOfWork = false
+    /// What had been claimed when nobody else had anything left to do.
+    var claimedBefore: Int?
     var isOnceDone = false
     /// Why the database will never have this worker again.
     var refusal: PostgresError?
@@ -79,12 +85,14 @@ final class Desk: Sendable {
 
   func nextClaim() -> ClaimMachine.Action {
     let (action, stepped) = state.withLock { state in
+      if state.isOnceDone { return (ClaimMachine.Action.finished, false) }
       // Where files wait for a store that does not take them, no more calls are begun.
       let room =
         files.isFull
         ? 0 : min(concurrency - state.roster.transferring, backlog - state.roster.unsettled)
       let action = state.claims.next(at: .now, room: room, isIdle: state.roster.isEmpty)
-      if action == .finished { state.isOnceDone = true }
+      if action == .finished, !state.isOutOfWork { state.rounds += 1 }
+      state.isOutOfWork = action == .finished
       state.claimerWantsRoom = room <= 0 || isOnce
       return (action, state.claims.wantsLockStep)
     }
@@ -128,6 +136,38 @@ final class Desk: Sendable {
   func mayHaveRequeued() {
     state.withLock { $0.claims.requeued() }
     claimerWake.signal()
+  }
+
+  /// Something was done beside the calls. With `once` it may have put back what was waiting for it.
+  func workEndedElsewhere() {
+    if isOnce {
+      state.withLock { state in
+        state.claims.requeued()
+        state.isOutOfWork = false
+      }
+      claimerWake.signal()
+    }
+    workerWake.signal()
+  }
+
+  /// With `once`: which time it is that claims found nothing left; nil: there may be something.
+  var roundOutOfWork: Int? {
+    state.withLock { $0.isOutOfWork ? $0.rounds : nil }
+  }
+
+  /// Nobody else found anything to do since that round: then claims look once more, because those who looked may have put
+  /// something back. True: they had, and nothing came of it; nothing more is claimed.
+  func endOnce(_ round: Int) -> Bool {
+    let isDone = state.withLock { state in
+      guard state.isOutOfWork, state.rounds == round else { return false }
+      state.isOnceDone = state.claimedBefore == state.tally.claimed
+      state.claimedBefore = state.tally.claimed
+      state.isOutOfWork = state.isOnceDone
+      if !state.isOnceDone { state.claims.requeued() }
+      return state.isOnceDone
+    }
+    if !isDone { claimerWake.signal() }
+    return isDone
   }
 
   func listening(_ isListening: Bool) {

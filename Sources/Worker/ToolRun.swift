@@ -113,6 +113,9 @@ final class ToolReports: Sendable {
 
   var underWay: Int { state.withLock { $0.underWay } }
 
+  /// Nothing runs, and nothing waits to be told.
+  var isEmpty: Bool { state.withLock { $0.underWay == 0 && $0.ended.isEmpty } }
+
   func begin() { state.withLock { $0.underWay += 1 } }
 
   func end(_ report: ToolRun.Report) {

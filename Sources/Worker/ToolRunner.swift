@@ -14,27 +14,43 @@ struct ToolRunner: Sendable {
   let conninfo: String
   /// Runs that may be under way at once.
   let concurrency: Int
+  private let wake: Wake
+  /// With `once`: whether all that could be run has been.
+  let drain: Drain
+
+  init(desk: Desk, setup: Setup, conninfo: String, concurrency: Int) {
+    self.desk = desk
+    self.setup = setup
+    self.conninfo = conninfo
+    self.concurrency = concurrency
+    wake = Wake()
+    drain = Drain(wake)
+  }
 
   /// Until cancelled. What is under way then is broken off: another worker takes it over.
   func run() async {
-    let wake = Wake()
     await withTaskGroup { group in
-      group.addTask { await listen(wake) }
-      group.addTask { await work(wake) }
+      group.addTask { await listen() }
+      group.addTask { await work() }
     }
   }
 
-  private func work(_ wake: Wake) async {
+  private func work() async {
     let link = Link(setup, desk: desk, purpose: "tools")
     let reports = ToolReports(wake)
     await withDiscardingTaskGroup { runs in
       while !Task.isCancelled {
         let worker = desk.identity.worker
+        let round = drain.round
         do throws(PostgresError) {
           try await tell(reports, worker, link)
-          for run in try await claim(concurrency - reports.underWay, worker, link) {
+          let claimed = try await claim(concurrency - reports.underWay, worker, link)
+          for run in claimed {
             reports.begin()
             runs.addTask { reports.end(await run.attempt(conninfo, setup.logger)) }
+          }
+          if claimed.isEmpty, reports.isEmpty, drain.foundNothing(round) {
+            desk.workerWake.signal()
           }
           await wake.wait(until: .now + Self.look)
         } catch {
@@ -80,13 +96,14 @@ struct ToolRunner: Sendable {
     json.endArray()
     do {
       try await link.query("select ai.worker_tools_done($1, $2)", [worker, json.text])
+      desk.workEndedElsewhere()
     } catch {
       reports.giveBack(ended)
       throw error
     }
   }
 
-  private func listen(_ wake: Wake) async {
+  private func listen() async {
     var backoff = Backoff()
     while !Task.isCancelled {
       do {

@@ -85,10 +85,15 @@ package final class Worker: Service {
 
     let batches = BatchLoop(
       desk: desk, setup: setup, secrets: configuration.secrets, network: pools)
+    let tools = configuration.tools.map {
+      ToolRunner(
+        desk: desk, setup: setup, conninfo: $0, concurrency: configuration.toolConcurrency)
+    }
+    let drains = [batches.drain, tools?.drain].compactMap(\.self)
     let threads = try LoopThreads()
     await withTaskGroup { loops in
-      start(&loops, desk, pool, setup, batches, threads)
-      await untilStop(desk, batches)
+      start(&loops, desk, pool, setup, batches, tools, threads)
+      await untilStop(desk, drains)
       await finish(desk, pool, batches, logger)
       loops.cancelAll()
     }
@@ -115,7 +120,7 @@ package final class Worker: Service {
 
   private func start(
     _ loops: inout TaskGroup<Void>, _ desk: Desk, _ pool: TransferPool, _ setup: Setup,
-    _ batches: BatchLoop, _ threads: LoopThreads
+    _ batches: BatchLoop, _ tools: ToolRunner?, _ threads: LoopThreads
   ) {
     let local = LocalQueue()
     let porter = Porter(desk: desk, pool: pool, secrets: configuration.secrets, setup: setup)
@@ -138,11 +143,7 @@ package final class Worker: Service {
     loops.addTask { await Maintenance(desk: desk, setup: setup).run() }
     loops.addTask { await local.run(desk) }
     loops.addTask { await porter.run() }
-    if let tools = configuration.tools {
-      let runner = ToolRunner(
-        desk: desk, setup: setup, conninfo: tools, concurrency: configuration.toolConcurrency)
-      loops.addTask { await runner.run() }
-    }
+    if let tools { loops.addTask { await tools.run() } }
     loops.addTask { await batches.run() }
     if !configuration.once {
       let handshake = Handshake(desk: desk, setup: setup, executor: threads.handshake)
@@ -185,9 +186,14 @@ package final class Worker: Service {
     return nil
   }
 
-  private func untilStop(_ desk: Desk, _ batches: BatchLoop) async {
-    while !Task.isCancelled, !desk.isStopping, !desk.isOnceDone || !batches.isDrained {
-      if desk.isOnceDone { batches.drain() }
+  /// With `once` until claims find nothing, nor anybody who may put something back into the queue.
+  private func untilStop(_ desk: Desk, _ drains: [Drain]) async {
+    while !Task.isCancelled, !desk.isStopping {
+      if let round = desk.roundOutOfWork {
+        // All are asked, also where the first has not answered yet.
+        let answers = drains.map { $0.isOver(round) }
+        if !answers.contains(false), desk.endOnce(round) { return }
+      }
       await desk.workerWake.wait()
     }
   }

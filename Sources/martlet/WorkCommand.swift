@@ -44,7 +44,11 @@ struct WorkCommand: AsyncParsableCommand {
   @Option(help: "Calls under way at once, 1 to 10000. Default: 256.")
   var concurrency: Int?
 
-  @Flag(help: "End when nothing is queued and no retry waits.")
+  @Flag(
+    help: """
+      End when nothing is queued, no retry waits, no tool is to be run and no step of a provider \
+      batch is due.
+      """)
   var once = false
 
   @Option(

@@ -289,6 +289,21 @@ def test_a_worker_that_works_once_does_what_is_due(world: Callable[..., World], 
     here.agrees(3)
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_worker_that_works_once_does_what_the_last_step_put_back(
+    world: Callable[..., World], worker: Callable[..., Worker], dialect: str
+) -> None:
+    here = world(dialect, "batch=end:expired,done:2")
+    here.ask(5, here.model())
+    left = "select (select count(*) from ai.queue) + (select count(*) from ai.delayed)"
+    for _ in range(20):
+        assert worker(here.database, once=True, ready=False).wait() == 0
+        assert here.database.value(left) == 0, "it went with work left"
+        if here.database.value("select count(*) from ai.generations where finished_at is null") == 0:
+            break
+    assert here.database.value("select count(*) from ai.generations where status = 'succeeded'") == 5
+
+
 def test_long_results_are_read_in_little_memory(world: Callable[..., World], worker: Callable[..., Worker]) -> None:
     here = world("openai")
     here.ask(60, here.model("big=1500000"), params="{}")

@@ -165,6 +165,16 @@ def test_a_tool_runs_as_the_member_and_each_step_is_on_the_books(shop: Shop, run
     assert shop.told("find_order", member=other) == ["a desk"]
 
 
+def test_a_worker_that_works_once_runs_the_tools_and_goes_on(shop: Shop, worker: Callable[..., Worker]) -> None:
+    for tool in ("find_order", "who", "defer"):
+        shop.ask(tool)
+    process = worker(shop.database, once=True, ready=False, env={"MARTLET_TOOLS_DATABASE_URL": shop.tools.url})
+    assert process.wait() == 0
+    assert shop.database.execute("select status, steps, count(*) from ai.generations group by 1, 2") == [
+        {"status": "succeeded", "steps": 1, "count": 3}
+    ]
+
+
 def test_a_tool_has_the_rights_of_the_login_for_tools_whatever_it_resets(shop: Shop, running: Worker) -> None:
     told = shop.told("who")
     assert told == {"session": shop.tools.name, "current": shop.tools.name, "user": shop.member.user_id}

@@ -13,16 +13,11 @@ final class BatchLoop: Sendable {
   private let setup: Setup
   private let secrets: Secrets
   private let network: TransferPool.Configuration
-  private let wake = Wake()
-  private let state = Mutex(State())
-
-  private struct State: Sendable {
-    /// Steps under way, by batch.
-    var steps: [String: Int] = [:]
-    /// To be told once nothing is to be done.
-    var isToDrain = false
-    var isDrained = false
-  }
+  private let wake: Wake
+  /// With `once`: whether what is due is done.
+  let drain: Drain
+  /// Steps under way, by batch.
+  private let underWay = Mutex<[String: Int]>([:])
 
   /// It looks without being told after so many intervals of maintenance: a notification is left out where the server's queue of
   /// them is full.
@@ -37,6 +32,8 @@ final class BatchLoop: Sendable {
     self.desk = desk
     self.setup = setup
     self.secrets = secrets
+    wake = Wake()
+    drain = Drain(wake)
     var network = network
     network.name = "batches"
     network.keptConnections = 8
@@ -46,15 +43,7 @@ final class BatchLoop: Sendable {
   /// There may be something to do.
   func notified() { wake.signal() }
 
-  var isIdle: Bool { state.withLock { $0.steps.isEmpty } }
-
-  /// With `once`: what is due is done. Answered by `isDrained`.
-  func drain() {
-    state.withLock { $0.isToDrain = true }
-    wake.signal()
-  }
-
-  var isDrained: Bool { state.withLock { $0.isDrained } }
+  var isIdle: Bool { underWay.withLock { $0.isEmpty } }
 
   /// Until cancelled.
   func run() async {
@@ -77,11 +66,12 @@ final class BatchLoop: Sendable {
     _ group: inout TaskGroup<Void>, _ link: Link, _ keyring: Keyring
   ) async -> ContinuousClock.Instant? {
     let worker = desk.identity.worker
-    let (known, room) = state.withLock { ($0.steps, Self.most - $0.steps.count) }
+    let round = drain.round
+    let known = underWay.withLock(\.self)
     if desk.isStopping { return nil }
     do throws(PostgresError) {
       let rows = try await link.query(
-        Self.sql, [worker, String(max(0, room)), Self.list(known)])
+        Self.sql, [worker, String(max(0, Self.most - known.count)), Self.list(known)])
       var opened: [Int: Result<SecretBytes, Failure>] = [:]
       var refs: Set<Int> = []
       for row in 0..<rows.count {
@@ -97,27 +87,22 @@ final class BatchLoop: Sendable {
         }
         count += 1
         let secret = step.secret(opened, secrets)
-        state.withLock { $0.steps[step.batch] = step.number }
+        underWay.withLock { $0[step.batch] = step.number }
         group.addTask {
           await BatchWork(
             step: step, secret: secret, network: self.network, desk: self.desk, setup: self.setup
           ).run()
-          self.state.withLock { state in
+          self.underWay.withLock { steps in
             // The batch may have its next step by now: it is given as soon as this one is reported.
-            if state.steps[step.batch] == step.number { state.steps[step.batch] = nil }
+            if steps[step.batch] == step.number { steps[step.batch] = nil }
           }
           self.wake.signal()
-          self.desk.workerWake.signal()
+          self.desk.workEndedElsewhere()
         }
       }
       let isIdle = known.isEmpty && count == 0
-      if isIdle, wait.map({ $0 > 100 }) ?? true {
-        let isNews = state.withLock { state in
-          guard state.isToDrain, !state.isDrained else { return false }
-          state.isDrained = true
-          return true
-        }
-        if isNews { desk.workerWake.signal() }
+      if isIdle, wait.map({ $0 > 100 }) ?? true, drain.foundNothing(round) {
+        desk.workerWake.signal()
       }
       return wait.map { .now + .milliseconds(min($0, 86_400_000)) }
     } catch {
