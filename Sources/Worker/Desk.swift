@@ -242,18 +242,26 @@ final class Desk: Sendable {
     wake(state.withLock { $0.gathering.text(text, of: fence) })
   }
 
-  func finished(_ settlement: Settlement) {
-    let (news, isAwaited) = state.withLock { state in
+  func finished(_ settlement: Settlement) { finished([settlement]) }
+
+  func finished(_ settlements: [Settlement]) {
+    var news: Gathering.News = []
+    let (isDropped, isAwaited) = state.withLock { state in
       defer { state.claimerWantsRoom = isOnce }
-      guard state.roster.finished(settlement.fence) else {
-        state.gathering.drop(settlement.fence)
-        return (Gathering.News?.none, state.claimerWantsRoom)
+      var isDropped = false
+      for settlement in settlements {
+        if state.roster.finished(settlement.fence) {
+          news.formUnion(state.gathering.result(settlement))
+        } else {
+          state.gathering.drop(settlement.fence)
+          isDropped = true
+        }
       }
-      return (state.gathering.result(settlement), state.claimerWantsRoom)
+      return (isDropped, state.claimerWantsRoom)
     }
-    if let news { wake(news) }
+    wake(news)
     if isAwaited { claimerWake.signal() }
-    if news == nil { workerWake.signal() }
+    if isDropped { workerWake.signal() }
   }
 
   // MARK: Publishing

@@ -73,6 +73,7 @@ struct Dispatcher {
         refuse(fence, error)
       }
     }
+    local.add(memory.local)
     return (fences.count, header, cursor)
   }
 
@@ -88,9 +89,10 @@ struct Dispatcher {
       metadata: ["generation": "\(fence)", "reason": "\(failure.signal.rawValue)"])
   }
 
-  /// What calls of one claim have in common, looked up once.
+  /// What calls of one claim have in common, looked up once, and those of the built-in provider.
   private struct Memory {
     let keys: OpenedKeys
+    var local: [LocalCall] = []
     var headers: (json: [UInt8], value: [String: String])?
     var secrets: [String: Result<String, Failure>] = [:]
   }
@@ -122,7 +124,7 @@ struct Dispatcher {
     if dialectName == LocalAnswers.name {
       desk.begin(fence, streams: streams)
       let capture = order.map { Capture($0, fence: fence, request: call.request, secret: nil) }
-      local.add(
+      memory.local.append(
         LocalCall(
           fence: fence, call: call, report: report(fence, "local", call), capture: capture))
       return

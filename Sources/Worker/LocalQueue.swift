@@ -11,25 +11,42 @@ struct LocalCall: Sendable {
 /// Answers the calls of the built-in provider, one after the other, beside the loops that must not
 /// wait for it.
 struct LocalQueue: Sendable {
-  private let calls: AsyncStream<LocalCall>
-  private let continuation: AsyncStream<LocalCall>.Continuation
+  private let claims: AsyncStream<[LocalCall]>
+  private let continuation: AsyncStream<[LocalCall]>.Continuation
+  /// An answer takes microseconds, and those of a claim are reported together, because a large settle is cheaper than two
+  /// small ones; but none waits longer for the others.
+  private static let patience = Duration.milliseconds(5)
 
-  init() { (calls, continuation) = AsyncStream.makeStream() }
+  init() { (claims, continuation) = AsyncStream.makeStream() }
 
-  func add(_ call: LocalCall) { continuation.yield(call) }
+  /// - Parameter calls: those of one claim.
+  func add(_ calls: [LocalCall]) {
+    if !calls.isEmpty { continuation.yield(calls) }
+  }
 
   /// Until cancelled.
   func run(_ desk: Desk) async {
-    for await call in calls { answer(call, desk) }
+    for await calls in claims {
+      var answers: [Settlement] = []
+      var since = ContinuousClock.now
+      for call in calls {
+        answers.append(answer(call, desk))
+        guard ContinuousClock.now - since > Self.patience else { continue }
+        desk.finished(answers)
+        answers = []
+        since = .now
+      }
+      desk.finished(answers)
+    }
   }
 
-  private func answer(_ local: LocalCall, _ desk: Desk) {
+  private func answer(_ local: LocalCall, _ desk: Desk) -> Settlement {
     let fence = local.fence
     if let ending = desk.ending(of: fence) {
       var settlement = Settlement(
         fence: fence, outcome: ending == .cancelled ? .cancelled : .released)
       settlement.sent = false
-      return desk.finished(settlement)
+      return settlement
     }
     let start = ContinuousClock.now
     let outcome = LocalAnswers.answer(local.call)
@@ -53,6 +70,6 @@ struct LocalQueue: Sendable {
       settlement.sealed = capture.seal(status: nil)
     }
     local.report.finished(settlement)
-    desk.finished(settlement)
+    return settlement
   }
 }
