@@ -31,14 +31,11 @@ def at_once(
         return [future.result(seconds) for future in futures]
 
 
-def commits(
-    connection: psycopg.Connection, change: Callable[[psycopg.Connection, random.Random], None], dice: random.Random
-) -> bool:
-    """One or two changes in a transaction of any isolation level; false where it was refused for what others did."""
-    connection.isolation_level = dice.choice(LEVELS)
+def commits(connection: psycopg.Connection, level: IsolationLevel, work: Callable[[], None]) -> bool:
+    """A transaction of that isolation level that does the work; false where it was refused for what others did."""
+    connection.isolation_level = level
     try:
-        for _ in range(dice.randrange(1, 3)):
-            change(connection, dice)
+        work()
         connection.commit()
     except psycopg.Error as error:
         connection.rollback()
@@ -46,3 +43,15 @@ def commits(
             raise
         return False
     return True
+
+
+def commits_some(
+    connection: psycopg.Connection, change: Callable[[psycopg.Connection, random.Random], None], dice: random.Random
+) -> bool:
+    """As `commits`, one or two changes at any level."""
+
+    def work() -> None:
+        for _ in range(dice.randrange(1, 3)):
+            change(connection, dice)
+
+    return commits(connection, dice.choice(LEVELS), work)

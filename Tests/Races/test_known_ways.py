@@ -8,7 +8,7 @@ from collections import Counter
 
 import psycopg
 import waiting
-from crowd import at_once, commits
+from crowd import at_once, commits_some
 from databases import Database
 from protocol import PlainWorker
 
@@ -72,7 +72,7 @@ def test_what_is_noted_is_what_would_be_found(database: Database, dice: random.R
             if dice.random() < 0.5:  # so that something is noted between two changes
                 then = rounds.total() + 6
                 waiting.until(lambda then=then: rounds.total() >= then or over.is_set(), "claims", every=0.001)
-            done += commits(connection, change, dice)
+            done += commits_some(connection, change, dice)
         return done
 
     def ask(dice: random.Random) -> int:
