@@ -83,7 +83,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select distinct l.generation_id, l.attempt::integer
     from ai.cancellations c
-    join ai.leases l on l.generation_id = c.generation_id and l.worker_id = p_worker
+   cross join lateral (select o.generation_id, o.attempt from ai.leases o where o.generation_id = c.generation_id and o.worker_id = p_worker offset 0) l
 $$;
 comment on function ai.worker_cancellations(uuid) is 'Attempts of this worker that an app has cancelled.';
 

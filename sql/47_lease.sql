@@ -214,7 +214,7 @@ begin
              v.base_url, v.headers, case when v_any.accounts then ai.provider_secret(v.id) else v.secret end as secret
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs, v_go.counters, v_go.amounts)
              u (generation_id, tenant_id, lane_id, attempts, target, path, model_id, leader_id, input_bytes, output_bound, counters, amounts)
-        left join ai.prepared r on r.generation_id = u.generation_id
+        left join lateral (select o.messages from ai.prepared o where o.generation_id = u.generation_id offset 0) r on true
        cross join lateral (
          select o.user_id, o.kind, o.profile, o.stream, o.replay, o.prompt, o.messages, o.params, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms,
                 o.input_artifacts is not null as has_files, o.conversation_id is not null as is_of_conversation, o.batch_id is not null as is_of_batch,

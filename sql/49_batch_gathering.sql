@@ -121,7 +121,7 @@ begin
            coalesce(lead(octet_length(u.request::text)) over w, octet_length(u.request::text)) as next_bytes,
            lead(e.tenant_id) over w is distinct from e.tenant_id or lead(e.model_id) over w is distinct from e.model_id as is_last
       from unnest(p_ids, p_requests, p_options) with ordinality u (id, request, options, n)
-      join ai.leases e on e.generation_id = u.id
+     cross join lateral (select l.tenant_id, l.model_id, l.deadline_at from ai.leases l where l.generation_id = u.id offset 0) e
       join ai.models m on m.id = e.model_id
       join ai.providers v on v.id = m.provider_id
     window w as (order by e.tenant_id, e.model_id, u.n)
@@ -156,7 +156,7 @@ begin
       insert into ai.batched_requests (batch_id, generation_id, tenant_id, attempt, request)
       select v_batch.id, u.id, e.tenant_id, e.attempt, u.request
         from unnest(p_ids, p_requests) u (id, request)
-        join ai.leases e on e.generation_id = u.id
+       cross join lateral (select l.tenant_id, l.attempt from ai.leases l where l.generation_id = u.id offset 0) e
        where u.id = any (v_members);
       update ai.provider_batches b
          set requests = v_count, bytes = v_bytes, give_up_at = v_until,

@@ -95,9 +95,9 @@ begin
   )
   select count(pg_notify(ai.channel_name(v_key, n.tenant_id, uuid_send(n.generation_id)), n.payload))
          + count(pg_notify(ai.channel_name(v_key, n.tenant_id, convert_to(n.user_id, 'UTF8') || '\x00'), n.payload)) into v_sent
-    from (select e.generation_id, e.tenant_id, l.user_id,
+    from (select e.generation_id, e.tenant_id, (select l.user_id from ai.leases l where l.generation_id = e.generation_id) as user_id,
                  '{"id": "' || e.generation_id || '", "seq": ' || e.seq || ', "type": "running", "status": "running"}' as payload
-            from events e join ai.leases l on l.generation_id = e.generation_id offset 0) n
+            from events e offset 0) n
    where (select ai.may_notify());
 end
 $$;

@@ -61,9 +61,13 @@ begin
                         then coalesce((select e.seq from ai.stream_events e
                                         where e.generation_id = l.generation_id and e.generation_id >= p_first and e.generation_id <= p_last order by e.seq desc limit 1), 0) else 0 end as shown_seq
               from results r
-              join ai.leases l on l.generation_id = r.id and l.attempt = r.attempt and (p_worker is null or l.worker_id = p_worker)
-             where not l.held and not l.batched and l.step is null and l.capture is null
-               and exists (select from ai.cancellations c where c.generation_id = l.generation_id) is not true
+             -- Not a join, for which a plan by statistics of an empty moment goes through all leases for each result.
+             cross join lateral (
+               select o.generation_id, o.attempt, o.tenant_id, o.user_id, o.model_id, o.claimed_at, o.waiting_since, o.counters, o.amounts, o.secret, o.input_bytes, o.stream
+                 from ai.leases o
+                where o.generation_id = r.id and o.attempt = r.attempt and (p_worker is null or o.worker_id = p_worker)
+                  and not o.held and not o.batched and o.step is null and o.capture is null offset 0) l
+             where exists (select from ai.cancellations c where c.generation_id = l.generation_id) is not true
             offset 0) u
          where (u.price).plain is not false and u.names is not null
         offset 0) n
@@ -97,7 +101,7 @@ begin
                                  or g.collection is not null or g.stages is not null as concerns_others
 
   ), freed as (
-    delete from ai.leases l using answers a where l.generation_id = a.generation_id
+    delete from ai.leases l where l.generation_id = any (array(select a.generation_id from answers a))
 
   )
   select array_agg(a.generation_id), array_agg(a.attempt),

@@ -56,7 +56,9 @@ begin
                   then l.capture else 'lost' end end as captured,
            coalesce((select e.seq from ai.stream_events e where e.generation_id = l.generation_id order by e.seq desc limit 1), 0) as last_seq
       from results r
-      join ai.leases l on l.generation_id = r.id and l.attempt = r.attempt and (p_worker is null or l.worker_id = p_worker)
+     -- As in ai.settle_answers(), not a join.
+     cross join lateral (select o.* from ai.leases o
+                          where o.generation_id = r.id and o.attempt = r.attempt and (p_worker is null or o.worker_id = p_worker) offset 0) l
       left join ai.models m on m.id = l.model_id
       left join ai.providers v on v.id = m.provider_id
       -- The vectors of a batch of texts go where they belong at once; an answer that does not fit its question is a failure.
@@ -177,14 +179,14 @@ begin
      where g.tenant_id = d.tenant_id and g.id = d.generation_id and d.status is null and g.finished_at is null
 
   ), freed as (
-    delete from ai.leases l using decided d where l.generation_id = d.generation_id
+    delete from ai.leases l where l.generation_id = any (array(select d.generation_id from decided d))
 
   ), obeyed as (
     -- As in ai.end_cancelled(): what another locks, it also forgets.
     delete from ai.cancellations c
-     where c.ctid = any (array(select o.ctid from ai.cancellations o join decided d on d.generation_id = o.generation_id
-                                where d.status is not null and d.cancel_requested
-                                  for update of o skip locked))
+     where c.ctid = any (array(select o.ctid from ai.cancellations o
+                                where o.generation_id = any (array(select d.generation_id from decided d where d.status is not null and d.cancel_requested))
+                                  for update skip locked))
 
   ), delayed as (
     insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, target)

@@ -102,7 +102,8 @@ begin
   select o.id, o.external_id, b.external_id as mine into v_other
     from ai.provider_batches b
     join jsonb_to_recordset(p_results) r (id uuid, attempt smallint) on true
-    join ai.leases l on l.generation_id = r.id and l.attempt = r.attempt and l.batched and l.worker_id <> b.id
+   cross join lateral (select o.worker_id from ai.leases o
+                        where o.generation_id = r.id and o.attempt = r.attempt and o.batched and o.worker_id <> b.id offset 0) l
     join ai.provider_batches o on o.id = l.worker_id and o.provider_id = b.provider_id and (o.guessed or o.state = 'sending' and o.intent_at is not null)
    where b.id = p_batch
    limit 1 for update of o;

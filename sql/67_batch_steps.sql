@@ -97,7 +97,8 @@ begin
   for v_one in
     select b.id, b.state, b.action, b.worker_id, b.intent_at
       from ai.provider_batches b
-     where b.id = any (array(select distinct l.worker_id from ai.cancellations c join ai.leases l on l.generation_id = c.generation_id and l.batched))
+     where b.id = any (array(select distinct l.worker_id from ai.cancellations c
+                           cross join lateral (select o.worker_id from ai.leases o where o.generation_id = c.generation_id and o.batched offset 0) l))
        and b.cancel_at is null and b.state in ('gathering', 'sending', 'running')
      order by b.id for update skip locked
   loop

@@ -78,4 +78,4 @@ def test_one_row_of_a_quiet_tenant_is_in_the_next_claim_beside_many_of_a_loud_on
     after = load.buffers_of_claim(BATCH, load.worker.cursor)
     owners = load.database.execute("select distinct tenant_id from ai.leases")
     assert quiet_one in {row["tenant_id"] for row in owners}
-    assert after <= before * 1.5, f"the claim looked at {after} pages instead of {before}"
+    assert after <= before * 1.6, f"the claim looked at {after} pages instead of {before}"
