@@ -99,7 +99,7 @@ begin
   for v_one in
     select distinct on (r.generation_id) r.generation_id, r.tenant_id
       from (select c.generation_id, c.tenant_id from ai.cancellations c
-             where not exists (select from ai.leases l where l.generation_id = c.generation_id)
+             where not exists (select from ai.leases l where l.generation_id = c.generation_id offset 0)  -- by its key, no join
              limit 1000 for update skip locked) r
      order by r.generation_id
   loop

@@ -277,7 +277,7 @@ begin
     select b.tenant_id, b.id
       from ai.batches b
      where b.cancelled_at > ai.now() - interval '2 days'
-       and exists (select from ai.lanes l join ai.queue q on q.lane_id = l.id where l.batch_id = b.id)
+       and exists (select from ai.lanes l where l.batch_id = b.id and exists (select from ai.queue q where q.lane_id = l.id offset 0))
      order by 1, 2
   loop
     v_count := v_count + ai.end_queued_of_batch(v_batch.tenant_id, v_batch.id, false);

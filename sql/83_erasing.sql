@@ -30,10 +30,10 @@ begin
   if p_ids is null then
     return;
   end if;
-  v_lanes := array(select l.id from ai.lanes l where l.tenant_id = p_tenant and exists (select from ai.queue q where q.lane_id = l.id));
+  v_lanes := array(select l.id from ai.lanes l where l.tenant_id = p_tenant and exists (select from ai.queue q where q.lane_id = l.id offset 0));
   with queued as (
     delete from ai.queue q
-     where q.ctid = any (array(select o.ctid from unnest(v_lanes) l (id) join ai.queue o on o.lane_id = l.id and o.generation_id = any (p_ids) for update of o skip locked))
+     where q.ctid = any (array(select o.ctid from ai.queue o where o.lane_id = any (v_lanes) and o.generation_id = any (p_ids) for update skip locked))
     returning q.generation_id
   ), delayed as (
     delete from ai.delayed d

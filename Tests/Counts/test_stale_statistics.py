@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from counting import FACTS, Load
+from counting import FACTS, Load, ask_for_many
 from databases import Database
 from protocol import Attempt
 
@@ -74,3 +74,28 @@ def test_it_looks_at_no_more_pages_after_statistics_of_an_empty_moment(
         quiet.execute("analyze")
         fresh = pages()
     assert stale <= fresh * 1.2, f"{stale} pages, of {fresh} with statistics of now"
+
+
+@pytest.mark.parametrize("chore", ["unlist_empty_lanes()", "end_cancelled()", "requeue_orphans('1 hour')"])
+def test_a_chore_that_finds_nothing_looks_at_hardly_more_pages_either(load: Load, quiet: Database, chore: str) -> None:
+    def pages() -> int:
+        with psycopg.connect(quiet.url, autocommit=True) as session:
+            session.execute(f"select ai.{chore}")
+            row = session.execute(f"explain (analyze, buffers, timing off, format json) select ai.{chore}").fetchone()
+            assert row is not None
+            plan = row[0][0]["Plan"]
+            return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+    with psycopg.connect(quiet.url) as old:
+        old.execute("set transaction isolation level repeatable read")
+        old.execute("select from ai.generations limit 1")
+        for _ in range(20):
+            load.round(512)
+        quiet.execute("analyze")
+        ask_for_many(load, tenants=100, each=100)
+        held = [one for _ in range(10) for one in load.worker.claim(BATCH)]
+        cancellations(load, held[:BATCH])
+        stale = pages()
+        quiet.execute("analyze")
+        fresh = pages()
+    assert stale <= fresh * 1.5, f"{stale} pages, of {fresh} with statistics of now"
