@@ -2,6 +2,7 @@
 #include "CCurl.h"
 
 #include <netinet/in.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -80,6 +81,16 @@ curl_off_t martlet_curl_get_offset(CURL *easy, CURLINFO info) {
 void *martlet_curl_get_private(CURL *easy) {
   char *value = NULL;
   return curl_easy_getinfo(easy, CURLINFO_PRIVATE, &value) == CURLE_OK ? value : NULL;
+}
+
+curl_socket_t martlet_curl_get_socket(CURL *easy) {
+  curl_socket_t value = CURL_SOCKET_BAD;
+  return curl_easy_getinfo(easy, CURLINFO_ACTIVESOCKET, &value) == CURLE_OK ? value : CURL_SOCKET_BAD;
+}
+
+bool martlet_curl_has_input(curl_socket_t socket) {
+  struct pollfd look = {.fd = socket, .events = POLLIN};
+  return poll(&look, 1, 0) != 0;
 }
 
 CURLMcode martlet_curl_multi_set_long(CURLM *multi, CURLMoption option, long value) {

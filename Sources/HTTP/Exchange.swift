@@ -16,6 +16,10 @@ final class Exchange {
   var onEarlyEnd: ((Exchange) -> Void)?
   /// Told what the sink held and holds; false stops the transfer.
   var onHeld: ((Int, Int) -> Bool)?
+  /// Gives the socket of a kept connection.
+  var socketOf: ((ConnectionEnds) -> Int32?)?
+  /// Those of the connection that it uses, once it does.
+  private(set) var ends: ConnectionEnds?
   var drainUntil: UInt64 = 0
   private(set) var isDraining = false
 
@@ -45,6 +49,8 @@ final class Exchange {
   private var mayHaveSentAll = false
   /// Why a callback stopped the transfer.
   private var fault: TransferFailure?
+  /// The kept connection was not to be used: the transfer is to begin again, on another.
+  private(set) var needsFreshConnection = false
 
   private static let keptBodyCapacity = 64 << 10
   private static let drainBytes = 64 << 10
@@ -196,6 +202,8 @@ final class Exchange {
     sink = nil
     onEarlyEnd = nil
     onHeld = nil
+    socketOf = nil
+    ends = nil
     isDraining = false
     firstByte = nil
     headers.removeAll(keepingCapacity: true)
@@ -209,6 +217,7 @@ final class Exchange {
     attempts = 0
     mayHaveSentAll = false
     fault = nil
+    needsFreshConnection = false
     // What libcurl made of header and body for sending is its own, and freed as it is.
     martlet_wipe(bodyCopy.baseAddress, min(requestBytes, bodyCopy.count))
     if bodyCopy.count > Self.keptBodyCapacity {
@@ -225,11 +234,17 @@ extension Exchange {
   /// then send the request again on a fresh one; a model's answer may be paid for twice by that.
   /// Only where not a byte of it had left may it go again.
   ///
-  /// `remote` is the address of the connection. A kept one may have been opened by a request that was
-  /// not for public addresses only.
-  fileprivate func begin(_ remote: UnsafePointer<CChar>?) -> Bool {
-    if publicOnly, !isAllowed(IPAddress(remote.map { String(cString: $0) } ?? "")) {
+  /// A kept connection may have been opened by a request that was not for public addresses only.
+  fileprivate func begin(_ ends: ConnectionEnds) -> Bool {
+    self.ends = ends
+    if publicOnly, !isAllowed(IPAddress(ends.remote)) {
       fault = Self.forbidden
+      return false
+    }
+    // Something that nobody asked for would be taken for the answer to this request. Not every libcurl looks before it
+    // uses a kept connection.
+    if isReusing, socketOf?(ends).map(martlet_curl_has_input) ?? true {
+      needsFreshConnection = true
       return false
     }
     attempts += 1
@@ -257,6 +272,20 @@ extension Exchange {
   private static let forbidden = TransferFailure(
     kind: .forbidden,
     message: "the provider's address does not lead to the public internet")
+
+  /// To be called when it was taken out of libcurl, before it is given to it again.
+  func takeFreshConnection() {
+    needsFreshConnection = false
+    set(CURLOPT_FRESH_CONNECT, 1)
+  }
+
+  /// That of the connection that it used; nil: it is closed.
+  var socket: Int32? {
+    let socket = martlet_curl_get_socket(easy)
+    return socket == CURL_SOCKET_BAD ? nil : socket
+  }
+
+  private var isReusing: Bool { martlet_curl_get_long(easy, CURLINFO_NUM_CONNECTS) == 0 }
 
   private var hasSentAnything: Bool { martlet_curl_get_long(easy, CURLINFO_REQUEST_SIZE) > 0 }
 
@@ -397,7 +426,7 @@ extension Exchange {
       total: Double(now - started) / 1e6,
       bytesReceived: bodyBytes,
       bytesSent: sent,
-      reusedConnection: attempts > 0 && martlet_curl_get_long(easy, CURLINFO_NUM_CONNECTS) == 0)
+      reusedConnection: attempts > 0 && isReusing)
   }
 
   /// What libcurl's result means; nil: success.
@@ -442,9 +471,12 @@ private func headerArrived(
 
 private func requestBegins(
   context: UnsafeMutableRawPointer?, remote: UnsafeMutablePointer<CChar>?,
-  _: UnsafeMutablePointer<CChar>?, _: Int32, _: Int32
+  local: UnsafeMutablePointer<CChar>?, remotePort: Int32, localPort: Int32
 ) -> Int32 {
-  exchange(context)?.begin(remote) == true ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+  let ends = ConnectionEnds(
+    remote: remote.map { String(cString: $0) } ?? "", remotePort: remotePort,
+    local: local.map { String(cString: $0) } ?? "", localPort: localPort)
+  return exchange(context)?.begin(ends) == true ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
 }
 
 private func socketOpens(

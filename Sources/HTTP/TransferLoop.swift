@@ -29,6 +29,7 @@ final class TransferLoop {
   private var batchesOfRound = 0
   private var waitingRoom = WaitingRoom()
   private var memory: AnswerMemory
+  private var sockets = KeptSockets()
 
   private static let keptExchanges = 512
   private static let batch = 256
@@ -147,6 +148,7 @@ final class TransferLoop {
     }
     exchange.onEarlyEnd = { [unowned self] exchange in self.drain(exchange) }
     exchange.onHeld = { [unowned self] old, new in self.memory.change(from: old, to: new) }
+    exchange.socketOf = { [unowned self] ends in self.sockets[ends] }
     active[id] = exchange
     if exchange.patience > 0 {
       forgetEnded(in: &deadlines)
@@ -157,6 +159,11 @@ final class TransferLoop {
       forgetEnded(in: &silences)
       silences.add(id, at: exchange.silentUntil)
     }
+    give(exchange)
+  }
+
+  /// Gives a transfer to libcurl.
+  private func give(_ exchange: Exchange) {
     let code = curl_multi_add_handle(multi, exchange.easy)
     if code != CURLM_OK {
       end(
@@ -190,7 +197,13 @@ final class TransferLoop {
     while martlet_curl_multi_next_done(multi, &easy, &result) {
       guard let easy, let context = martlet_curl_get_private(easy) else { continue }
       let exchange = Unmanaged<Exchange>.fromOpaque(context).takeUnretainedValue()
-      end(exchange, failure: exchange.failure(of: result))
+      if exchange.needsFreshConnection {
+        curl_multi_remove_handle(multi, easy)
+        exchange.takeFreshConnection()
+        give(exchange)
+      } else {
+        end(exchange, failure: exchange.failure(of: result))
+      }
     }
   }
 
@@ -199,6 +212,9 @@ final class TransferLoop {
     active[exchange.id] = nil
     let sink = exchange.sink
     let outcome = exchange.outcome(failure)
+    if failure == nil, let ends = exchange.ends, let socket = exchange.socket {
+      sockets.keep(socket, of: ends)
+    }
     curl_multi_remove_handle(multi, exchange.easy)
     if exchange.isDraining { draining.removeAll { $0 === exchange } }
     exchange.recycle()

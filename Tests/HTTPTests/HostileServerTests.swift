@@ -1,3 +1,4 @@
+import Dispatch
 import Glibc
 import Synchronization
 import Testing
@@ -342,25 +343,30 @@ private func flood(_ connection: TestConnection, _ piece: String) {
     #expect(server.connections == 1)
   }
 
+  enum SecondAnswer: CaseIterable { case withTheFirst, behindIt, onceItIsIdle }
+
   /// What comes after the next request was sent is its answer, whoever wrote it when; so the next
   /// one waits until both have come.
   @Test(
     "a second answer on a connection is not taken for that of the next request",
-    arguments: [true, false])
-  func tooManyAnswers(atOnce: Bool) async throws {
-    let sent = Latch()
+    arguments: SecondAnswer.allCases)
+  func tooManyAnswers(comes: SecondAnswer) async throws {
+    let isIdle = DispatchSemaphore(value: 0)
+    let delivered = Latch()
     let server = TestServer { connection in
       if connection.number == 1 {
         _ = connection.request()
         let first = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"
         let forged = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
-        if atOnce {
+        if comes == .withTheFirst {
           connection.send(first + forged)
         } else {
           connection.send(first)
+          if comes == .onceItIsIdle { isIdle.wait() }
           connection.send(forged)
         }
-        sent.open()
+        connection.waitUntilDelivered()
+        delivered.open()
         _ = connection.waitForClose()
       } else {
         while connection.request() != nil { connection.respond("second") }
@@ -373,7 +379,8 @@ private func flood(_ connection: TestConnection, _ piece: String) {
     pool.start(post(server.url), sink: first)
     #expect(await first.outcome().failure == nil)
     #expect(first.text == "first")
-    await sent.wait()
+    isIdle.signal()
+    await delivered.wait()
     let second = Recorder()
     pool.start(post(server.url), sink: second)
     #expect(await second.outcome().failure == nil)

@@ -153,6 +153,13 @@ final class TestConnection: @unchecked Sendable {
     send(lines.joined(separator: "\r\n") + "\r\n\r\n" + body)
   }
 
+  /// Until all that was sent lies in the other side's socket: its kernel has acknowledged it. That `send` returned does not
+  /// say so on a busy machine.
+  func waitUntilDelivered() {
+    var unacknowledged: Int32 = 0
+    while ioctl(fd, UInt(TIOCOUTQ), &unacknowledged) == 0, unacknowledged > 0 { usleep(1_000) }
+  }
+
   /// Waits until the other side closes; true if it did.
   func waitForClose() -> Bool {
     while fill() {}

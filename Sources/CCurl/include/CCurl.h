@@ -49,6 +49,10 @@ void martlet_wipe(void *bytes, size_t count);
 long martlet_curl_get_long(CURL *easy, CURLINFO info);
 curl_off_t martlet_curl_get_offset(CURL *easy, CURLINFO info);
 void *martlet_curl_get_private(CURL *easy);
+/// The socket of the connection that a transfer used, which has ended; CURL_SOCKET_BAD: it is closed.
+curl_socket_t martlet_curl_get_socket(CURL *easy);
+/// Whether something lies unread in a socket, or it was closed.
+bool martlet_curl_has_input(curl_socket_t socket);
 
 CURLMcode martlet_curl_multi_set_long(CURLM *multi, CURLMoption option, long value);
 CURLMcode martlet_curl_multi_set_callbacks(
