@@ -241,19 +241,22 @@ extension Exchange {
       fault = Self.forbidden
       return false
     }
+    attempts += 1
+    lastSign = monotonicNanoseconds()
+    if attempts > 1, hasSentAnything {
+      // libcurl has begun to count anew; how much of the request left is no longer known.
+      mayHaveSentAll = true
+      fault = TransferFailure(
+        kind: .reset, message: "the kept connection closed without a response")
+      return false
+    }
     // Something that nobody asked for would be taken for the answer to this request. Not every libcurl looks before it
     // uses a kept connection.
     if isReusing, socketOf?(ends).map(martlet_curl_has_input) ?? true {
       needsFreshConnection = true
       return false
     }
-    attempts += 1
-    lastSign = monotonicNanoseconds()
-    guard attempts > 1, hasSentAnything else { return true }
-    // libcurl has begun to count anew; how much of the request left is no longer known.
-    mayHaveSentAll = true
-    fault = TransferFailure(kind: .reset, message: "the kept connection closed without a response")
-    return false
+    return true
   }
 
   /// Whether a socket to this address may be opened.

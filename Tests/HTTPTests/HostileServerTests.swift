@@ -386,6 +386,42 @@ private func flood(_ connection: TestConnection, _ piece: String) {
     #expect(await second.outcome().failure == nil)
     #expect(second.text == "second")
   }
+
+  @Test("a request that was sent is not sent again, whatever lies on the connection that is left")
+  func sentOnce() async throws {
+    let connections = Mutex<[TestConnection]>([])
+    let requests = Atomic<Int>(0)
+    let bothAreOpen = Latch()
+    let server = TestServer { connection in
+      let count = connections.withLock {
+        $0.append(connection)
+        return $0.count
+      }
+      if count == 2 { bothAreOpen.open() }
+      _ = connection.request()
+      connection.respond("first")
+      guard connection.request() != nil else { return }
+      requests.add(1, ordering: .relaxed)
+      // libcurl would send it again, on the other one.
+      for other in connections.withLock({ $0 }) where other.number != connection.number {
+        other.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")
+        other.waitUntilDelivered()
+      }
+    }
+    defer { server.stop() }
+    let pool = try TransferPool()
+    defer { pool.stop() }
+    let recorders = [Recorder(), Recorder()]
+    for recorder in recorders { pool.start(post(server.url), sink: recorder) }
+    await bothAreOpen.wait()
+    for recorder in recorders { #expect(await recorder.outcome().failure == nil) }
+    let last = Recorder()
+    pool.start(post(server.url), sink: last)
+    let outcome = await last.outcome()
+    #expect(outcome.failure?.kind == .reset)
+    #expect(outcome.requestSent)
+    #expect(requests.load(ordering: .relaxed) == 1 && server.connections == 2)
+  }
 }
 
 /// Keeps what it gets, and says so.
