@@ -391,14 +391,16 @@ private func flood(_ connection: TestConnection, _ piece: String) {
   func sentOnce() async throws {
     let connections = Mutex<[TestConnection]>([])
     let requests = Atomic<Int>(0)
-    let bothAreOpen = Latch()
+    // Neither is answered before there are two.
+    let gate = DispatchSemaphore(value: 0)
     let server = TestServer { connection in
       let count = connections.withLock {
         $0.append(connection)
         return $0.count
       }
-      if count == 2 { bothAreOpen.open() }
+      if count > 1 { for _ in 1...2 { gate.signal() } }
       _ = connection.request()
+      gate.wait()
       connection.respond("first")
       guard connection.request() != nil else { return }
       requests.add(1, ordering: .relaxed)
@@ -413,7 +415,6 @@ private func flood(_ connection: TestConnection, _ piece: String) {
     defer { pool.stop() }
     let recorders = [Recorder(), Recorder()]
     for recorder in recorders { pool.start(post(server.url), sink: recorder) }
-    await bothAreOpen.wait()
     for recorder in recorders { #expect(await recorder.outcome().failure == nil) }
     let last = Recorder()
     pool.start(post(server.url), sink: last)
