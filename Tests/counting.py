@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from databases import Database, Member
 from protocol import Attempt, PlainWorker
 
@@ -36,6 +37,15 @@ def bound(count: str) -> float:
         if cells[0] == count:
             return float(re.sub(r"[^0-9.]", "", cells[-1]))
     raise AssertionError(f"{PAGE.name} has no row {count!r}")
+
+
+def buffers(connection: psycopg.Connection[Any], query: str, *arguments: Any) -> int:
+    """Pages that a statement looks at, which is carried out."""
+    explain = f"explain (analyze, buffers, timing off, format json) {query}"
+    row = connection.execute(explain, arguments).fetchone()
+    assert row is not None
+    plan = row["QUERY PLAN"][0]["Plan"]
+    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
 
 
 class Load:
@@ -97,7 +107,9 @@ class Load:
 
     def buffers_of_claim(self, count: int, cursor: str | None) -> int:
         """Pages that a claim looks at; what it claims stays claimed."""
-        return self._buffers("select * from ai.worker_claim(%s, %s, %s)", self.worker.id, count, cursor)
+        return buffers(
+            self.worker.connection, "select * from ai.worker_claim(%s, %s, %s)", self.worker.id, count, cursor
+        )
 
     def buffers_of_settle(self, claimed: Iterable[Attempt]) -> int:
         """Pages that a settle looks at."""
@@ -105,14 +117,9 @@ class Load:
             {"id": str(one.generation_id), "attempt": one.attempt, "outcome": "succeeded", "sent": True, **FACTS}
             for one in claimed
         ]
-        return self._buffers("select * from ai.worker_settle(%s, %s)", self.worker.id, json.dumps(results))
-
-    def _buffers(self, query: str, *arguments: Any) -> int:
-        connection = self.worker.connection
-        row = connection.execute(f"explain (analyze, buffers, timing off, format json) {query}", arguments).fetchone()
-        assert row is not None
-        plan = row["QUERY PLAN"][0]["Plan"]
-        return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        return buffers(
+            self.worker.connection, "select * from ai.worker_settle(%s, %s)", self.worker.id, json.dumps(results)
+        )
 
     def leased(self) -> list[Attempt]:
         """All that the worker holds."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from counting import FACTS, Load, ask_for_many
+from counting import FACTS, Load, ask_for_many, buffers
 from databases import Database
 from protocol import Attempt
 
@@ -46,6 +46,19 @@ def cancellations(load: Load, some: list[Attempt]) -> tuple[str, list[Any]]:
     return "select * from ai.worker_cancellations(%s)", [load.worker.id]
 
 
+@pytest.fixture
+def stale(load: Load, quiet: Database) -> Iterator[None]:
+    """Statistics of a moment when nothing was queued or leased, beside dead rows that an old snapshot keeps."""
+    with psycopg.connect(quiet.url) as old:
+        old.execute("set transaction isolation level repeatable read")
+        old.execute("select from ai.generations limit 1")
+        for _ in range(20):
+            load.round(512)
+        quiet.execute("analyze")
+        yield
+
+
+@pytest.mark.usefixtures("stale")
 @pytest.mark.parametrize("action", [claim, settle, settle_failures, publish, cancellations], ids=lambda a: a.__name__)
 def test_it_looks_at_no_more_pages_after_statistics_of_an_empty_moment(
     load: Load, quiet: Database, action: Callable[[Load, list[Attempt]], tuple[str, list[Any]]]
@@ -55,47 +68,32 @@ def test_it_looks_at_no_more_pages_after_statistics_of_an_empty_moment(
         load.worker.connection = quiet.connect(user=quiet.worker)
         load.worker.connection.execute(*action(load, [held.pop() for _ in range(BATCH)]))
         query, values = action(load, [held.pop() for _ in range(BATCH)])
-        return load._buffers(query, *values)
+        return buffers(load.worker.connection, query, *values)
 
-    with psycopg.connect(quiet.url) as old:
-        # Nothing that is deleted from now on can be cleared away.
-        old.execute("set transaction isolation level repeatable read")
-        old.execute("select from ai.generations limit 1")
-        for _ in range(20):
-            load.round(512)
-        quiet.execute("analyze")
-        load.app.execute(
-            "insert into ai.generations (prompt, model, stream) select 'Why? ' || n, 'counted/model', true"
-            " from generate_series(1, %s) n",
-            [HELD + BATCH * 10],
-        )
-        held = [one for _ in range(HELD // BATCH) for one in load.claim(BATCH)]
-        stale = pages()
-        quiet.execute("analyze")
-        fresh = pages()
-    assert stale <= fresh * 1.2, f"{stale} pages, of {fresh} with statistics of now"
+    load.app.execute(
+        "insert into ai.generations (prompt, model, stream) select 'Why? ' || n, 'counted/model', true"
+        " from generate_series(1, %s) n",
+        [HELD + BATCH * 10],
+    )
+    held = [one for _ in range(HELD // BATCH) for one in load.claim(BATCH)]
+    before = pages()
+    quiet.execute("analyze")
+    after = pages()
+    assert before <= after * 1.2, f"{before} pages, of {after} with statistics of now"
 
 
+@pytest.mark.usefixtures("stale")
 @pytest.mark.parametrize("chore", ["unlist_empty_lanes()", "end_cancelled()", "requeue_orphans('1 hour')"])
 def test_a_chore_that_finds_nothing_looks_at_hardly_more_pages_either(load: Load, quiet: Database, chore: str) -> None:
     def pages() -> int:
-        with psycopg.connect(quiet.url, autocommit=True) as session:
-            session.execute(f"select ai.{chore}")
-            row = session.execute(f"explain (analyze, buffers, timing off, format json) select ai.{chore}").fetchone()
-            assert row is not None
-            plan = row[0][0]["Plan"]
-            return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        session = quiet.connect()
+        session.execute(f"select ai.{chore}")
+        return buffers(session, f"select ai.{chore}")
 
-    with psycopg.connect(quiet.url) as old:
-        old.execute("set transaction isolation level repeatable read")
-        old.execute("select from ai.generations limit 1")
-        for _ in range(20):
-            load.round(512)
-        quiet.execute("analyze")
-        ask_for_many(load, tenants=100, each=100)
-        held = [one for _ in range(10) for one in load.worker.claim(BATCH)]
-        cancellations(load, held[:BATCH])
-        stale = pages()
-        quiet.execute("analyze")
-        fresh = pages()
-    assert stale <= fresh * 1.5, f"{stale} pages, of {fresh} with statistics of now"
+    ask_for_many(load, tenants=100, each=100)
+    held = [one for _ in range(10) for one in load.worker.claim(BATCH)]
+    cancellations(load, held[:BATCH])
+    before = pages()
+    quiet.execute("analyze")
+    after = pages()
+    assert before <= after * 1.5, f"{before} pages, of {after} with statistics of now"
