@@ -63,16 +63,17 @@ struct ClaimMachine: Sendable {
   static let firstSweepInterval = Duration.milliseconds(100)
   static let firstPendingPoll = Duration.milliseconds(4)
   static let lastPendingPoll = Duration.milliseconds(250)
-  /// A worker that gets so many generations, or with the lock so many notifications, within `busyWindow` is busy, until it
-  /// gets no more than `quietCount` generations in that time, or, where claims are slow, at that rate in the time of
-  /// `fewClaims`. A busy worker looks by itself and lets the lock go: while it sleeps every
+  /// A worker to which so many come at once with others within `busyWindow`, generations of one claim or, with the lock,
+  /// notifications while it is claiming, is busy, until no more than `quietCount` do in that time, or, where claims are slow,
+  /// at that rate in the time of `fewClaims`. A busy worker looks by itself and lets the lock go: while it sleeps every
   /// insert notifies, and commits that notify wait for each other; so do its own reports with them, which makes claims so
-  /// few and large that by them alone it would take itself for idle.
+  /// few and large that by them alone it would take itself for idle. What comes one after the other waits for nobody:
+  /// whoever asks again when they have the answer is not made to wait for the next look.
   static let busyWindow = Duration.milliseconds(200)
   static let busyCount = 20
   static let quietCount = 8
   static let fewClaims = 8
-  /// A claim makes it no busier than so many: one large insert does not.
+  /// A claim makes it no busier than so many beside the first: one large insert does not.
   static let mostOfClaim = 4
   static let busyPoll = Duration.milliseconds(4)
   /// So long a worker leaves what was notified to the one that holds the lock; twice as long each time that nothing was left.
@@ -98,12 +99,12 @@ struct ClaimMachine: Sendable {
   private var sweepPause = sweepInterval
   /// Since when; nil: it is not.
   private var busySince: Instant?
-  /// What claims brought lately, with the time of their end. Kept while busy.
-  private var looks: [(at: Instant, rows: Int)] = []
+  /// How many came at once with another by claims lately, with the time of their end. Kept while busy.
+  private var looks: [(at: Instant, atOnce: Int)] = []
   private var lookTime = Duration.zero
-  /// When the last generations came, at most `busyCount` of them.
+  /// When the last generations came that were not the first of their claim, at most `busyCount` of them.
   private var arrivals: [Instant] = []
-  /// When the last notifications came, at most `busyCount` of them.
+  /// When the last notifications came while there was one to claim for, at most `busyCount` of them.
   private var bells: [Instant] = []
   private var lock = Lock.free
   private var wantsLock = false {
@@ -138,8 +139,10 @@ struct ClaimMachine: Sendable {
     safetyPoll = Self.safetyInterval
     suspect = nil
     notifiedWhileClaiming = true
-    bells = bells.suffix(Self.busyCount - 1) + [now]
-    if lock == .held, Self.isMany(bells, at: now) { becomeBusy(at: now) }
+    if isClaiming || fresh == .notified {
+      bells = bells.suffix(Self.busyCount - 1) + [now]
+      if lock == .held, Self.isMany(bells, at: now) { becomeBusy(at: now) }
+    }
     if isBehind && listening {
       deferred = deferred ?? now + courtesy
       return
@@ -228,10 +231,10 @@ struct ClaimMachine: Sendable {
       courtesy = rows > 0 ? Self.firstCourtesy : min(courtesy * 2, Self.lastCourtesy)
     }
     lookTime = now - claim.since
-    if busySince != nil { looks.append((now, rows)) }
-    let counted = Array(repeating: now, count: min(rows, Self.mostOfClaim))
-    arrivals = (arrivals + counted).suffix(Self.busyCount)
-    if rows > 0, Self.isMany(arrivals, at: now) { becomeBusy(at: now) }
+    let atOnce = max(rows - 1, 0)
+    if busySince != nil { looks.append((now, atOnce)) }
+    arrivals = (arrivals + Array(repeating: now, count: min(atOnce, Self.mostOfClaim))).suffix(Self.busyCount)
+    if atOnce > 0, Self.isMany(arrivals, at: now) { becomeBusy(at: now) }
     if claim.reason != nil {
       sweepPause = min(
         max((now - claim.since) * 20, Self.firstSweepInterval), Self.sweepInterval)
@@ -252,9 +255,9 @@ struct ClaimMachine: Sendable {
     guard let busySince else { return false }
     let window = max(Self.busyWindow, lookTime * Self.fewClaims)
     looks.removeAll { now - $0.at > window }
-    let rows = looks.reduce(0) { $0 + $1.rows }
+    let atOnce = looks.reduce(0) { $0 + $1.atOnce }
     if now - busySince <= window { return true }
-    if Self.busyWindow * rows > window * Self.quietCount { return true }
+    if Self.busyWindow * atOnce > window * Self.quietCount { return true }
     self.busySince = nil
     looks = []
     return false
