@@ -5,6 +5,8 @@
 -- snapshot keeps (0.3 ms against 5 to 20 ms). Of many lanes only the marks of the last few hundred are kept: when there are
 -- enough they become the older ones, and those that were older are forgotten. A mark is a hint, because inserts do not commit in the order of their ids: a
 -- null cursor looks at everything, and a worker claims with one before it sleeps, after each wake-up and once a second.
+-- The place in the round outlasts it, in a setting of the worker's session: where calls take long every claim has a null
+-- cursor, and who comes first would be all who come.
 
 -- Takes up to p_limit rows off the queue (sql/44_picking.sql), prepares them (sql/46_prepare.sql) and leases them to the worker
 -- (sql/47_lease.sql). Locks: delayed or queue rows (skipping what others hold), counters, then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
@@ -98,6 +100,9 @@ begin
     v_is.only_lane := null;  -- there may be others by now
   end if;
   if v_is.only_lane is null then
+    if p_cursor is null then
+      v_after := coalesce(substring(current_setting('ai.claimed_after', true) from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')::uuid, c_first);
+    end if;
     -- Of more tenants than p_limit each gets one.
     with recursive tenants as (
       (select a.tenant_id from ai.active_lanes a order by a.tenant_id limit 1)
@@ -129,6 +134,9 @@ begin
     exit when v_is.only_lane is not null or cardinality(v_ids) >= p_limit or v_batch.taken < v_share;
     v_share := p_limit;
   end loop;
+  if v_is.only_lane is null and v_after <> c_first then
+    perform set_config('ai.claimed_after', v_after::text, false);
+  end if;
 
   v_taken := cardinality(v_ids);
   if v_taken > 0 then

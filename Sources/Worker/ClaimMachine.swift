@@ -233,7 +233,8 @@ struct ClaimMachine: Sendable {
     lookTime = now - claim.since
     let atOnce = max(rows - 1, 0)
     if busySince != nil { looks.append((now, atOnce)) }
-    arrivals = (arrivals + Array(repeating: now, count: min(atOnce, Self.mostOfClaim))).suffix(Self.busyCount)
+    let counted = Array(repeating: now, count: min(atOnce, Self.mostOfClaim))
+    arrivals = (arrivals + counted).suffix(Self.busyCount)
     if atOnce > 0, Self.isMany(arrivals, at: now) { becomeBusy(at: now) }
     if claim.reason != nil {
       sweepPause = min(

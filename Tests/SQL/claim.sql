@@ -81,6 +81,19 @@ create table t.shares as select (t.generation(c)).tenant_id as tenant from t.cla
 select is((select count(*) from t.shares where tenant = t.beta()), 32::bigint, 'two tenants with much share a claim evenly');
 select is((select array_agg((t.generation(c)).tenant_id) from t.claim_on(:'w', 1) c) <> (select array_agg((t.generation(c)).tenant_id) from t.claim_on(:'w', 1) c), true,
           'one at a time they alternate');
+-- and where every claim looks at everything, as where calls take longer than the time between two sweeps
+create table t.alone (n integer, tenant uuid);
+do $$
+begin
+  for v_n in 1 .. 6 loop
+    insert into t.alone select v_n, (t.generation(c.id)).tenant_id from t.claim((select id from ai.workers where ended_at is null limit 1), 1) c;
+  end loop;
+end
+$$;
+select is((select count(*) from t.alone o join t.alone n on n.n = o.n + 1 and n.tenant = o.tenant), 0::bigint, 'one at a time they alternate without a cursor, too');
+select is((select count(*) from t.alone), 6::bigint, 'each gets one');
+set local ai.claimed_after = 'rubbish';
+select is((select count(*) from t.claim(:'w', 1)), 1::bigint, 'whatever the session says of the round');
 select is((select count(distinct c) from generate_series(1, 3) n cross join lateral t.claim_on(:'w', 1000 + n * 0) c), 3000::bigint, 'no row twice over several claims');
 delete from ai.queue;
 
