@@ -2,7 +2,8 @@
 -- chunks or rows, priority low), claimed, retried, limited and booked like any other; its job says what it embeds.
 
 -- Asks for the embeddings of refs, and gives the number of generations. A day is their deadline: what does not get done
--- within it fails, and can be asked for again. Raises PT403 where the user is no enabled member of the tenant.
+-- within it fails, and can be asked for again. What all tenants share is embedded by the shared model, also where a tenant has one of that name.
+-- Raises PT403 where the user is no enabled member of the tenant.
 create or replace function ai.queue_embeddings(p_tenant uuid, p_user text, p_model text, p_source text, p_refs bigint[], p_version bigint) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -10,7 +11,12 @@ as $$
 declare
   c_batch constant integer := 32;
   v_count integer;
+  v_route bigint[];  -- null: the name decides
 begin
+  if p_source = 'rows' then
+    select array_remove(array[ai.target_model(null, 'embedding', p_model, null, 1)], null) into v_route
+      from ai.vectorizer_versions v join ai.vectorizers z on z.id = v.vectorizer_id where v.id = p_version and z.tenant_id is null;
+  end if;
   with batches as materialized (
     select ai.uuid_v7() as id, b.refs
       from (select array_agg(r.ref order by r.n) as refs from unnest(p_refs) with ordinality r (ref, n) group by (r.n - 1) / c_batch
@@ -19,8 +25,8 @@ begin
     insert into ai.embedding_jobs (tenant_id, generation_id, source, version, user_id, model, refs)
     select p_tenant, b.id, p_source, p_version, p_user, p_model, b.refs from batches b
   )
-  insert into ai.generations (id, tenant_id, user_id, kind, model, priority, deadline_ms, purpose)
-  select b.id, p_tenant, p_user, 'embedding', p_model, 'low', 86400000, p_source from batches b;
+  insert into ai.generations (id, tenant_id, user_id, kind, model, route, priority, deadline_ms, purpose)
+  select b.id, p_tenant, p_user, 'embedding', p_model, v_route, 'low', 86400000, p_source from batches b;
   get diagnostics v_count = row_count;
   return v_count;
 end
@@ -92,7 +98,7 @@ begin
       join ai.vectorizer_versions v on v.id = r.version and v.status <> 'retired'
       join ai.vectorizers z on z.id = v.vectorizer_id
      cross join lateral (select least(z.max_characters, 3 * m.context_tokens) as characters
-                           from (values (ai.target_model(p_tenant, 'embedding', v.model, null, 1))) t (id)
+                           from (values (ai.target_model(z.tenant_id, 'embedding', v.model, null, 1))) t (id)
                            left join ai.models m on m.id = t.id offset 0) l
      where not exists (select from ai.vectorized_rows n where n.row_key = r.row_key and n.version = r.version and n.ref > r.ref);
   end if;
@@ -147,7 +153,8 @@ begin
 
   select v.dimensions, m.dimensions into v_known, v_expected
     from ai.vectorizer_versions v
-    left join ai.models m on m.id = ai.target_model(p_tenant, 'embedding', v.model, null, 1)
+    join ai.vectorizers z on z.id = v.vectorizer_id
+    left join ai.models m on m.id = ai.target_model(z.tenant_id, 'embedding', v.model, null, 1)
    where v.id = v_job.version;
   if v_sizes[1] <> coalesce(v_known, v_expected, v_sizes[1]) then
     return format('the provider gave vectors of size %s, not %s', v_sizes[1], coalesce(v_known, v_expected));

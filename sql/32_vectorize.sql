@@ -64,7 +64,7 @@ begin
     from unnest(v_is.keys) with ordinality c (name, n) cross join ai.key_type(v_is.table_id, c.name) k;
   row_key := format('pg_catalog.concat(%L, %s)', p_vectorizer || '/',
                     case when cardinality(v_parts) = 1 then v_parts[1] else 'pg_catalog.jsonb_build_array(' || array_to_string(v_parts, ', ') || ')::pg_catalog.text' end);
-  select format('left(nullif(concat_ws(E''\n'', %s), ''''), %s)', coalesce(string_agg(
+  select format('left(nullif(concat_ws(E''\n'', %s) collate pg_catalog."C", ''''), %s)', coalesce(string_agg(
            format('case when btrim(concat(t.%1$I), E'' \t\r\n'') <> '''' then concat(%2$L, t.%1$I) end', c.name, case v_is.format when 'labelled' then c.name || ': ' else '' end),
            ', ' order by c.n), 'null'), v_is.max_characters)
     into content from unnest(v_is.columns) with ordinality c (name, n) where c.name is not null;
@@ -193,6 +193,9 @@ begin
     raise exception 'a name has 1 to 200 characters' using errcode = 'PT400';
   end if;
   perform ai.check_embedding_model(p_tenant, p_model);
+  if p_tenant is not null and exists (select from ai.vectorizers z where z.tenant_id is null and z.name = p_name) then
+    raise exception 'there is a vectorizer % for all tenants', p_name using errcode = 'PT409', hint = 'Give this one a name of its own.';
+  end if;
 
   insert into ai.vectorizers (tenant_id, user_id, name, table_name, table_id, columns, attnums, key_columns, key_attnums, tenant_column, tenant_attnum,
                               model, format, max_characters)

@@ -9,11 +9,11 @@ declare
   v_is    record;
   v_error jsonb;
 begin
-  select v.model, z.user_id into v_is from ai.vectorizer_versions v join ai.vectorizers z on z.id = v.vectorizer_id where v.id = p_version;
+  select v.model, z.user_id, z.tenant_id into v_is from ai.vectorizer_versions v join ai.vectorizers z on z.id = v.vectorizer_id where v.id = p_version;
   if not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id
                   where m.tenant_id = p_tenant and m.user_id = v_is.user_id and m.enabled and t.enabled) then
     v_error := '{"class": "revoked", "code": "PT403", "message": "the user of the vectorizer is no enabled member of this tenant"}';
-  elsif ai.target_model(p_tenant, 'embedding', v_is.model, null, 1) is null then
+  elsif ai.target_model(v_is.tenant_id, 'embedding', v_is.model, null, 1) is null then
     v_error := '{"class": "no_model", "code": "PT404", "message": "the embedding model was removed or switched off"}';
   else
     perform ai.queue_embeddings(p_tenant, v_is.user_id, v_is.model, 'rows', p_refs, p_version);
@@ -209,11 +209,14 @@ end
 $$;
 comment on function ai.note_rows(bigint, text[], text[], uuid[]) is 'Notes rows with a new text; gives how many. Internal: ai.read_rows().';
 
--- Forgets what is not among the keys (null: nothing), and the problems that made it necessary to read everything.
+-- Forgets what is not among the keys (null: nothing), and the problems that made it necessary to read everything. Where a column is gone, what was embedded with it is
+-- forgotten, too, and the table may be searched again by the columns that are left.
 create or replace function ai.note_all_read(p_vectorizer bigint, p_keys text[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_left text[];
 begin
   if not ai.manages(p_vectorizer) then
     raise exception 'only the owner of the table may do this' using errcode = 'PT403';
@@ -223,6 +226,15 @@ begin
    where p_keys is not null and r.row_key >= p_vectorizer || '/' and r.row_key < p_vectorizer || '0'
      and not exists (select from unnest(p_keys) k where k = r.row_key);
   delete from ai.vectorizer_problems p where p.vectorizer_id = p_vectorizer;
+  select array_remove(n.columns, null) into v_left
+    from ai.vectorizers z cross join lateral (select ai.column_names(z.table_name, z.table_id, z.columns, z.attnums) as columns) n
+   where z.id = p_vectorizer and array_position(n.columns, null) is not null;
+  if v_left <> '{}' then
+    delete from ai.vectorized_rows r
+     where r.row_key >= p_vectorizer || '/' and r.row_key < p_vectorizer || '0' and r.state <> 'gone'
+       and exists (select from ai.vectorized_rows n where n.row_key = r.row_key and n.version = r.version and n.ref > r.ref);
+    update ai.vectorizers z set columns = v_left, attnums = ai.column_numbers(z.table_name, v_left), table_id = z.table_name where z.id = p_vectorizer;
+  end if;
 end
 $$;
 comment on function ai.note_all_read(bigint, text[]) is 'Forgets rows that the table does not have. Internal: ai.read_rows().';

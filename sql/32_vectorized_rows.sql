@@ -219,11 +219,14 @@ begin
   perform ai.note_columns();
   v_all := ai.apply_row_changes(100000, null);
 
-  -- A version that is complete takes the place of the current one.
+  -- A version that is complete takes the place of the current one. Of a vectorizer for all tenants none holds up the others by what is its own doing.
   for v_one in
     select b.id, b.vectorizer_id, b.model
       from ai.vectorizer_versions b join ai.vectorizer_versions c on c.vectorizer_id = b.vectorizer_id and c.status = 'current' join ai.vectorizers z on z.id = b.vectorizer_id
-     where b.status = 'building' and not exists (select from ai.vectorized_rows r where r.version = b.id and r.state in ('pending', 'failed'))
+     where b.status = 'building'
+       and not exists (select from ai.vectorized_rows r
+                        where r.version = b.id and r.state in ('pending', 'failed')
+                          and (z.tenant_id is null and r.state = 'failed' and r.error ->> 'class' in ('revoked', 'limit', 'budget')) is not true)
        and not exists (select from ai.row_changes o where o.vectorizer_id = b.vectorizer_id and b.id <> all (o.versions))
        for update skip locked
   loop

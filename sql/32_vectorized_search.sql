@@ -6,8 +6,8 @@
 -- what keeps a reader from naming one table to the one and another to the other.
 
 -- SQL that gives the keys as an array, and demands the right to read the vectorized columns too, so that nobody learns from a
--- similarity what is in a column that is hidden. Null where the caller's tenant has no such vectorizer. Means the same under any
--- search_path.
+-- similarity what is in a column that is hidden. Null where the caller's tenant has no such vectorizer, and while a column that was embedded is gone.
+-- Means the same under any search_path.
 create or replace function ai.places_query(p_vectorizer bigint) returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -15,11 +15,12 @@ as $$
 begin
   return (
     select format('select pg_catalog.array_agg(%s) from %s t where true%s', e.row_key, z.table_name,
-                  (select string_agg(format(' or t.%I is null', c), '') from unnest(ai.column_names(z.table_name, z.table_id, z.columns, z.attnums)) c where c is not null))
+                  (select string_agg(format(' or t.%I is null', c), '') from unnest(n.columns) c))
       from ai.vectorizers z
       join pg_class c on c.oid = z.table_name
      cross join ai.row_expressions(z.id) e
-     where z.id = p_vectorizer and (z.tenant_id = (select ai.tenant_id()) or (z.tenant_id is null and (select ai.tenant_id()) is not null) or ai.acts_as_owner()));
+     cross join (select ai.column_names(o.table_name, o.table_id, o.columns, o.attnums) as columns from ai.vectorizers o where o.id = p_vectorizer) n
+     where z.id = p_vectorizer and array_position(n.columns, null) is null and (z.tenant_id = (select ai.tenant_id()) or (z.tenant_id is null and (select ai.tenant_id()) is not null) or ai.acts_as_owner()));
 end
 $$;
 comment on function ai.places_query(bigint) is 'SELECT of the keys of a vectorized table, to be run by who searches. Internal: ai.visible_places().';
@@ -41,21 +42,29 @@ end
 $$;
 comment on function ai.visible_places() is 'Keys of the rows that the reader sees in the table that ai.search_rows() searches.';
 
--- The vectorizer that a search by the caller means: the own tenant's, else one for all tenants.
+-- The vectorizer that a search by the caller means: one for all tenants, else the own tenant's, which any member may make. A search runs the table's
+-- policies with the rights of who searches: nobody is to put a table of theirs in the place of the operator's. Raises PT404; PT409 while a column that was embedded is gone,
+-- because its embeddings tell what was in it, and nobody can be asked any more who was allowed to read it.
 create or replace function ai.find_vectorizer(p_name text, out id bigint, out version bigint, out model text, out dimensions integer)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+  v_is_cut boolean;
 begin
-  select z.id, v.id, v.model, v.dimensions into find_vectorizer.id, find_vectorizer.version, find_vectorizer.model, find_vectorizer.dimensions
+  select z.id, v.id, v.model, v.dimensions, array_position(ai.column_names(z.table_name, z.table_id, z.columns, z.attnums), null) is not null
+    into find_vectorizer.id, find_vectorizer.version, find_vectorizer.model, find_vectorizer.dimensions, v_is_cut
     from ai.vectorizers z
     join ai.vectorizer_versions v on v.vectorizer_id = z.id and v.status = 'current'
     join pg_class c on c.oid = z.table_name
    where z.name = p_name and (z.tenant_id = (select ai.tenant_id()) or (z.tenant_id is null and (select ai.tenant_id()) is not null) or ai.acts_as_owner())
-   order by z.tenant_id is not distinct from (select ai.tenant_id()) desc, z.tenant_id nulls first, z.id limit 1;
+   order by z.tenant_id is null desc, z.tenant_id is not distinct from (select ai.tenant_id()) desc, z.id limit 1;
   if not found then
     raise exception 'there is no vectorizer %', p_name using errcode = 'PT404', hint = 'select name, table_name from ai.vectorizers;';
+  elsif v_is_cut then
+    raise exception 'a column that % embedded is gone', p_name
+      using errcode = 'PT409', detail = 'Its embeddings tell what was in the column.', hint = 'The owner of the table has them made anew: ai.refresh_vectorizer().';
   end if;
 end
 $$;

@@ -315,6 +315,48 @@ select is((select count(*) from ai.vectorized_rows r join ai.vectorizers z on r.
 update mtap_shop.many set tenant = null where id = 1;
 select is((select count(*) from t.noted('many') where key = '1'), 0::bigint, 'without a tenant it is nobody''s');
 
+-- What all tenants share is embedded by the shared model; none takes its name, or holds up its rebuild
+insert into ai.providers (tenant_id, name, dialect, base_url) values (t.alpha(), 'mtap-alphas', 'openai', 'http://alpha.test') returning id as p \gset
+insert into ai.models (tenant_id, provider_id, name, wire_name, kind, dimensions) values (t.alpha(), :p, 'mtap/embed', 'other', 'embedding', 3) returning id as own \gset
+create table mtap_shop.shared (id integer primary key, tenant uuid, a text);
+insert into mtap_shop.shared values (1, t.alpha(), 'one'), (2, t.beta(), 'two');
+select ai.vectorize('mtap_shop.shared', '{a}', 'mtap/embed', tenant_column => 'tenant', user_id => 'shop') as ignored \gset
+select set_eq($$ select g.tenant_id, g.route from ai.generations g join ai.embedding_jobs j on j.generation_id = g.id join ai.vectorizer_versions v on v.id = j.version
+                   join ai.vectorizers z on z.id = v.vectorizer_id and z.name = 'shared' $$,
+              $$ select t, array[ai.target_model(null, 'embedding', 'mtap/embed', null, 1)] from unnest(array[t.alpha(), t.beta()]) t $$, 'by the shared model, for alpha as well, which has its own');
+select is(ai.store_embeddings(j.tenant_id, j.generation_id, '[[1, 2, 3, 4]]'), null, 'the size is the shared model''s')
+  from ai.embedding_jobs j join ai.vectorizer_versions v on v.id = j.version join ai.vectorizers z on z.id = v.vectorizer_id and z.name = 'shared';
+set local session authorization mtap_rival;
+create table mtap_shop.rivals_shared (id integer primary key, a text);
+select throws_ok($$ select ai.vectorize('mtap_shop.rivals_shared', '{a}', name => 'shared') $$, 'PT409', null, 'a member does not take the name of what all tenants share');
+select lives_ok($$ select ai.vectorize('mtap_shop.rivals_shared', '{a}', name => 'of the rival') $$, 'but another');
+reset session authorization;
+update ai.vectorizers set name = 'shared' where name = 'of the rival';
+select id as shared_id from ai.vectorizers where name = 'shared' and tenant_id is null \gset
+set local session authorization mtap_rival;
+select is((ai.find_vectorizer('shared')).id, :shared_id::bigint, 'where one was there before, the shared one is searched');
+reset session authorization;
+update ai.vectorizers set name = 'of the rival' where name = 'shared' and tenant_id is not null;
+update ai.members set enabled = false where user_id = 'shop' and tenant_id = t.alpha();
+select ai.revectorize('shared', 'local/hash') as ignored \gset
+select results_eq($$ select r.tenant_id = t.alpha(), r.state, r.error ->> 'class' from ai.vectorized_rows r join ai.vectorizer_versions v on v.id = r.version and v.status = 'building' order by 1 desc $$,
+                  $$ values (true, 'failed', 'revoked'), (false, 'pending', null) $$, 'alpha has switched off the member in whose name the rows are embedded');
+select ai.fill_vectorizers(ai.now()) as ignored \gset
+select is((select model from ai.vectorizers where name = 'shared'), 'mtap/embed', 'a rebuild waits for what is pending');
+update ai.vectorized_rows r set state = 'embedded', embedding = '[1,1]' from ai.vectorizer_versions v where v.id = r.version and v.status = 'building' and r.state = 'pending';
+select ai.fill_vectorizers(ai.now()) as ignored \gset
+select is((select model from ai.vectorizers where name = 'shared'), 'local/hash', 'and not for alpha''s member');
+update ai.members set enabled = true where user_id = 'shop' and tenant_id = t.alpha();
+select ai.stop_vectorizing('shared') as ignored \gset
+delete from ai.models where id = :own;
+delete from ai.providers where id = :p;
+-- Columns of different collations
+create table mtap_shop.collated (id integer primary key, a text collate "C", b text collate "POSIX");
+select is(ai.vectorize('mtap_shop.collated', '{a,b}', tenant_id => t.alpha(), user_id => 'shop'), 0::bigint, 'columns of two collations');
+insert into mtap_shop.collated values (1, 'a', 'b');
+update mtap_shop.collated set a = 'A';
+select is((select content from t.noted('collated')), E'a: A\nb: b', 'are embedded together');
+
 -- Tables that change
 set local session authorization mtap_shop;
 create table mtap_shop.before (id integer primary key, a text, b text, c text);
@@ -341,7 +383,17 @@ reset session authorization;
 select is((select content from t.noted('changing') where key = '4'), 'a: a', 'a dropped column is left out');
 update ai.vectorized_rows set state = 'embedded', embedding = '[1,1]' where content like 'a: a%';
 set local session authorization mtap_shop;
-select is((select count(*) from ai.search_rows('changing', '[1, 1]')), 4::bigint, 'search goes on');
+select throws_ok($$ select * from ai.search_rows('changing', '[1, 1]') $$, 'PT409', null, 'what was embedded with it is not searched');
+select set_config('ai.searched', (select id from ai.vectorizers where name = 'changing')::text, true) as ignored \gset
+select is((select count(*) from ai.vectorized_rows), 0::bigint, 'nor read past the search');
+select is(ai.refresh_vectorizer('changing'), 3::bigint, 'its owner has the texts with it made anew');
+select is((select count(*) from ai.search_rows('changing', '[1, 1]')), 1::bigint, 'then search goes on, without what was embedded with it');
+reset session authorization;
+update ai.vectorized_rows set state = 'embedded', embedding = '[1,1]' where content like 'a: a%';
+select is((select count(*) from t.noted('changing') where content ~ 'bee|b: '), 0::bigint, 'nothing is left of it');
+select is((select columns from ai.vectorizers where name = 'changing'), '{a}', 'the column is not noted any more');
+set local session authorization mtap_shop;
+select is((select count(*) from ai.search_rows('changing', '[1, 1]')), 4::bigint, 'all are found again');
 alter table mtap_shop.after drop column a;
 select lives_ok($$ insert into mtap_shop.after values (5, 'c') $$, 'no column left: writes go on');
 alter table mtap_shop.after drop column number;
