@@ -349,21 +349,25 @@ $$;
 comment on function ai.enqueue_mixed(uuid[], uuid[], timestamptz) is 'Queues, delays or lets wait generations of any kind.';
 
 -- Inserts the generations that others wait for: the embedding of a question, the verdicts of moderating models. They are
--- ordinary generations, claimed, retried, limited and booked like any other; parent_id says for whom.
+-- ordinary generations, claimed, retried, limited and booked like any other; parent_id says for whom. A rule of all tenants is judged by the shared
+-- model, or by nobody: never by a tenant's own of that name.
 create or replace function ai.ask_first(p_tenants uuid[], p_ids uuid[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  insert into ai.generations (id, tenant_id, user_id, kind, prompt, messages, model, profile, priority, run_after, deadline_ms, api_key_id, parent_id, purpose, metadata)
-  select g.query_id, g.tenant_id, g.user_id, 'embedding', ai.question_text(g.prompt, g.messages), null, g.query_model, null,
+  insert into ai.generations (id, tenant_id, user_id, kind, prompt, messages, model, profile, route, priority, run_after, deadline_ms, api_key_id, parent_id, purpose, metadata)
+  select g.query_id, g.tenant_id, g.user_id, 'embedding', ai.question_text(g.prompt, g.messages), null, g.query_model, null, null,
          g.priority, g.run_after, g.deadline_ms, g.api_key_id, g.id, 'query', null
     from unnest(p_tenants, p_ids) p (tenant_id, id)
     join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
    where g.query_id is not null
   union all
   select g.judge_ids[m.n], g.tenant_id, g.user_id, 'chat', null, ai.moderation_messages(m.guardrail_id, g.prompt, g.messages), m.model,
-         case when m.model is null then m.profile end, g.priority, g.run_after, g.deadline_ms, g.api_key_id, g.id, 'moderation', jsonb_build_object('guardrail', m.guardrail_id)
+         case when m.model is null then m.profile end,
+         case when (select r.tenant_id is null from ai.guardrails r where r.id = m.guardrail_id)
+              then coalesce(ai.route_models(null, 'chat', m.model, m.profile, octet_length(coalesce(g.prompt, g.messages::text)), null, false, g.judge_ids[m.n]), '{}') end,
+         g.priority, g.run_after, g.deadline_ms, g.api_key_id, g.id, 'moderation', jsonb_build_object('guardrail', m.guardrail_id)
     from unnest(p_tenants, p_ids) p (tenant_id, id)
     join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
    cross join lateral (select row_number() over () as n, o.* from ai.moderators(g.tenant_id, g.kind) o) m
