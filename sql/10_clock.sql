@@ -22,3 +22,13 @@ language sql stable parallel safe security invoker
 return case when coalesce(current_setting('ai.clock_offset', true), '') = '' then statement_timestamp() else ai.shifted_now() end;
 comment on function ai.now() is 'The clock of every state machine: the start of the statement.';
 revoke execute on function ai.now() from public;
+
+-- Spans compare by months of 30 days and days of 24 hours, and are added by the calendar: '-1 year 366 days' is above 0, and goes back.
+create or replace function ai.runs_forward(p_span interval) returns boolean
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select least(extract(year from p_span), extract(month from p_span), extract(day from p_span), extract(hour from p_span), extract(minute from p_span), extract(second from p_span)) >= 0
+$$;
+comment on function ai.runs_forward(interval) is 'Whether no part of a span points backwards.';
+revoke execute on function ai.runs_forward(interval) from public;

@@ -184,7 +184,7 @@ declare
   v_until   timestamptz;
   v_expires timestamptz;
 begin
-  if p_overlap is null or p_overlap < interval '0' or p_overlap > interval '30 days' then
+  if p_overlap is null or p_overlap < interval '0' or p_overlap > interval '30 days' or not ai.runs_forward(p_overlap) then
     raise exception 'p_overlap is from 0 to 30 days' using errcode = 'PT400';
   end if;
   select * into v_me from ai.identity();

@@ -140,7 +140,7 @@ declare
   v_key   record;
   v_token text;
 begin
-  if p_life is null or p_life < interval '1 minute' or p_life > interval '1 day' or p_for_connection is null then
+  if p_life is null or p_life < interval '1 minute' or p_life > interval '1 day' or not ai.runs_forward(p_life) or p_for_connection is null then
     raise exception 'p_life is from 1 minute to 1 day' using errcode = 'PT400';
   elsif current_setting('transaction_read_only') = 'on' then
     raise exception 'a session cannot begin in a read-only transaction' using errcode = 'PT400', hint = 'select ai.use_session(…) takes the API key itself.';

@@ -173,9 +173,9 @@ declare
   v_me       record;
   v_named    boolean;
   v_bound    boolean := false;
-  v_hash     bytea;
-  v_known    record;
+  v_given    jsonb;  -- with an idempotency key: as the app gave it
   v_template record;
+  v_collection text;  -- of the template
   v_guarded  record;
   v_hit      record;
   v_stages   jsonb := '[]';
@@ -231,6 +231,12 @@ begin
   if not v_settings.accepting then
     raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
   end if;
+  if new.idempotency_key is not null then
+    v_given := ai.given_question(new);
+    if ai.key_stands_for(new.tenant_id, new.idempotency_key, array[v_given]) then
+      return null;
+    end if;
+  end if;
 
   -- Most inserts are a prompt and little else, in which there is nothing to find fault with.
   if (new.kind = 'chat' and ascii(new.prompt) between 33 and 126 and octet_length(new.prompt) <= v_settings.max_input_bytes
@@ -253,7 +259,8 @@ begin
         raise exception 'there is no prompt template %', new.template using errcode = 'PT404', hint = 'select name, version from ai.prompt_templates;';
       end if;
       new.template_version := v_template.version;
-      new.collection := coalesce(new.collection, v_template.collection);
+      v_collection := v_template.collection;
+      new.collection := coalesce(new.collection, v_collection);
       new.context_sources := nullif(v_template.context_sources, '{}');
       v_cacheable := v_template.cacheable;
     end if;
@@ -279,27 +286,8 @@ begin
                         then ai.choose_profile(new.tenant_id, new.kind, length(ai.question_text(new.prompt, new.messages)), new.metadata)
                         else v_settings.default_profile end;
   end if;
-  if new.idempotency_key is not null then
-    if length(new.idempotency_key) not between 1 and 255 then
-      raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'PT400';
-    end if;
-    v_hash := sha256(convert_to((jsonb_build_array(new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params,
-      new.stream, new.priority, extract(epoch from new.run_after), new.deadline_ms, new.metadata)
-      || case when coalesce(new.collection, new.template, new.cache, new.conversation_id::text, new.batch_id::text) is null and not new.replay then '[]'
-              else jsonb_build_array(new.collection, new.template, new.cache, new.conversation_id, new.batch_id, new.replay) end
-      || case when new.tools is null then '[]' else jsonb_build_array(new.tools, new.max_steps) end)::text, 'UTF8'));
-    insert into ai.idempotency_keys (tenant_id, key, generation_id, input_hash)
-    values (new.tenant_id, new.idempotency_key, new.id, v_hash)
-    on conflict do nothing;
-    if not found then
-      select k.generation_id, k.input_hash into v_known
-        from ai.idempotency_keys k where k.tenant_id = new.tenant_id and k.key = new.idempotency_key;
-      if v_known.input_hash is distinct from v_hash then
-        raise exception 'this idempotency key was used with other input'
-          using errcode = 'PT409', hint = 'A key stands for one question by one user. Take a new key.';
-      end if;
-      return null;
-    end if;
+  if new.idempotency_key is not null and not ai.take_key(new.tenant_id, new.idempotency_key, new.id, v_given, v_collection) then
+    return null;
   end if;
 
   if new.tools is not null then
@@ -431,22 +419,9 @@ end
 $$;
 comment on function ai.admit_generation() is 'Trigger: admits a generation, or raises why not.';
 
--- The generation that a key of the caller's tenant stands for, if it is the caller's; else null.
-create or replace function ai.idempotent_generation(p_key text) returns uuid
-language sql stable parallel safe security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select k.generation_id
-    from ai.identity() i
-    join ai.idempotency_keys k on k.tenant_id = i.tenant_id and k.key = p_key
-    join ai.generations g on g.tenant_id = k.tenant_id and g.id = k.generation_id and g.user_id = i.user_id
-$$;
-comment on function ai.idempotent_generation(text) is 'Id of the caller''s generation that was inserted with this idempotency key; null: none.';
-
 revoke execute on function ai.check_messages(jsonb), ai.check_params(jsonb), ai.question_text(text, jsonb),
   ai.check_input(text, text, jsonb, text, text, jsonb, boolean, text, timestamptz, integer, jsonb, text, text[], integer),
-  ai.admit_question(record), ai.check_words(text, text, text, text, text), ai.keep_words(), ai.admit_generation(), ai.idempotent_generation(text) from public;
-grant execute on function ai.idempotent_generation(text) to ai_user;
+  ai.admit_question(record), ai.check_words(text, text, text, text, text), ai.keep_words(), ai.admit_generation() from public;
 
 -- objects
 

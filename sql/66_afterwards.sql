@@ -22,11 +22,20 @@ begin
   begin
     perform ai.write_caches(p_tenants, p_ids);
   exception when others then
-    -- An answer that cannot be kept is an answer all the same.
+    -- An answer that cannot be kept is an answer all the same; and what one tenant cannot keep, others can.
     if ai.says_again(sqlstate) then
       raise;
     end if;
-    raise warning 'answers could not be kept: %', sqlstate;
+    for v_one in select u.tenant_id, array_agg(u.tenant_id) as tenants, array_agg(u.id) as ids from unnest(p_tenants, p_ids) u (tenant_id, id) group by u.tenant_id order by u.tenant_id loop
+      begin
+        perform ai.write_caches(v_one.tenants, v_one.ids);
+      exception when others then
+        if ai.says_again(sqlstate) then
+          raise;
+        end if;
+        raise warning 'answers of tenant % could not be kept: %', v_one.tenant_id, sqlstate;
+      end;
+    end loop;
   end;
 
   for v_one in

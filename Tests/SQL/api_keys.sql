@@ -195,7 +195,7 @@ select is(left(t.who(t.key('second')), 8), 'ann user', 'the new one has not');
 revoke ai_tester from mtap_stray;
 set local ai.clock_offset = '';
 select is(t.as_role('mtap_adm', format('select ai.rotate_api_key(%L, %s)', t.id('second'), overlap)), expected, format('an overlap of %s: %s', overlap, expected))
-  from (values ('null', 'PT400'), ('''-1 second''', 'PT400'), ('''30 days 1 second''', 'PT400'), ('''infinity''', case when current_setting('server_version_num')::int >= 170000 then 'PT400' else '22007' end)) v (overlap, expected);
+  from (values ('null', 'PT400'), ('''-1 second''', 'PT400'), ('''30 days 1 second''', 'PT400'), ('''100000 months -2999990 days''', 'PT400'), ('''infinity''', case when current_setting('server_version_num')::int >= 170000 then 'PT400' else '22007' end)) v (overlap, expected);
 select is(t.as_role('mtap_adm', format('insert into t.made select ''third'', c.* from ai.rotate_api_key(%L, ''30 days'') c', t.id('second'))), 'ok 1', 'an overlap of 30 days');
 select is(t.as_role('mtap_adm', format('insert into t.made select ''fourth'', c.* from ai.rotate_api_key(%L, ''0'') c', t.id('third'))), 'ok 1', 'an overlap of nothing');
 select is(t.who(t.key('third')), 'PT401', 'ends the old one at once');

@@ -145,7 +145,8 @@ select isnt(t.key('{"model": null, "profile": "mtap-route"}'), null, 'but what n
 update ai.cache_policies set profile = null where tenant_id is null;
 delete from ai.cache_policies where tenant_id is not null;
 select throws_ok(format('insert into ai.cache_policies (%s) values (%s)', c, v), '23514', null, format('refused: %s = %s', c, v))
-  from (values ('threshold', '0'), ('threshold', '1.01'), ('threshold', '''nan'''), ('ttl', '''0'''), ('ttl', '''-1 s'''), ('stale_for', '''-1 s'''), ('scope', '''world'''), ('kind', '''chats'''), ('exact, semantic', 'false, true')) v (c, v);
+  from (values ('threshold', '0'), ('threshold', '1.01'), ('threshold', '''nan'''), ('ttl', '''0'''), ('ttl', '''-1 s'''), ('stale_for', '''-1 s'''), ('ttl', '''-100000 years 36000001 days'''), ('ttl', '''1 month -1 day'''), ('ttl', '''10 years 1 day'''),
+               ('stale_for', '''-1 year 366 days'''), ('stale_for', '''1 day -1 second'''), ('scope', '''world'''), ('kind', '''chats'''), ('exact, semantic', 'false, true')) v (c, v);
 
 -- What the row wants
 select t.keep(t.put('{}'), 'One.') \g /dev/null

@@ -59,6 +59,26 @@ select throws_ok($$ insert into ai.generations (prompt, idempotency_key) values 
 select is(ai.idempotent_generation('pair'), null, 'both of them');
 reset session authorization;
 
+-- What was left out stands for the same question when its default has changed; what was spelled out, too
+insert into ai.prompt_templates (tenant_id, name, version, system) values (t.alpha(), 'mtap-idem', 1, 'You answer.');
+select t.generate('mtap_ann', $$ 'left out', idempotency_key => 'left out' $$) as omitted, t.generate('mtap_ann', $$ 'spelled out', idempotency_key => 'spelled out', profile => 'medium' $$) as spelled,
+       t.generate('mtap_ann', $$ 'by template', idempotency_key => 'by template', template => 'mtap-idem', model => 'mtap/one' $$) as templated \gset
+set local session authorization mtap_adm;
+select ai.create_collection('mtap-idem', 'mtap/embed', dimensions => 3) \g /dev/null
+reset session authorization;
+update ai.settings set default_profile = 'small';
+insert into ai.prompt_templates (tenant_id, name, version, system, collection) values (t.alpha(), 'mtap-idem', 2, 'You answer.', 'mtap-idem');
+select is(t.generate('mtap_ann', $$ 'left out', idempotency_key => 'left out' $$), :'omitted', 'the default profile has changed: the same generation');
+select is(t.generate('mtap_ann', $$ 'spelled out', idempotency_key => 'spelled out', profile => 'medium' $$), :'spelled', 'also of what named it');
+select is(t.generate('mtap_ann', $$ 'left out', idempotency_key => 'left out', profile => 'small' $$), :'omitted', 'to name the default is to leave it out');
+select is(t.generate('mtap_ann', $$ 'left out', idempotency_key => 'left out', profile => 'large' $$), 'PT409', 'to name another is not');
+select is(t.generate('mtap_ann', $$ 'by template', idempotency_key => 'by template', template => 'mtap-idem', model => 'mtap/one' $$), :'templated', 'the template has a newer version with a collection: the same');
+select is(t.generate('mtap_ann', $$ 'by template', idempotency_key => 'by template', template => 'mtap-idem', model => 'mtap/one', collection => 'mtap-idem' $$), :'templated', 'as where it is named');
+delete from ai.prompt_templates where name = 'mtap-idem';
+select is(t.generate('mtap_ann', $$ 'by template', idempotency_key => 'by template', template => 'mtap-idem', model => 'mtap/one' $$), :'templated', 'the template is gone: the same');
+select is(t.generate('mtap_ann', $$ 'by another', idempotency_key => 'by another', template => 'mtap-idem', model => 'mtap/one' $$), 'PT404', 'of what is new it is missed');
+update ai.settings set default_profile = 'medium';
+
 -- A key is remembered whatever becomes of its generation, and forgotten with time
 select t.worker() as w \gset
 select count(*) from t.claim(:'w') \g /dev/null

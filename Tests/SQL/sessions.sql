@@ -74,7 +74,7 @@ select is(:'who'::text, 'adm/session', 'the login counts at once');
 select is(:'key_id'::uuid, t.key_id('adm''s key'), 'with the key that it is by');
 select is(:'set'::text, :'token' || ':' || t.stamp(), 'as the token, stamped with its transaction');
 select is(t.login('x', t.secret('ann''s key'), ', p_life => ' || life), expected, format('a life of %s: %s', life, expected))
-  from (values ('''1 minute''', 'ok'), ('''59 seconds''', 'PT400'), ('''1 day''', 'ok'), ('''1 day 1 second''', 'PT400'), ('null', 'PT400'), ('''-1 day''', 'PT400')) v (life, expected);
+  from (values ('''1 minute''', 'ok'), ('''59 seconds''', 'PT400'), ('''1 day''', 'ok'), ('''1 day 1 second''', 'PT400'), ('null', 'PT400'), ('''-1 day''', 'PT400'), ('''100000 months -2999999 days''', 'PT400'), ('''1 month -29 days -23 hours''', 'PT400')) v (life, expected);
 select is(t.login('x', t.secret('ann''s key'), ', p_for_connection => null'), 'PT400', 'for this connection or not');
 select is(t.login('x', t.secret('ann')), 'PT401', 'a token does not prolong itself');
 select is(t.login('x', key), 'PT401', format('no login with %s', coalesce(left(key, 20), 'null'))) from (values (null), (''), ('mrt_'), (repeat('k', 1000000))) v (key);

@@ -1,0 +1,81 @@
+-- One idempotency key of a tenant, one question: a question that was admitted before is not admitted again, whatever has become
+-- since of the defaults, the template or the batch that it came with.
+
+-- What the app gave, as a JSON array: its hash is kept with the key. To be asked before anything is put in the place of what was left out.
+create or replace function ai.given_question(p_question record) returns jsonb
+language plpgsql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  q record := p_question;
+begin
+  return jsonb_build_array(q.user_id, q.kind, q.prompt, q.messages, q.model, q.profile, q.params, q.stream, q.priority, extract(epoch from q.run_after), q.deadline_ms, q.metadata)
+    || case when coalesce(q.collection, q.template, q.cache, q.conversation_id::text, q.batch_id::text) is null and not q.replay then '[]'
+            else jsonb_build_array(q.collection, q.template, q.cache, q.conversation_id, q.batch_id, q.replay) end
+    || case when q.tools is null then '[]' else jsonb_build_array(q.tools, q.max_steps) end;
+end
+$$;
+comment on function ai.given_question(record) is 'A question as the app gave it, a row of ai.generations, for the hash that is kept with its idempotency key.';
+
+-- Whether the key stands for one of these questions.
+create or replace function ai.key_stands_for(p_tenant uuid, p_key text, p_questions jsonb[]) returns boolean
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from ai.idempotency_keys k
+                  where k.tenant_id = p_tenant and k.key = p_key and k.input_hash = any (array(select sha256(convert_to(q::text, 'UTF8')) from unnest(p_questions) q)))
+$$;
+comment on function ai.key_stands_for(uuid, text, jsonb[]) is 'Whether an idempotency key was used with one of these questions (ai.given_question()).';
+
+-- Takes a key for a generation: true. False: it stands for this question already, with its profile or its template's collection left out or spelled out.
+-- p_collection: what the template of the question gives where none is named. Locks the key until the transaction ends: of two that take it at once the second
+-- waits for the first. Raises PT400 for a key of the wrong length, PT409 where it was used with other input.
+create or replace function ai.take_key(p_tenant uuid, p_key text, p_id uuid, p_question jsonb, p_collection text) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_same    jsonb[] := array[p_question];
+  v_profile text;
+begin
+  if length(p_key) not between 1 and 255 then
+    raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'PT400';
+  end if;
+  insert into ai.idempotency_keys (tenant_id, key, generation_id, input_hash)
+  values (p_tenant, p_key, p_id, sha256(convert_to(p_question::text, 'UTF8')))
+  on conflict do nothing;
+  if found then
+    return true;
+  end if;
+  if p_question ->> 4 is null then
+    v_profile := ai.choose_profile(p_tenant, p_question ->> 1, length(ai.question_text(p_question ->> 2, nullif(p_question -> 3, 'null'))), nullif(p_question -> 11, 'null'));
+    if coalesce(p_question ->> 5, v_profile) = v_profile then
+      v_same := array[jsonb_set(p_question, '{5}', 'null'), jsonb_set(p_question, '{5}', to_jsonb(v_profile))];
+    end if;
+  end if;
+  if p_question ->> 13 is not null and coalesce(p_question ->> 12, p_collection) = p_collection then
+    v_same := array(select jsonb_set(q, '{12}', 'null') from unnest(v_same) q) || array(select jsonb_set(q, '{12}', to_jsonb(p_collection)) from unnest(v_same) q);
+  end if;
+  if not ai.key_stands_for(p_tenant, p_key, v_same || p_question) then
+    raise exception 'this idempotency key was used with other input'
+      using errcode = 'PT409', hint = 'A key stands for one question by one user. Take a new key.';
+  end if;
+  return false;
+end
+$$;
+comment on function ai.take_key(uuid, text, uuid, jsonb, text) is 'Takes an idempotency key for a generation; false: it stands for this question already.';
+
+-- The generation that a key of the caller's tenant stands for, if it is the caller's; else null.
+create or replace function ai.idempotent_generation(p_key text) returns uuid
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.generation_id
+    from ai.identity() i
+    join ai.idempotency_keys k on k.tenant_id = i.tenant_id and k.key = p_key
+    join ai.generations g on g.tenant_id = k.tenant_id and g.id = k.generation_id and g.user_id = i.user_id
+$$;
+comment on function ai.idempotent_generation(text) is 'Id of the caller''s generation that was inserted with this idempotency key; null: none.';
+
+revoke execute on function ai.given_question(record), ai.key_stands_for(uuid, text, jsonb[]), ai.take_key(uuid, text, uuid, jsonb, text), ai.idempotent_generation(text) from public;
+grant execute on function ai.idempotent_generation(text) to ai_user;
