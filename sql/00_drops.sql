@@ -55,3 +55,6 @@ drop function if exists ai.pass_limits(uuid[], uuid[], bigint[], smallint[], sma
 drop function if exists ai.reserve_limits(uuid[], uuid[], bigint[], bigint[], integer[], integer[], boolean[], boolean[]);
 -- The claim's pick says it.
 drop function if exists ai.has_batch_lane(bigint[]);
+-- With what patterns count for.
+drop function if exists ai.json_schema_index(jsonb);
+drop function if exists ai.pattern_steps(text, bigint);

@@ -6,8 +6,8 @@
 
 -- One subschema applied to one value. p_flags: 1 formats are asserted, 2 annotations are wanted (some unevaluated… is there), 4 the
 -- validation vocabulary is off. p_scope: the URIs of the resources that led here, outermost first. p_quiet: whether it is valid is all
--- that is asked. Gives errors as triples (where in the instance, where in the schema, what), the steps taken so far, and what was
--- evaluated: names of properties, numbers of items.
+-- that is asked. Gives errors as triples (where in the instance, where in the schema, what), the steps taken so far (the largest integer: it
+-- goes too deep), and what was evaluated: names of properties, numbers of items.
 create or replace function ai.json_schema_walk(
   p_documents jsonb, p_index jsonb, p_flags integer, p_schema jsonb, p_base text, p_scope text[], p_value jsonb, p_at text, p_where text, p_quiet boolean,
   p_depth integer, p_steps integer, p_most integer, out errors text[], out steps integer, out properties text[], out items integer[])
@@ -25,6 +25,7 @@ declare
   v_key    text;
   v_name   text;
   v_one    jsonb;
+  v_read   jsonb;
   v_sub    record;
   v_count  integer;
   v_n      bigint;
@@ -34,7 +35,7 @@ begin
   errors := '{}';
   steps := p_steps + 1;
   if steps > p_most or p_depth > c_depth then
-    steps := p_most + case when p_depth > c_depth then 2 else 1 end;
+    steps := case when p_depth > c_depth then 2147483647 else p_most + 1 end;
     return;
   elsif p_schema = 'true' or p_schema = '{}' then
     return;
@@ -107,8 +108,9 @@ begin
           errors := errors || array[p_at, p_where || '/maxLength', format('has more than %s characters', p_schema ->> 'maxLength')];
         end if;
         if jsonb_typeof(p_schema -> 'pattern') = 'string' then
-          v_key := p_index #>> array['patterns', p_schema ->> 'pattern'];
-          steps := steps + ai.pattern_steps(v_key, v_n);
+          v_read := p_index #> array['patterns', p_schema ->> 'pattern'];
+          v_key := v_read ->> 'as';
+          steps := steps + ai.pattern_steps(v_read, v_n);
           if steps > p_most then
             return;
           elsif v_key is null then
@@ -168,7 +170,12 @@ begin
   if p_flags & 1 = 1 and v_type = 'string' and jsonb_typeof(p_schema -> 'format') = 'string' then
     v_text := p_value #>> '{}';
     steps := steps + length(v_text) / 500;
-    if not ai.json_format_fits(p_schema ->> 'format', v_text) then
+    if p_schema ->> 'format' = 'regex' then
+      steps := steps + least(length(v_text), 1000) / 2 + least((ai.read_pattern(v_text)).ways, 20000) / 10;
+    end if;
+    if steps > p_most then
+      return;
+    elsif not ai.json_format_fits(p_schema ->> 'format', v_text) then
       errors := errors || array[p_at, p_where || '/format', 'is not of the format ' || left(p_schema ->> 'format', 100)];
     end if;
   end if;
@@ -301,8 +308,9 @@ begin
       end if;
       if jsonb_typeof(p_schema -> 'patternProperties') = 'object' then
         for v_key in select jsonb_object_keys(p_schema -> 'patternProperties') loop
-          v_text := p_index #>> array['patterns', v_key];
-          steps := steps + ai.pattern_steps(v_text, length(v_name));
+          v_read := p_index #> array['patterns', v_key];
+          v_text := v_read ->> 'as';
+          steps := steps + ai.pattern_steps(v_read, length(v_name));
           if steps > p_most then
             return;
           elsif v_text is null then
@@ -421,14 +429,17 @@ $$;
 comment on function ai.json_schema_walk(jsonb, jsonb, integer, jsonb, text, text[], jsonb, text, text, boolean, integer, integer, integer) is
   'One subschema applied to one value: errors, steps, what was evaluated. Internal: ai.json_schema_errors().';
 
--- What matching a text of so many characters may take. Assertions look ahead from every character.
-create or replace function ai.pattern_steps(p_pattern text, p_length bigint) returns integer
+-- What matching a text of so many characters may take. p_read: the pattern, as ai.read_patterns() has it; null: it cannot be used. Assertions look
+-- ahead from every character.
+create or replace function ai.pattern_steps(p_read jsonb, p_length bigint) returns integer
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-  select least((p_length::numeric * coalesce(length(p_pattern), 0) / 10000) * case when p_pattern ~ '[(][?][=!<]' then greatest(p_length / 100, 1) else 1 end, 1000000000)::integer
+  select 1 + coalesce((p_read ->> 'again')::integer
+                      + least((p_length::numeric * (length(p_read ->> 'as') + 2 * (p_read ->> 'size')::integer) / 10000)
+                              * case when (p_read ->> 'looks')::boolean then greatest(p_length / 100, 1) else 1 end, 1000000000)::integer, 0)
 $$;
-comment on function ai.pattern_steps(text, bigint) is 'Steps that matching a pattern counts for.';
+comment on function ai.pattern_steps(jsonb, bigint) is 'Steps that matching a pattern counts for.';
 
 -- The errors of an instance, one row each, at most 100; no row: it is valid. p_formats: format is asserted, else it only annotates. p_documents:
 -- other schemas by their URI, for references; nothing is fetched. A schema that is wrong itself (a reference that leads nowhere, a pattern that
@@ -442,8 +453,9 @@ set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
 declare
+  c_kept constant integer := 24;  -- patterns that PostgreSQL keeps compiled beside those used here
   v_documents jsonb;
-  v_index     jsonb := '{"resources": {}, "patterns": {}}';
+  v_index     jsonb := '{"resources": {}, "patterns": {}, "steps": 0}';
   v_base      text := '';
   v_text      text;
   v_flags     integer := case when p_formats then 1 else 0 end;
@@ -459,7 +471,12 @@ begin
     return;
   end if;
   if v_text ~ '"(\$ref|\$dynamicRef|pattern|patternProperties)":' then
-    v_index := ai.json_schema_index(v_documents);
+    -- The formats have expressions of their own.
+    v_index := ai.json_schema_index(v_documents, p_most, case when p_formats then 0 else c_kept end);
+    if (v_index ->> 'steps')::integer > p_most then
+      return query select '', '', 'this takes too many steps to be checked';
+      return;
+    end if;
   end if;
   if v_text ~ '"unevaluated(Items|Properties)":' then
     v_flags := v_flags | 2;
@@ -472,9 +489,9 @@ begin
   end if;
   select * into v_result
     from ai.json_schema_walk(v_documents, v_index, v_flags, case when jsonb_typeof(p_schema) = 'object' then p_schema - '$id' else p_schema end, v_base, array[v_base],
-                             p_instance, '', '', false, 0, (least(length(p_instance::text) / 5000, 1000000))::integer, p_most);
+                             p_instance, '', '', false, 0, (v_index ->> 'steps')::integer + (least(length(p_instance::text) / 5000, 1000000))::integer, p_most);
   if v_result.steps > p_most then
-    return query select '', '', case when v_result.steps = p_most + 2 then 'this goes too deep to be checked' else 'this takes too many steps to be checked' end;
+    return query select '', '', case when v_result.steps = 2147483647 then 'this goes too deep to be checked' else 'this takes too many steps to be checked' end;
   else
     return query
       select v_result.errors[n], v_result.errors[n + 1], v_result.errors[n + 2] from generate_series(1, least(cardinality(v_result.errors), 300), 3) n;
@@ -491,5 +508,5 @@ as $$ select not exists (select from ai.json_schema_errors(p_schema, p_instance,
 comment on function ai.json_fits(jsonb, jsonb, boolean) is 'Whether a JSON instance is valid under a JSON Schema (draft 2020-12); for CHECK constraints, too. PT400.';
 
 revoke execute on function ai.json_schema_walk(jsonb, jsonb, integer, jsonb, text, text[], jsonb, text, text, boolean, integer, integer, integer),
-  ai.pattern_steps(text, bigint), ai.json_schema_errors(jsonb, jsonb, boolean, jsonb, integer), ai.json_fits(jsonb, jsonb, boolean) from public;
+  ai.pattern_steps(jsonb, bigint), ai.json_schema_errors(jsonb, jsonb, boolean, jsonb, integer), ai.json_fits(jsonb, jsonb, boolean) from public;
 grant execute on function ai.json_schema_errors(jsonb, jsonb, boolean, jsonb, integer), ai.json_fits(jsonb, jsonb, boolean) to ai_user;

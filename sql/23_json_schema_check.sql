@@ -1,13 +1,14 @@
 -- Whether a JSON Schema is one: asked before it is kept, so that what is wrong is said to who wrote it, not found in the answer of a model.
 
--- Raises PT400 for a keyword whose value has the wrong form, a reference that leads nowhere, a pattern that has no form in PostgreSQL, a
--- schema of more than 100,000 bytes, 200 levels or 5,000 subschemas. Keywords that are not known pass, as the standard wants it.
+-- Raises PT400 for a keyword whose value has the wrong form, a reference that leads nowhere, a pattern that has no form in PostgreSQL or is
+-- too large, patterns that count for more than 10,000 steps together, a schema of more than 100,000 bytes, 200 levels or 5,000 subschemas. Keywords that are not known pass, as the standard wants it.
 create or replace function ai.check_json_schema(p_schema jsonb) returns void
 language plpgsql immutable parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
 declare
+  c_steps constant integer := 10000;  -- half of those that an answer has
   v_documents jsonb := jsonb_build_object('', p_schema);
   v_index     jsonb;
   v_wrong     record;
@@ -51,12 +52,20 @@ begin
   if (select count(*) > 5000 or max(cardinality(s.path)) > 400 - 2 from ai.json_subschemas(v_documents) s) then
     raise exception 'this JSON Schema is too large' using errcode = 'PT400', detail = 'It has more than 5,000 subschemas, or goes deeper than 200 levels.';
   end if;
-  v_index := ai.json_schema_index(v_documents);
-  select p.key into v_wrong from jsonb_each(v_index -> 'patterns') p where jsonb_typeof(p.value) = 'null' limit 1;
-  if found then
+  v_index := ai.json_schema_index(v_documents, c_steps, c_steps);
+  select p.key, (ai.read_pattern(p.key)).ways > 20000 as large into v_wrong from jsonb_each(v_index -> 'patterns') p where jsonb_typeof(p.value) = 'null' limit 1;
+  if found and v_wrong.large then
+    raise exception 'this JSON Schema has a pattern that is too large'
+      using errcode = 'PT400', detail = left(v_wrong.key, 200),
+            hint = 'A pattern has at most 1,000 characters, 2,000 with its repetitions, and 20,000 ways through it. minLength and maxLength bound a length without them.';
+  elsif found then
     raise exception 'this JSON Schema has a pattern that cannot be used'
       using errcode = 'PT400', detail = left(v_wrong.key, 200),
-            hint = 'Patterns are regular expressions of ECMA-262 in unicode mode, at most 1,000 characters, without back references.';
+            hint = 'Patterns are regular expressions of ECMA-262 in unicode mode, without back references.';
+  elsif (v_index ->> 'steps')::integer > c_steps then
+    raise exception 'the patterns of this JSON Schema are too large together'
+      using errcode = 'PT400', detail = 'They count for more than 10,000 steps.',
+            hint = 'A pattern counts for a step by two characters and by ten ways through it. minLength and maxLength bound a length without them.';
   end if;
   select r.ref into v_wrong
     from ai.json_subschemas(v_documents) s

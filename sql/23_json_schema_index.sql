@@ -97,8 +97,9 @@ as $$
 $$;
 comment on function ai.json_subschemas(jsonb) is 'Every subschema of these documents, with the URI that its references are relative to.';
 
--- {"resources": {URI: {"document", "path", "anchors": {name: path}, "dynamic": {name: path}}}, "patterns": {pattern: as PostgreSQL writes it}}
-create or replace function ai.json_schema_index(p_documents jsonb) returns jsonb
+-- {"resources": {URI: {"document", "path", "anchors": {name: path}, "dynamic": {name: path}}}} and what ai.read_patterns() gives, which p_most and
+-- p_kept are for.
+create or replace function ai.json_schema_index(p_documents jsonb, p_most integer, p_kept integer) returns jsonb
 language sql immutable parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
@@ -126,10 +127,10 @@ as $$
   select jsonb_build_object(
     'resources', (select jsonb_object_agg(r.uri, jsonb_build_object('document', r.document, 'path', r.path, 'base', r.base, 'anchors', coalesce(a.anchors, '{}'),
                                                                     'dynamic', coalesce(a.dynamic, '{}')))
-                    from resources r left join anchors a on a.base = r.base),
-    'patterns', coalesce((select jsonb_object_agg(p.pattern, ai.json_pattern(p.pattern)) from patterns p), '{}'))
+                    from resources r left join anchors a on a.base = r.base))
+    || ai.read_patterns(array(select p.pattern from patterns p order by 1), p_most, p_kept)
 $$;
-comment on function ai.json_schema_index(jsonb) is 'What is where in these schema documents: resources, anchors, patterns.';
+comment on function ai.json_schema_index(jsonb, integer, integer) is 'What is where in these schema documents: resources, anchors, patterns.';
 
 -- The subschema that a reference leads to, without its $id, and the URI that its own references are relative to. schema null: there
 -- is none in these documents; nothing is ever fetched. p_dynamic: a $dynamicRef, where p_scope (URIs, outermost first) decides.
@@ -187,5 +188,5 @@ end
 $$;
 comment on function ai.json_schema_target(jsonb, jsonb, text, text, boolean, text[]) is 'The subschema that a reference leads to; null: none in these documents.';
 
-revoke execute on function ai.resolve_uri(text, text), ai.decode_percent(text), ai.json_subschemas(jsonb), ai.json_schema_index(jsonb),
+revoke execute on function ai.resolve_uri(text, text), ai.decode_percent(text), ai.json_subschemas(jsonb), ai.json_schema_index(jsonb, integer, integer),
   ai.json_schema_target(jsonb, jsonb, text, text, boolean, text[]) from public;

@@ -79,6 +79,72 @@ select is(t.state(format('select ai.check_json_schema(%L)', schema)), 'PT400', l
                     '{"$dynamicRef": "#nowhere"}']::jsonb[]
             || t.nested('{"not":', '{}', '}', 399) || jsonb_build_object('description', repeat('x', 100000))) schema;
 select throws_ok('select ai.check_json_schema(null)', 'PT400', null, 'null is none');
+-- What patterns may take: 20,000 ways in one, 10,000 steps in a schema, and 24 that stay compiled.
+select is(format('%s %s', r.translated is not null, r.ways), format('%s %s', v.fits, v.ways), format('%s has %s ways', left(pattern, 40), v.ways))
+  from (values ('', true, 0), ('a', true, 2), ('abc', true, 4), ('a|b', true, 4), ('a?', true, 2), ('a*', true, 3), ('a+', true, 3), ('a{3}', true, 4), ('a{3,}', true, 5), ('a{0,3}', true, 6), ('(a?){3}', true, 9),
+               ('(a{2}){3}', true, 7), ('(?=ab)c', true, 6), ('^a$', true, 2), ('\b', true, 3), ('(\b|a?){2}', true, 26), ('[a-z]{5}', true, 6), ('[a-z]{5}[0-9]', true, 13), ('^.{0,1000}$', true, 2001),
+               ('(a?){198}', true, 19899), ('(a?){199}', false, 20001), ('(^|$|a?){8}', true, 14756), ('(^|$|a?){9}', false, 20001), ('(\b|a?){6}', true, 7278), ('(\b|a?){7}', false, 20001), ('((a|b?)*){100}', false, 20001), ('(?=(a?){199})b', false, 20001),
+               ('(((?=a)|x?)((?=b)|x?)((?=c)|x?)((?=d)|x?)((?=e)|x?)((?=f)|x?))*', false, 20001), ('(^|$|a?){100}', false, 20001), ('a{2000}', true, 2001), ('a{2001}', false, 20001), ('(a{40}){60}', false, 20001),
+               (repeat('a', 1000), true, 1001), (repeat('a', 1001), false, 20001), ('(', false, 0)) v (pattern, fits, ways)
+ cross join lateral ai.read_pattern(pattern) r;
+select is(t.state(format('select ai.check_json_schema(%L)', jsonb_build_object('pattern', p))), 'ok', left(p, 60) || ' is a pattern that many have')
+  from unnest(array['^[A-Za-z0-9_-]{1,64}$', '^.{0,1000}$', '^[\s\S]{1,1500}$', '^[^<>"{}]{1,1000}$', '^Hello, .{1,1000}$', '^[A-Z][a-z0-9 ]{1,900}[.!?]$', '^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$',
+                    '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', '^\+?[0-9 ()-]{7,20}$', '^(\w+ ?){1,200}$', '^(?:[A-Z][a-z]{0,30} ?){1,10}$', '^(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[A-Za-z\d@$!%*?&]{8,64}$',
+                    '^((25[0-5]|2[0-4]\d|1?\d?\d)(\.(?!$)|$)){4}$', '^[a-zA-Z0-9.!#$%&''*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$',
+                    '^https?:\/\/(www\.)?[-a-zA-Z0-9@:%._\+~#=]{1,256}\.[a-zA-Z0-9()]{1,6}\b([-a-zA-Z0-9()@:%_\+.~#?&//=]*)$', '^(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$',
+                    '^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?$']) p;
+select throws_ok(format('select ai.check_json_schema(%L)', schema), 'PT400', message, name)
+  from (values ('{"pattern": "(a?){199}"}'::jsonb, 'this JSON Schema has a pattern that is too large', 'a pattern above the limit is refused'),
+               ('{"patternProperties": {"(a?){199}": true}}', 'this JSON Schema has a pattern that is too large', 'wherever it stands'),
+               (jsonb_build_object('pattern', repeat('a', 1001)), 'this JSON Schema has a pattern that is too large', 'nor may one have more than 1,000 characters'),
+               ('{"pattern": "(a)\\1"}', 'this JSON Schema has a pattern that cannot be used', 'what has no form here is told from it')) v (schema, message, name);
+
+-- A schema of so many patterns, which differ in one letter, and one more as it is given.
+create function t.patterns(p_many integer, p_pattern text, p_last text) returns jsonb language sql as $$
+  select jsonb_build_object('allOf', jsonb_agg(jsonb_build_object('pattern', case when n = 0 then p_last else replace(p_pattern, '%', chr(255 + n)) end)))
+    from generate_series(case when p_last is null then 1 else 0 end, p_many) n
+$$;
+create function t.pattern_steps(p_schema jsonb) returns integer language sql as $$
+  select (ai.json_schema_index(jsonb_build_object('', p_schema), 1000000, 24) ->> 'steps')::integer
+$$;
+select is(t.pattern_steps('{"pattern": "abc"}'), 2, 'a pattern counts for a step, and half its characters');
+select is(t.pattern_steps('{"pattern": "^.{0,1000}$"}'), 206, 'and a tenth of its ways');
+select is(t.pattern_steps('{"items": {"pattern": "^.{0,1000}$"}, "properties": {"a": {"pattern": "^.{0,1000}$"}}}'), 206, 'once, however often it is there');
+select is(t.pattern_steps('{"properties": {"a": {"patternProperties": {"abc": true, "^.{0,1000}$": true}}}}'), 208, 'names of properties have patterns, too');
+select is(format('%s %s', t.pattern_steps(t.patterns(9, '(%?){140}', p)), t.state(format('select ai.check_json_schema(%L)', t.patterns(9, '(%?){140}', p)))), format('%s %s', steps, state), format('patterns of %s steps together: %s', steps, state))
+  from (values ('(z?){135}a{54}', 9999, 'ok'), ('(z?){135}a{64}', 10000, 'ok'), ('(z?){135}a{74}', 10001, 'PT400')) v (p, steps, state);
+select throws_ok(format('select ai.check_json_schema(%L)', t.patterns(10, '(%?){140}', null)), 'PT400', 'the patterns of this JSON Schema are too large together', 'it says what is wrong');
+select is(t.state(format('select ai.check_json_schema(%L)', t.patterns(40, '([a-z]*[0-9]*){100}|%', null))), 'PT400', 'forty patterns of a hundred repetitions are none');
+
+-- What was not checked before it is applied.
+create function t.least(p_schema jsonb, p_instance jsonb, p_formats boolean default false) returns integer language plpgsql as $$
+declare
+  v_low  integer := 0;
+  v_high integer := 50000;
+begin
+  while v_low < v_high loop  -- the bound of steps that is just enough
+    if exists (select from ai.json_schema_errors(p_schema, p_instance, p_formats, '{}', (v_low + v_high) / 2) e where e.message like '%too many steps%') then
+      v_low := (v_low + v_high) / 2 + 1;
+    else
+      v_high := (v_low + v_high) / 2;
+    end if;
+  end loop;
+  return v_low;
+end
+$$;
+select is(t.errors(t.patterns(100, '([a-z]*[0-9]*){40}|%', null), '"a"'), '  this takes too many steps to be checked', 'nor are they applied where nobody checked them');
+select is(t.errors(jsonb_build_object('$ref', 'https://example.org/s')  || '{"pattern": "(a?){199}"}', '"a"'), ' /$ref this reference leads nowhere;  /pattern this pattern cannot be used', 'one that is too large is an error');
+select is((select e.message from ai.json_schema_errors('{"$ref": "https://example.org/s"}', '"a"', p_documents => jsonb_build_object('https://example.org/s', t.patterns(100, '(%?){100}', null))) e),
+          'this takes too many steps to be checked', 'patterns of other documents count');
+select is(t.least('{"pattern": "abc"}', '"abc"'), 2 + 1 + 1, 'steps: the pattern, the value, the match');
+select is(t.least('{"items": {"pattern": "abc"}}', '["abc", "abc"]'), 2 + 1 + 2 * 2, 'a pattern is compiled once');
+select is(t.least('{"items": {"pattern": "abc"}}', '["abc", "abc"]', true), 2 + 1 + 2 * 3, 'or for each match, beside the expressions of the formats');
+select is(t.least('{"pattern": "^.{0,1000}$"}', to_jsonb(repeat('x', 1000))), 206 + 1 + 1 + (1000.0 * (length(ai.json_pattern('^.{0,1000}$')) + 2 * 1003) / 10000)::integer, 'a match counts for the text by what is repeated');
+select is(t.least(t.patterns(24, '(%?){20}', null), '""'), 24 * (1 + 4 + 23) + 1 + 24 * 2, '24 patterns stay compiled');
+select is(t.least(t.patterns(25, '(%?){20}', null), '""'), 25 * (1 + 4 + 23) + 1 + 25 * (2 + 1 + 23), 'with 25 each match may compile one');
+select is(t.least('{"patternProperties": {"a": true, "b": true}}', '{"x": 1, "y": 2}'), 2 * 1 + 1 + 2 * (1 + 2), 'names count as texts do');
+select is(t.least('{"format": "regex"}', '"(a?){100}"', true), 1 + 4 + 515, 'a text that is to be a pattern counts as one');
+
 select is((select count(*)::integer from information_schema.role_routine_grants g where g.routine_schema = 'ai' and g.routine_name = 'json_schema_walk' and g.grantee = 'PUBLIC'), 0, 'the walk is nobody''s');
 
 select * from finish();
