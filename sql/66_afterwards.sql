@@ -230,5 +230,97 @@ end
 $$;
 comment on function ai.end_overdue(timestamptz) is 'Ends generations that waited for another beyond their deadline; gives how many.';
 
+-- Ends, as a claim would (ai.end_unclaimable()), what is queued beyond its deadline where claims do not come for long: in lanes that are
+-- parked for a limit, and in those of paused batches. Gives how many. A call reads at most c_rows of these rows in the order of their key,
+-- and ends at most c_ends. The next one goes on behind them, and behind the last lane at the first again: the place is kept in the session
+-- (ai.overdue_after), because upkeep is always done on the same connection; who has none begins at the first lane.
+-- Locks: the queue rows that it ends, skipping what others hold, then their generations.
+create or replace function ai.end_queued_overdue(p_now timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+set join_collapse_limit = 1
+as $$
+declare
+  c_rows  constant integer := 10000;
+  c_ends  constant integer := 1000;
+  c_first constant uuid := '00000000-0000-0000-0000-000000000000';
+  c_last  constant uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+  v_place text := coalesce(current_setting('ai.overdue_after', true), '');
+  v_lane  bigint := 0;
+  v_after uuid := c_first;
+  v_lanes bigint[];
+  v_next  text := '';
+  v_late  bigint[];  -- lanes of what is late
+  v_ids   uuid[];
+  v_owners uuid[];
+begin
+  if v_place ~ '^[0-9]{1,18}:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    v_lane := split_part(v_place, ':', 1);
+    v_after := split_part(v_place, ':', 2);
+  end if;
+  v_lanes := array((select distinct p.lane_id from ai.parked_lanes p where p.lane_id >= v_lane order by p.lane_id limit c_rows)
+                   union
+                   -- Those of paused batches are parked, too, but where an insert has listed them again.
+                   (select a.lane_id from ai.active_lanes a
+                      join ai.lanes l on l.id = a.lane_id and l.batch_id is not null
+                      join ai.batches b on b.tenant_id = l.tenant_id and b.id = l.batch_id and b.paused_at is not null
+                     where a.lane_id >= v_lane and exists (select from ai.batches o where o.paused_at is not null)
+                     order by a.lane_id limit c_rows)
+                   order by 1 limit c_rows);
+  if v_lanes <> '{}' then
+    with looked as materialized (
+      select l.id as lane_id, q.generation_id, q.tenant_id
+        from unnest(v_lanes) l (id)
+       cross join lateral (select o.generation_id, o.tenant_id from ai.queue o
+                            where o.lane_id = l.id and o.generation_id > case when l.id = v_lane then v_after else c_first end
+                            order by o.generation_id limit c_rows) q
+       limit c_rows
+    ), late as materialized (
+      select k.lane_id, k.generation_id
+        from looked k
+       cross join lateral (select from ai.settings s
+                             join ai.generations g on g.tenant_id = k.tenant_id and g.id = k.generation_id and g.status = 'queued'
+                            where greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' <= p_now offset 0) g
+       order by k.lane_id, k.generation_id
+       limit c_ends
+    )
+    select l.lanes, l.ids,
+           case when cardinality(l.ids) = c_ends then l.lanes[c_ends] || ':' || l.ids[c_ends]
+                when r.n = c_rows then (select k.lane_id || ':' || k.generation_id from looked k order by k.lane_id desc, k.generation_id desc limit 1)
+                when cardinality(v_lanes) = c_rows then v_lanes[c_rows] || ':' || c_last
+                else '' end
+      into v_late, v_ids, v_next
+      from (select count(*) as n from looked) r
+     cross join (select array_agg(t.lane_id order by t.lane_id, t.generation_id) as lanes, array_agg(t.generation_id order by t.lane_id, t.generation_id) as ids from late t) l;
+  end if;
+  if v_next <> v_place then
+    perform set_config('ai.overdue_after', v_next, false);
+  end if;
+  if v_ids is null then
+    return 0;
+  end if;
+
+  with gone as (
+    delete from ai.queue q
+     where q.ctid = any (array(select o.ctid from unnest(v_late, v_ids) u (lane_id, generation_id)
+                                 join ai.queue o on o.lane_id = u.lane_id and o.generation_id = u.generation_id
+                                order by o.generation_id for update of o skip locked))
+    returning q.generation_id, q.tenant_id
+  )
+  select array_agg(g.generation_id), array_agg(g.tenant_id) into v_ids, v_owners from gone g;
+  if v_ids is null then
+    return 0;
+  end if;
+  perform ai.end_unclaimable(v_ids, v_owners, p_now);
+  return cardinality(v_ids);
+end
+$$;
+comment on function ai.end_queued_overdue(timestamptz) is 'Ends what is queued beyond its deadline in parked lanes and paused batches; gives how many.';
+
 revoke execute on function ai.after_ends(uuid[], uuid[]), ai.continue_parent(uuid, uuid, uuid, text, text, text, bigint), ai.release_followers(uuid, uuid),
-  ai.stop_leading(uuid, uuid), ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz) from public;
+  ai.stop_leading(uuid, uuid), ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz), ai.end_queued_overdue(timestamptz) from public;

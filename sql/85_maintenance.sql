@@ -117,7 +117,7 @@ end
 $$;
 comment on function ai.do_chore(text, text, timestamptz) is 'Runs one chore of maintenance; an error becomes a warning.';
 
--- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "filled", "forgetting", "artifacts_swept", "unlisted"}, about once a minute {"partitions_made",
+-- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "queued_overdue", "filled", "forgetting", "artifacts_swept", "unlisted"}, about once a minute {"partitions_made",
 -- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made", "sessions_forgotten", "audit_appended", "batches_tidied", "ways_forgotten"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
 -- {"skipped": true} where another worker is at it. "claimable" says whether a claim may find something because of it: it is for the worker, the rest for people.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
@@ -161,6 +161,8 @@ begin
   v_back := found;
   v_done := jsonb_build_object('rescued', case when v_back then 0 else ai.rescue_generations(null) end, 'due', ai.queue_what_is_due(v_now), 'overdue', ai.end_overdue(v_now));
   perform ai.end_cancelled();
+  -- Before lanes are unparked: what they hold beyond its deadline may lie far behind what the next claim takes.
+  v_done := v_done || ai.do_chore('queued_overdue', 'end_queued_overdue', v_now);
   v_unparks := exists (select from ai.parked_lanes p where p.until <= v_now) or exists (select from ai.unsettled) and exists (select from ai.parked_lanes);
   perform ai.unpark_lanes(v_now);
   v_done := v_done || ai.do_chore('filled', 'fill_vectorizers', v_now);

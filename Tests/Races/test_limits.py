@@ -473,3 +473,23 @@ def test_everything_at_once_with_policies_that_change_ends_in_balance(database: 
     )
     assert len(rows) == 3
     assert [row["ledger"] for row in rows] == [row["calls"] for row in rows]
+
+
+def test_upkeep_waits_for_nobody_who_holds_what_is_late(database: Database) -> None:
+    member = database.member()
+    name = model(database)
+    app, worker = database.connect(user=member), PlainWorker(database)
+    row = app.execute("select ai.create_batch('paused', paused => true) as id").fetchone()
+    assert row
+    rows = app.execute(
+        "insert into ai.generations (prompt, model, batch_id, deadline_ms)"
+        " select 'x', %s, %s, 1 from generate_series(1, 3) returning id",
+        [name, row["id"]],
+    ).fetchall()
+    with database.connect(user=member, autocommit=False) as other:
+        other.execute("select ai.cancel(%s)", [rows[1]["id"]])
+        assert worker.maintain()["queued_overdue"] == 2
+        other.rollback()
+    assert worker.maintain()["queued_overdue"] == 1
+    assert database.value("select count(*) from ai.generations where error ->> 'code' = 'PT504'") == 3
+    assert database.value("select count(*) from ai.queue") == 0

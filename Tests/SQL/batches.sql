@@ -186,6 +186,49 @@ select is(t.fill(:'m', 1001), '1001', 'more than a thousand');
 select is(t.value_as('mtap_ann', format('select cancelled from ai.cancel_batch(%L)', :'m')), '1001', 'are cancelled at once');
 select is(t.counts(:'m'), 'cancelled 1001 0 0 0 0 1001 0', 'all of them');
 
+-- Time goes on while a batch is paused: upkeep ends what is late in it
+create function t.fill_until(p_batch uuid, p_count integer, p_deadline_ms integer) returns bigint language sql as $$
+  with i as (insert into ai.generations (tenant_id, user_id, prompt, model, batch_id, run_after, deadline_ms)
+             select t.alpha(), 'ann', 'x', 'mtap/one', p_batch, ai.now(), p_deadline_ms from generate_series(1, p_count) n returning 1) select count(*) from i
+$$;
+create function t.end_overdue() returns integer language sql as $$ select ai.end_queued_overdue(ai.now()) $$;
+select t.batch(p_paused => true) as d, t.batch() as e \gset
+select t.fill_until(:'d', 2, 86400000), t.fill_until(:'d', 3, 1000), t.fill_until(:'e', 1, 1000) \g /dev/null
+select is(t.end_overdue(), 0, 'nothing is late');
+select t.pass('2 s') \g /dev/null
+select is(t.end_overdue(), 3, 'what is late in a paused batch ends');
+select is(t.counts(:'d'), 'paused 5 2 0 0 3 0 0', 'and nothing else of it');
+select is((select array_agg(distinct g.error ->> 'code') from ai.generations g where g.batch_id = :'d' and g.status = 'failed'), array['PT504'], 'as a claim would have ended it');
+select is(t.counts(:'e'), 'running 1 1 0 0 0 0 0', 'what is not stopped is left to claims');
+select t.value_as('mtap_ann', format('select ai.pause_batch(%L)', :'e')) \g /dev/null
+delete from ai.parked_lanes p using ai.lanes l where l.id = p.lane_id and l.batch_id = :'e';
+insert into ai.active_lanes (lane_id, tenant_id, rank) select l.id, l.tenant_id, l.rank from ai.lanes l where l.batch_id = :'e';
+select is(t.end_overdue(), 1, 'a lane of a paused batch that an insert has listed is looked at, too');
+-- a bounded number a call; the next goes on from there
+select is(t.fill_until(:'d', 1001, 1000), 1001::bigint, 'more than a thousand');
+select t.pass('2 s') \g /dev/null
+select is(t.end_overdue(), 1000, 'a thousand');
+select is(t.end_overdue(), 1, 'and the rest');
+select is(t.end_overdue(), 0, 'no more');
+select is(t.fill_until(:'d', 10000, 86400000) + t.fill_until(:'e', 1, 1000), 10001::bigint, 'one behind ten thousand');
+select t.pass('2 s') \g /dev/null
+select is(t.end_overdue(), 0, 'is not read by the first call');
+select isnt(current_setting('ai.overdue_after'), '', 'which remembers its place');
+select is(t.end_overdue(), 1, 'but by the second');
+select is(current_setting('ai.overdue_after'), '', 'that comes to the end');
+select t.fill_until(:'d', 1, 1000) \g /dev/null
+select t.pass('2 s') \g /dev/null
+select set_config('ai.overdue_after', 'no place', true) \g /dev/null
+select is(t.end_overdue(), 0, 'who has no place begins at the first lane');
+select is(t.end_overdue(), 1, 'and goes on from there');
+select set_config('ai.overdue_after', '9999999999999999999:' || ai.uuid_v7(), true) \g /dev/null
+select is(t.end_overdue(), 0, 'also with a lane that is no bigint');
+select set_config('ai.overdue_after', '999999999999999999:' || ai.uuid_v7(), true) \g /dev/null
+select is(t.end_overdue(), 0, 'behind the last lane there is nothing');
+select is(current_setting('ai.overdue_after'), '', 'and it begins at the first again');
+select t.value_as('mtap_ann', format('select ai.cancel_batch(%L)', b)) from unnest(array[:'d', :'e']::uuid[]) b \g /dev/null
+select is(t.end_overdue(), 0, 'of a cancelled one nothing is left');
+
 -- Estimates: 4 bytes a token; mtap/one costs 3 and 15 a million.
 create function t.estimate(p_call text, p_role text default 'mtap_ann') returns text language sql as $$
   select t.value_as(p_role, format('select concat_ws('' '', input_tokens, output_tokens, cost, cost_max, target) from ai.estimate(%s)', p_call))

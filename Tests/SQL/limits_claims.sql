@@ -69,7 +69,7 @@ select t.pass('1 hour');
 select is(t.claim_all(:'w'), 2, 'two more'), is(t.settle_run(:'w'), 2::bigint, 'settled');
 select t.pass('1 hour');
 select is(t.claim_all(:'w'), 1, 'the last'), is(t.settle_run(:'w'), 1::bigint, 'settled'), is(t.statuses(), 'succeeded 5', 'all are answered');
--- whoever waits is cancelled, or ends at its deadline
+-- whoever waits is cancelled, or ends at its deadline when a claim takes it
 select t.ask_many(2);
 select t.ask('late', p_deadline_ms => 60000) as late, t.ask('cancelled') as cancelled \gset
 select is(t.claim_all(:'w'), 1, 'one of four');
@@ -77,10 +77,34 @@ set local session authorization mtap_ann;
 select is(ai.cancel(:'cancelled'), 'cancelled', 'what waits for room is cancelled');
 reset session authorization;
 select t.pass('61 seconds');
-select is(t.claimed(:'w'), 0, 'a claim a minute later'), is(t.status(:'late'), 'queued', 'the head of the lane still waits, and the late one behind it');
+select is(t.claimed(:'w'), 0, 'a claim a minute later');
+select is(t.status(:'late'), 'failed', 'ends it, if it comes to it');
 select t.pass('1 day');
-select is(t.claim_all(:'w'), 0, 'later than every deadline'), is((t.generation(:'late')).error ->> 'code', 'PT504', 'it has ended'), is(t.statuses(), 'cancelled 1, failed 2, running 1, succeeded 5', 'as has the head');
+select is(t.claim_all(:'w'), 0, 'later than every deadline'), is((t.generation(:'late')).error ->> 'code', 'PT504', 'nothing changed that'), is(t.statuses(), 'cancelled 1, failed 2, running 1, succeeded 5', 'as has the head');
 select is(t.settle_run(:'w'), 1::bigint, 'settled');
+select (t.generation(:'late')).error as error \gset late_
+delete from ai.generations;
+select t.clear();
+
+-- Upkeep ends what is late in a parked lane: behind all that a claim takes of it, and what came when it was parked
+select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'requests', 'period', 'month', 'amount', 1)) as l \gset
+select t.ask_many(41);
+select t.ask('behind', p_deadline_ms => 50000) as behind \gset
+select is(t.claim_all(:'w'), 1, 'one of 42');
+select t.ask('came', p_deadline_ms => 1000) as came \gset
+select is(ai.worker_maintain(:'w') -> 'queued_overdue', '0', 'nothing is late');
+select t.pass('2 s');
+select is(t.claimed(:'w'), 0, 'no claim comes to it');
+select is(t.status(:'came'), 'queued', 'so it waits');
+select is(ai.worker_maintain(:'w') -> 'queued_overdue', '1', 'upkeep does');
+select is((t.generation(:'came')).error, :'late_error'::jsonb, 'and says what a claim would have said');
+select is_empty(format('select from ai.queue where generation_id = %L', :'came'), 'it is off the queue'), is(t.lane_place('ann'), 'parked', 'its lane stays parked');
+select t.pass('49 s');
+select is(ai.worker_maintain(:'w') -> 'queued_overdue', '1', 'the one behind the others');
+select is((t.generation(:'behind')).error ->> 'code', 'PT504', 'has ended, too'), is((select count(*) from ai.queue), 40::bigint, 'the others wait');
+select is(ai.worker_maintain(:'w') -> 'queued_overdue', '0', 'once');
+delete from ai.queue;
+delete from ai.leases;
 delete from ai.generations;
 select t.clear();
 
