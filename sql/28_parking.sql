@@ -4,7 +4,8 @@
 -- that whoever looks at both in one snapshot finds it in one. An insert takes a parked lane for listed (ai.list_lanes()).
 -- Whoever moves lanes holds counters, or may come to wait for one: so nothing here waits for a row. What another
 -- transaction holds is passed over: that one is moving the same lane, or its rolling back leaves the lane parked until
--- its time comes, which is never far (ai.reserve_limits()).
+-- its time comes, which is never far (ai.reserve_limits()). So a lane may be on both: claims pass over a listed lane that waits for a
+-- limit (sql/44_picking.sql), and look at it when it is unparked.
 
 -- Puts parked lanes back on the list, and gives how many rows that were.
 create or replace function ai.unpark(p_lanes bigint[]) returns integer
@@ -32,7 +33,9 @@ end
 $$;
 comment on function ai.unpark(bigint[]) is 'Makes the claim look at these lanes again, as far as they are parked; gives how many rows were moved.';
 
--- Takes lanes off the list until a time, or until a counter frees; the three arrays belong together.
+-- Takes lanes off the list until a time, or until a counter frees; the three arrays belong together. Where a lane is parked for the same
+-- counter until then or earlier, nothing is added: of a lane that another transaction keeps on the list (an open ai.pause_batch()) each
+-- claim would leave one more row. Locks the rows of the list, skipping what others hold.
 create or replace function ai.park(p_lanes bigint[], p_counters bigint[], p_until timestamptz[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -45,7 +48,8 @@ begin
   insert into ai.parked_lanes (lane_id, tenant_id, rank, counter_id, until)
   select l.id, l.tenant_id, l.rank, u.counter_id, u.until
     from unnest(p_lanes, p_counters, p_until) u (lane_id, counter_id, until)
-    join ai.lanes l on l.id = u.lane_id;
+    join ai.lanes l on l.id = u.lane_id
+   where not exists (select from ai.parked_lanes p where p.lane_id = u.lane_id and p.counter_id = u.counter_id and p.until <= u.until);
 end
 $$;
 comment on function ai.park(bigint[], bigint[], timestamptz[]) is 'Takes lanes off the list of the claim until a time, or until a counter frees.';

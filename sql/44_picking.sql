@@ -2,7 +2,7 @@
 -- share, the next round begins behind the tenant that came last. Within a tenant: higher priority first, then the order
 -- of insertion. Both functions give parallel arrays of the rows, whether lanes of priority batch are among theirs, how many there are, whose the last is, the new marks
 -- of their lanes, and whether some lane gave as many as p_limited;
--- they look from the marks of lanes on (sql/45_claim.sql), take at most p_limited from a lane with limits, and lock what they take, skipping what others hold.
+-- they pass over lanes that wait for a limit, also where those are listed (sql/28_parking.sql), look from the marks of lanes on (sql/45_claim.sql), take at most p_limited from a lane with limits, and lock what they take, skipping what others hold.
 -- Their planner settings are those of ai.worker_claim().
 
 -- At most p_most, of the lane that is the only one listed, whose turn it always is.
@@ -29,7 +29,8 @@ begin
       order by o.generation_id
       limit case when l.counters <> '{}' then least(p_most, p_limited) else p_most end
         for update skip locked) q
-   where l.id = p_lane;
+   where l.id = p_lane
+     and (l.counters = '{}' or not exists (select from ai.parked_lanes k where k.lane_id = l.id and k.counter_id <> 0));
   -- By place: a delete by key would walk the same dead entries again.
   if taken > 0 then
     delete from ai.queue o where o.ctid = any (v_places);
@@ -78,6 +79,7 @@ begin
                       case when c.counters <> '{}' then least(p_share, p_limited) else p_share end as most, c.priority = 'batch' as of_batch
                  from (select distinct a.rank, a.lane_id from ai.active_lanes a where a.tenant_id = t.tenant_id and a.lane_id <> all (p_stopped)) l
                  left join ai.lanes c on c.id = l.lane_id
+                where coalesce(c.counters, '{}') = '{}' or not exists (select from ai.parked_lanes k where k.lane_id = l.lane_id and k.counter_id <> 0)
                 -- Lanes of one rank take turns by chance: of many members of a tenant none is always last.
                 order by l.rank, random()) u
         cross join lateral (

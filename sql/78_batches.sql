@@ -141,7 +141,7 @@ $$;
 comment on function ai.pause_batch(uuid) is 'Pauses a batch: nothing more of it begins.';
 
 -- Raises PT401, PT403, PT404; PT409 where the batch was cancelled. Locks the batch. Lanes that wait for a limit go on waiting for it:
--- the claim that finds them here parks them again.
+-- claims pass over them until they are unparked.
 create or replace function ai.resume_batch(batch uuid) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

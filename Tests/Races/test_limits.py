@@ -475,6 +475,49 @@ def test_everything_at_once_with_policies_that_change_ends_in_balance(database: 
     assert [row["ledger"] for row in rows] == [row["calls"] for row in rows]
 
 
+def parked(database: Database) -> int:
+    return database.value("select count(*) from ai.parked_lanes where counter_id <> 0")
+
+
+def claimed(worker: PlainWorker) -> int:
+    """How many a few claims of everything give: the first one moves what lies in a lane without its limits."""
+    return sum(len(worker.claim(look_at_everything=True)) for _ in range(3))
+
+
+def test_an_open_pause_of_a_lane_at_its_limit_makes_no_claim_look_again_and_again(database: Database) -> None:
+    member = database.member()
+    name = model(database)
+    limit_id = limit(database, tenant_id=member.tenant_id, metric="requests", period="month", amount=1)
+    worker, app = PlainWorker(database), database.connect(user=member)
+    row = app.execute("select ai.create_batch('paused') as id").fetchone()
+    assert row
+    app.execute(
+        "insert into ai.generations (prompt, model, batch_id) select 'x', %s, %s from generate_series(1, 5)",
+        [name, row["id"]],
+    )
+    assert claimed(worker) == 1
+    assert parked(database) == 1
+    database.execute("update ai.limits set amount = 1.5")  # lists the lane
+    with database.connect(user=member, autocommit=False) as pausing:
+        pausing.execute("select ai.pause_batch(%s)", [row["id"]])
+        assert worker.claim(look_at_everything=True) == []
+        assert parked(database) == 1
+        places = database.value("select array_agg(q.ctid order by q.ctid) from ai.queue q")
+        for _ in range(10):
+            assert worker.claim(look_at_everything=True) == []
+            assert worker.claim() == []
+            assert worker.wait_ms is not None
+            assert worker.wait_ms > 1000
+        # Nothing was taken and put back.
+        assert database.value("select array_agg(q.ctid order by q.ctid) from ai.queue q") == places
+        assert parked(database) == 1
+        pausing.commit()
+    database.execute("update ai.limits set amount = 100 where id = %s", limit_id)
+    assert worker.claim(look_at_everything=True) == []
+    app.execute("select ai.resume_batch(%s)", [row["id"]])
+    assert len(worker.claim(look_at_everything=True)) == 4
+
+
 def test_upkeep_waits_for_nobody_who_holds_what_is_late(database: Database) -> None:
     member = database.member()
     name = model(database)

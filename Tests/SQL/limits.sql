@@ -231,8 +231,28 @@ select t.clear();
 -- parked twice, listed twice: no harm
 select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'requests', 'period', 'month', 'amount', 1)) as l \gset
 select is(t.verdicts(2), 'go wait', 'waits'), is(t.verdicts(1), 'wait', 'and another claim finds the same');
-select is((select count(*) from ai.parked_lanes), 2::bigint, 'two rows'), is(ai.unpark(array(select lane_id from ai.parked_lanes)), 2, 'both go');
+select is((select count(*) from ai.parked_lanes), 1::bigint, 'that leaves one row');
+update ai.parked_lanes set until = until + interval '1 minute';
+select is(t.verdicts(1), 'wait', 'one that looks again earlier');
+select is((select count(*) from ai.parked_lanes), 2::bigint, 'leaves another one');
+select is(ai.unpark(array(select lane_id from ai.parked_lanes)), 2, 'both go');
 select is((select count(*) from ai.active_lanes a join ai.lanes l on l.id = a.lane_id where l.counters <> '{}'), 1::bigint, 'one listing');
+-- listed and parked: no claim takes anything of it before it is unparked
+select is(t.verdicts(1), 'wait', 'it waits');
+select t.ask() \g /dev/null
+insert into ai.active_lanes (lane_id, tenant_id, rank) select p.lane_id, p.tenant_id, p.rank from ai.parked_lanes p;
+select is(t.lane_place('ann'), 'active+parked', 'listed and parked');
+update ai.queue set lane_id = (select lane_id from ai.parked_lanes);
+select (select count(*) from ai.queue) as queued, (select p.lane_id from ai.parked_lanes p) as lane \gset
+select is((ai.pick_from_lane(:lane, 10, 32, '{}', '{}')).taken, 0, 'nothing is taken where it is the only one'),
+       is((ai.pick_in_turn('00000000-0000-0000-0000-000000000000', 10, 10, 32, '{}', '{}', '{}')).taken, 0, 'nor in turn');
+update ai.parked_lanes set counter_id = 0;
+select is((ai.pick_from_lane(:lane, 10, 32, '{}', '{}')).taken, :queued, 'what is not parked for a limit is taken');
+delete from ai.generations;
+select t.clear();
+select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'requests', 'period', 'month', 'amount', 1)) as l \gset
+select is(t.verdicts(2), 'go wait', 'waits');
+select is(ai.unpark(array(select lane_id from ai.parked_lanes)), 1, 'is looked at');
 -- until a deadline at the latest
 select t.ask('late', p_deadline_ms => 5000) as g \gset
 select is((select r.verdict from t.reserve(array[true], 'ann', ids => array[:'g']::uuid[]) r), 'wait', 'its deadline is in five seconds');
