@@ -218,15 +218,36 @@ end
 $$;
 comment on function ai.keep_limit() is 'Trigger: what a limit counts does not change, and money that was counted is kept.';
 
--- Constraint trigger, at commit: whoever waits for room is looked at again under the new policy.
+-- Constraint trigger, at commit: whoever waits for room is looked at again under the new policy. A claim under way may have read the old
+-- one, and parks its lane unseen from here: an empty entry in ai.unsettled makes the next claim look at what waits for the counter
+-- (ai.unpark_lanes()), and goes when the counter is held. The newest c_counters get one: what waits for another one is looked at within a
+-- minute. A limit that is deleted needs none: to delete its counters waits for such claims. Locks parked lanes, skipping what others hold.
 create or replace function ai.limits_changed() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_tenant uuid := case when tg_op = 'DELETE' then old.tenant_id else new.tenant_id end;
+  c_counters constant integer := 1000;
+  v_tenant   uuid := case when tg_op = 'DELETE' then old.tenant_id else new.tenant_id end;
+  v_limits   bigint[] := '{}';
+  v_left     boolean;
+  v_unparked integer;
 begin
-  if ai.unpark(array(select p.lane_id from ai.parked_lanes p where v_tenant is null or p.tenant_id = v_tenant)) > 0 then
+  if tg_table_name = 'credits' then
+    v_limits := array(select l.id from ai.limits l where l.tenant_id = v_tenant and l.metric = 'credit');
+  elsif tg_op = 'UPDATE' then
+    v_limits := array[new.id];
+  end if;
+  insert into ai.unsettled (counter_id, window_start, delta)
+  select c.id, ai.window_start(l.period, ai.now()), 0
+    from ai.limits l
+    join ai.counters c on c.limit_id = l.id
+   where l.id = any (v_limits)
+   order by c.id desc
+   limit c_counters;
+  v_left := found;
+  v_unparked := ai.unpark(array(select p.lane_id from ai.parked_lanes p where v_tenant is null or p.tenant_id = v_tenant));
+  if v_unparked > 0 or v_left then
     perform ai.wake_workers();
   end if;
   return null;

@@ -518,6 +518,32 @@ def test_an_open_pause_of_a_lane_at_its_limit_makes_no_claim_look_again_and_agai
     assert len(worker.claim(look_at_everything=True)) == 4
 
 
+@pytest.mark.parametrize("way", ["limit", "credit"])
+def test_a_limit_that_is_raised_beside_a_claim_that_read_the_old_one(database: Database, way: str) -> None:
+    member = database.member()
+    model(database)
+    if way == "limit":
+        limit(database, tenant_id=member.tenant_id, metric="requests", period="month", amount=1)
+    else:
+        database.execute("select ai.add_credit(%s, 0.03)", member.tenant_id)
+        database.execute("update ai.limits set on_limit = 'wait'")
+    worker = PlainWorker(database)
+    insert(database.connect(user=member), 4)
+    assert claimed(worker) == 1
+    database.execute("update ai.parked_lanes set until = now()")
+    worker.connection.execute("begin")
+    assert worker.claim(look_at_everything=True) == []
+    if way == "limit":
+        database.execute("update ai.limits set amount = 100")
+    else:
+        database.execute("select ai.add_credit(%s, 100)", member.tenant_id)
+    worker.connection.execute("commit")
+    assert parked(database) == 1
+    # Nobody has to wait for the minute to be over.
+    assert len(worker.claim(look_at_everything=True)) == 3
+    assert database.value("select count(*) from ai.unsettled") == 0
+
+
 def test_upkeep_waits_for_nobody_who_holds_what_is_late(database: Database) -> None:
     member = database.member()
     name = model(database)
