@@ -11,6 +11,7 @@ set enable_seqscan = off
 as $$
 declare
   c_calls constant integer := 32;
+  c_steps constant integer := 20000;  -- of an answer: its calls share them
   v_one   record;
   v_calls jsonb;
   v_open  uuid[];
@@ -46,7 +47,7 @@ begin
   ), judged as (
     select a.*, case when a.tool_id is null then 'there is no such tool' when a.arguments is null then 'the arguments are not JSON'
                      else (select 'the arguments do not fit: ' || string_agg(concat_ws(': ', nullif(e.instance_path, ''), e.message), '; ')
-                             from (select * from ai.json_schema_errors(a.parameters, a.arguments, false, '{}', 20000) s limit 10) e) end as wrong
+                             from (select * from ai.json_schema_errors(a.parameters, a.arguments, false, '{}', c_steps / jsonb_array_length(v_calls)) s limit 10) e) end as wrong
       from asked a
   ), made as (
     insert into ai.tool_calls (tenant_id, generation_id, user_id, api_key_id, step, position, call_id, tool_id, name, arguments, status, result, created_at, finished_at, settled_at)

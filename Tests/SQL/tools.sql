@@ -169,6 +169,22 @@ select is(t.answer(:'w', :'g', '', t.called('[{"name": "who", "text": "{not JSON
 select is((select result from ai.tool_calls where generation_id = :'g'), '{"error": "the arguments are not JSON"}', 'are said to be none, without a run');
 select t.answer(:'w', :'g', 'x') from t.request(:'w') \gset ignored_
 
+-- The calls of one answer share its steps.
+savepoint shared_steps;
+update ai.tools set parameters = '{"type": "object", "properties": {"n": {"items": {"type": "integer"}}}}' where name = 'who';
+create function t.many(p_calls integer) returns jsonb language sql as $$
+  select t.called((select jsonb_agg(jsonb_build_object('name', 'who', 'arguments', jsonb_build_object('n', (select jsonb_agg(i) from generate_series(1, 700) i)))) from generate_series(1, p_calls)))
+$$;
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.many(1)) \gset ignored_
+select is((select array_agg(distinct status) from ai.tool_calls where generation_id = :'g'), '{queued}', 'one call of seven hundred numbers fits');
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.many(32)) \gset ignored_
+select results_eq(format($$ select count(*), min(status), bool_and(result ~ 'too many steps') from ai.tool_calls where generation_id = %L $$, :'g'), $$ values (32::bigint, 'failed', true) $$, 'thirty-two at once take too many steps');
+rollback to shared_steps;
+
 -- Tickets.
 select t.ask_tools() as g \gset
 select t.request(:'w') \gset ignored_
