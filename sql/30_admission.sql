@@ -232,7 +232,11 @@ begin
     raise exception 'no generations are taken at present' using errcode = 'PT503', hint = 'ai.settings.accepting';
   end if;
   if new.idempotency_key is not null then
-    v_given := ai.given_question(new);
+    v_given := jsonb_build_array(new.user_id, new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.stream, new.priority,
+                                 extract(epoch from new.run_after), new.deadline_ms, new.metadata)
+      || case when coalesce(new.collection, new.template, new.cache, new.conversation_id::text, new.batch_id::text) is null and not new.replay then '[]'
+              else jsonb_build_array(new.collection, new.template, new.cache, new.conversation_id, new.batch_id, new.replay) end
+      || case when new.tools is null then '[]' else jsonb_build_array(new.tools, new.max_steps) end;
     if ai.key_stands_for(new.tenant_id, new.idempotency_key, array[v_given]) then
       return null;
     end if;

@@ -1,23 +1,7 @@
 -- One idempotency key of a tenant, one question: a question that was admitted before is not admitted again, whatever has become
 -- since of the defaults, the template or the batch that it came with.
 
--- What the app gave, as a JSON array: its hash is kept with the key. To be asked before anything is put in the place of what was left out.
-create or replace function ai.given_question(p_question record) returns jsonb
-language plpgsql stable parallel safe security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  q record := p_question;
-begin
-  return jsonb_build_array(q.user_id, q.kind, q.prompt, q.messages, q.model, q.profile, q.params, q.stream, q.priority, extract(epoch from q.run_after), q.deadline_ms, q.metadata)
-    || case when coalesce(q.collection, q.template, q.cache, q.conversation_id::text, q.batch_id::text) is null and not q.replay then '[]'
-            else jsonb_build_array(q.collection, q.template, q.cache, q.conversation_id, q.batch_id, q.replay) end
-    || case when q.tools is null then '[]' else jsonb_build_array(q.tools, q.max_steps) end;
-end
-$$;
-comment on function ai.given_question(record) is 'A question as the app gave it, a row of ai.generations, for the hash that is kept with its idempotency key.';
-
--- Whether the key stands for one of these questions.
+-- Whether the key stands for one of these questions, as the app gave them (ai.admit_question()): their hashes are kept with keys.
 create or replace function ai.key_stands_for(p_tenant uuid, p_key text, p_questions jsonb[]) returns boolean
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
@@ -25,7 +9,7 @@ as $$
   select exists (select from ai.idempotency_keys k
                   where k.tenant_id = p_tenant and k.key = p_key and k.input_hash = any (array(select sha256(convert_to(q::text, 'UTF8')) from unnest(p_questions) q)))
 $$;
-comment on function ai.key_stands_for(uuid, text, jsonb[]) is 'Whether an idempotency key was used with one of these questions (ai.given_question()).';
+comment on function ai.key_stands_for(uuid, text, jsonb[]) is 'Whether an idempotency key was used with one of these questions (ai.admit_question()).';
 
 -- Takes a key for a generation: true. False: it stands for this question already, with its profile or its template's collection left out or spelled out.
 -- p_collection: what the template of the question gives where none is named. Locks the key until the transaction ends: of two that take it at once the second
@@ -77,5 +61,5 @@ as $$
 $$;
 comment on function ai.idempotent_generation(text) is 'Id of the caller''s generation that was inserted with this idempotency key; null: none.';
 
-revoke execute on function ai.given_question(record), ai.key_stands_for(uuid, text, jsonb[]), ai.take_key(uuid, text, uuid, jsonb, text), ai.idempotent_generation(text) from public;
+revoke execute on function ai.key_stands_for(uuid, text, jsonb[]), ai.take_key(uuid, text, uuid, jsonb, text), ai.idempotent_generation(text) from public;
 grant execute on function ai.idempotent_generation(text) to ai_user;
