@@ -21,6 +21,8 @@ SETTINGS = {
     "ai.clock_offset": "-100 years",
     "ai.estimates": '{"at": "0"}',
     "ai.searched": "1",
+    "ai.claimed_after": "%(beta)s",
+    "ai.overdue_after": "1:%(beta)s",
     "hnsw.ef_search": "1000",
     "hnsw.iterative_scan": "relaxed_order",
     "search_path": "pg_temp, public, ai",
