@@ -14,7 +14,7 @@ declare
   v_route bigint[];  -- null: the name decides
 begin
   if p_source = 'rows' then
-    select array_remove(array[ai.target_model(null, 'embedding', p_model, null, 1)], null) into v_route
+    select coalesce(ai.route_models(null, 'embedding', p_model, null, null, null, null, null), '{}') into v_route
       from ai.vectorizer_versions v join ai.vectorizers z on z.id = v.vectorizer_id where v.id = p_version and z.tenant_id is null;
   end if;
   with batches as materialized (

@@ -19,7 +19,7 @@ begin
       from ai.vectorizers z
       join pg_class c on c.oid = z.table_name
      cross join ai.row_expressions(z.id) e
-     cross join (select ai.column_names(o.table_name, o.table_id, o.columns, o.attnums) as columns from ai.vectorizers o where o.id = p_vectorizer) n
+     cross join lateral (select ai.column_names(z.table_name, z.table_id, z.columns, z.attnums) as columns) n
      where z.id = p_vectorizer and array_position(n.columns, null) is null and (z.tenant_id = (select ai.tenant_id()) or (z.tenant_id is null and (select ai.tenant_id()) is not null) or ai.acts_as_owner()));
 end
 $$;
