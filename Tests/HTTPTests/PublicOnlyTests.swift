@@ -117,14 +117,14 @@ private func expectForbidden(_ outcome: TransferOutcome) {
 
   @Test("an open address that refuses is a failed connection, as of any provider")
   func refused() async throws {
-    let server = TestServer { _ in }
-    server.stop()
+    let closed = RefusingPort()
+    defer { closed.close() }
     let pool = try pool {
-      $0.resolved = ["mixed.test:\(server.port):10.0.0.1,127.0.0.1"]
+      $0.resolved = ["mixed.test:\(closed.number):10.0.0.1,127.0.0.1"]
       $0.allowedNetworks = [IPNetwork("127.0.0.0/8")].compactMap(\.self)
     }
     defer { pool.stop() }
-    let (outcome, _) = await run(pool, post("http://mixed.test:\(server.port)/"))
+    let (outcome, _) = await run(pool, post("http://mixed.test:\(closed.number)/"))
     #expect(outcome.failure?.kind == .connect)
     #expect(!outcome.requestSent)
   }

@@ -16,23 +16,8 @@ final class TestServer: Sendable {
 
   init(_ script: @escaping @Sendable (TestConnection) -> Void) {
     self.script = script
-    let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    self.listener = listener
-    var yes: Int32 = 1
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let bound = withUnsafeMutablePointer(to: &address) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { pointer in
-        let code = bind(listener, pointer, length)
-        getsockname(listener, pointer, &length)
-        return code
-      }
-    }
-    precondition(bound == 0 && listen(listener, 4096) == 0)
-    port = Int(UInt16(bigEndian: address.sin_port))
+    (listener, port) = boundToLoopback()
+    precondition(listen(listener, 4096) == 0, "listen: \(errno)")
     TestServer.thread { [self] in
       while true {
         let fd = accept(listener, nil, nil)

@@ -133,9 +133,9 @@ private func run(
 
   @Test("a refused connection is a connect failure: nothing was sent")
   func refused() async throws {
-    let server = TestServer { _ in }
-    server.stop()
-    let (outcome, recorder) = try await run(post(server.url))
+    let closed = RefusingPort()
+    defer { closed.close() }
+    let (outcome, recorder) = try await run(post("http://127.0.0.1:\(closed.number)"))
     #expect(outcome.failure?.kind == .connect)
     #expect(!outcome.requestSent && outcome.bytesSent == 0)
     #expect(recorder.heads.isEmpty)
