@@ -1,12 +1,11 @@
 -- From the queue to the worker.
 --
--- The cursor is the worker's, opaque to it: after which tenant to go on, and for lanes a low mark, the last id
--- taken from each. The mark spares the claim from walking the dead entries of what was claimed before, which an old
+-- The cursor is the worker's, opaque to it: for lanes a low mark, the last id taken from each. The mark spares the claim from walking the dead entries of what was claimed before, which an old
 -- snapshot keeps (0.3 ms against 5 to 20 ms). Of many lanes only the marks of the last few hundred are kept: when there are
 -- enough they become the older ones, and those that were older are forgotten. A mark is a hint, because inserts do not commit in the order of their ids: a
 -- null cursor looks at everything, and a worker claims with one before it sleeps, after each wake-up and once a second.
--- The place in the round outlasts it, in a setting of the worker's session: where calls take long every claim has a null
--- cursor, and who comes first would be all who come.
+-- After which tenant to go on is no part of it, but a setting of the worker's session: where calls take long every claim has a
+-- null cursor, and who comes first would be all who come.
 
 -- Takes up to p_limit rows off the queue (sql/44_picking.sql), prepares them (sql/46_prepare.sql) and leases them to the worker
 -- (sql/47_lease.sql). Locks: delayed or queue rows (skipping what others hold), counters, then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
@@ -38,7 +37,7 @@ declare
   v_leased  integer := 0;
   c_first   constant uuid := '00000000-0000-0000-0000-000000000000';
   v_now     timestamptz := ai.now();
-  v_after   uuid := c_first;
+  v_after   uuid;
   v_marks   jsonb := '{}';
   v_older   jsonb := '{}';
   v_cursor  jsonb := '{}';
@@ -61,7 +60,6 @@ begin
   if p_cursor is not null then
     begin
       v_cursor := p_cursor;
-      v_after := coalesce((v_cursor ->> 'after')::uuid, c_first);
       v_marks := coalesce(v_cursor -> 'marks', '{}');
       v_older := coalesce(v_cursor -> 'older', '{}');
       v_limited := least(greatest(coalesce((v_cursor ->> 'limited')::integer, c_limited), c_limited), 10000);
@@ -100,9 +98,7 @@ begin
     v_is.only_lane := null;  -- there may be others by now
   end if;
   if v_is.only_lane is null then
-    if p_cursor is null then
-      v_after := coalesce(substring(current_setting('ai.claimed_after', true) from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')::uuid, c_first);
-    end if;
+    v_after := coalesce(substring(current_setting('ai.claimed_after', true) from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')::uuid, c_first);
     -- Of more tenants than p_limit each gets one.
     with recursive tenants as (
       (select a.tenant_id from ai.active_lanes a order by a.tenant_id limit 1)
@@ -178,7 +174,7 @@ begin
   end if;
   -- Counters are locked until the commit: small batches of a tenant with limits would wait for each other's.
   v_limited := case when v_leased < v_taken then c_limited when v_more then least(v_limited * 2, 1024) else v_limited end;
-  cursor := jsonb_build_object('after', v_after, 'marks', v_marks, 'older', v_older, 'limited', v_limited)::text;
+  cursor := jsonb_build_object('marks', v_marks, 'older', v_older, 'limited', v_limited)::text;
   -- What was taken and not leased has ended, waits, or was moved to another lane, where it may lie before the mark. Of a lane with limits
   -- only some were taken: the rest lies behind the mark.
   wait_ms := case when v_leased < v_taken then 1 when v_more then 0 end;
