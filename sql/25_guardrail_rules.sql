@@ -1,7 +1,8 @@
 -- Rules as rows: who may write them, and what is wrong with them.
 
--- Trigger BEFORE INSERT OR UPDATE, each row. Raises PT400 for a rule that could not do what it says, and keeps the regular
--- expression of terms and patterns beside it.
+-- Trigger BEFORE INSERT OR UPDATE, each row. Raises PT400 for a rule that could not do what it says, PT409 beyond 100 that a tenant has
+-- switched on itself (all are applied to each answer, while those of other tenants wait), and keeps the regular expression of terms and
+-- patterns beside it. Takes a turn (sql/17_bindings.sql) where a tenant switches one on.
 create or replace function ai.check_guardrail() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -74,6 +75,14 @@ begin
     elsif ai.target_model(new.tenant_id, 'chat', new.options ->> 'model', new.options ->> 'profile', 1) is null then
       raise exception 'there is no % % for moderation', case when new.options ? 'model' then 'model' else 'profile' end, coalesce(new.options ->> 'model', new.options ->> 'profile')
         using errcode = 'PT400', hint = 'It must answer chats, and be the tenant''s or, for a rule of all tenants, shared.';
+    end if;
+  end if;
+
+  if new.enabled and (tg_op = 'INSERT' or not old.enabled) and not ai.acts_for_all() then
+    perform ai.take_turn(new.tenant_id);
+    if (select count(*) from ai.guardrails g where g.tenant_id = new.tenant_id and g.enabled) >= 100 then
+      raise exception 'a tenant has at most 100 guardrails of its own switched on'
+        using errcode = 'PT409', hint = 'Switch one off (enabled = false), or put terms of two into one. The operator may add more.';
     end if;
   end if;
   return new;

@@ -131,8 +131,7 @@ $$;
 comment on function ai.limit_text(text, text, numeric, text) is 'A limit in words, such as 20 requests an hour for each member.';
 
 -- Trigger BEFORE INSERT: what an admin of a tenant inserts is the tenant's own. Runs as who inserts, because it is the
--- policies' being active that tells an admin from the operator. Raises PT409 beyond 100 limits of a tenant's own: claims
--- lock the counters of all of them, for other tenants in the same batch, too.
+-- policies' being active that tells an admin from the operator.
 create or replace function ai.own_limit() returns trigger
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
@@ -141,9 +140,6 @@ begin
   if row_security_active('ai.limits') then
     new.tenant_id := coalesce(new.tenant_id, (select ai.tenant_id()));
     new.operator := false;
-    if (select count(*) from ai.limits l where l.tenant_id = new.tenant_id and not l.operator) >= 100 then
-      raise exception 'a tenant sets at most 100 limits' using errcode = 'PT409', hint = 'The operator may set more.';
-    end if;
   end if;
   return new;
 end
@@ -169,6 +165,25 @@ begin
 end
 $$;
 comment on function ai.own_limit_key() is 'Trigger: a limit of one API key is of a key of its own tenant.';
+
+-- Trigger BEFORE INSERT, after own_limit, of what a tenant sets itself. Raises PT409 beyond 100: claims lock the counters of all of them,
+-- for other tenants in the same batch, too. Takes a turn (sql/17_bindings.sql).
+create or replace function ai.own_limit_number() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if new.tenant_id is distinct from ai.tenant_id() then
+    return new;  -- row-level security refuses it: nothing is said about what another tenant has, and nobody waits
+  end if;
+  perform ai.take_turn(new.tenant_id);
+  if (select count(*) from ai.limits l where l.tenant_id = new.tenant_id and not l.operator) >= 100 then
+    raise exception 'a tenant sets at most 100 limits' using errcode = 'PT409', hint = 'The operator may set more.';
+  end if;
+  return new;
+end
+$$;
+comment on function ai.own_limit_number() is 'Trigger: a tenant sets at most 100 limits itself.';
 
 -- Trigger BEFORE INSERT on ai.api_keys.
 create or replace function ai.keep_key_origin() returns trigger
@@ -257,7 +272,7 @@ comment on function ai.limits_changed() is 'Trigger: lanes that wait for room ar
 
 revoke execute on function ai.window_start(text, timestamptz), ai.window_end(text, timestamptz), ai.limited(uuid),
   ai.generation_counters(uuid, text, text, text, text, uuid), ai.key_origin(uuid), ai.make_counters(uuid, text, text, text, text, uuid), ai.dearest_cost(jsonb, bigint, bigint),
-  ai.limit_text(text, text, numeric, text), ai.own_limit(), ai.own_limit_key(), ai.keep_key_origin(), ai.keep_limit(), ai.limits_changed() from public;
+  ai.limit_text(text, text, numeric, text), ai.own_limit(), ai.own_limit_key(), ai.own_limit_number(), ai.keep_key_origin(), ai.keep_limit(), ai.limits_changed() from public;
 
 -- objects
 
@@ -265,6 +280,8 @@ create or replace trigger own_limit before insert on ai.limits
   for each row execute function ai.own_limit();
 create or replace trigger own_limit_key before insert on ai.limits
   for each row when (new.api_key_id is not null) execute function ai.own_limit_key();
+create or replace trigger own_limit_number before insert on ai.limits
+  for each row when (not new.operator) execute function ai.own_limit_number();
 create or replace trigger keep_key_origin before insert on ai.api_keys
   for each row execute function ai.keep_key_origin();
 create or replace trigger keep_limit before update or delete on ai.limits

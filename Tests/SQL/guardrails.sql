@@ -48,6 +48,17 @@ select is(t.as_role(role, 'select from ai.redactions'), '42501', format('%s does
 select is(t.as_role(role, 'select ai.guard_output(t.alpha(), null, null, null)'), '42501', format('%s does not restore', role)) from unnest(array['mtap_ann', 'mtap_adm', 'mtap_worker']) role;
 select t.no_rules();
 
+-- How many a tenant has switched on itself
+select is(t.as_role('mtap_adm', sql), expected, format('the admin: %s', sql))
+  from (values ('insert into ai.guardrails (tenant_id, name, detector) select ai.tenant_id(), n, ''email'' from generate_series(1, 99) n', 'ok 99'),
+               ('insert into ai.guardrails (tenant_id, name, detector) values (ai.tenant_id(), ''100'', ''email'')', 'ok 1'),
+               ('insert into ai.guardrails (tenant_id, name, detector) values (ai.tenant_id(), ''101'', ''email'')', 'PT409'),
+               ('insert into ai.guardrails (tenant_id, name, detector, enabled) values (ai.tenant_id(), ''off'', ''email'', false)', 'ok 1'),
+               ('update ai.guardrails set enabled = true where name = ''off''', 'PT409'), ('update ai.guardrails set position = 3 where name = ''100''', 'ok 1'),
+               ('update ai.guardrails set enabled = false where name = ''7''', 'ok 1'), ('update ai.guardrails set enabled = true where name = ''off''', 'ok 1')) v (sql, expected);
+select is(t.rule('phone', p_name => 'by the operator'), 'ok', 'the operator adds more');
+select t.no_rules();
+
 -- What a rule may be
 select is(t.rule(detector, action, options::jsonb, scope, restore), expected, format('%s %s %s %s: %s', detector, action, scope, options, expected))
   from (values

@@ -115,5 +115,17 @@ set local session authorization mtap_ann;
 select is((select string_agg(metric || ' ' || used, ', ') from ai.limits_status()), 'requests 0, tokens 0, cost 0, credit 0.6', 'later windows are empty; credit is as it was');
 reset session authorization;
 
+-- How many a tenant sets itself
+set local session authorization mtap_adm;
+select lives_ok($$ insert into ai.limits (metric, period, amount) select 'requests', 'day', n from generate_series(1, 99 - (select count(*) from ai.limits where not operator)) n $$,
+  '99 limits of its own beside the operator''s');
+select lives_ok($$ insert into ai.limits (metric, period, amount) values ('requests', 'day', 100) $$, 'the hundredth');
+select throws_ok($$ insert into ai.limits (metric, period, amount) values ('requests', 'day', 101) $$, 'PT409', 'a tenant sets at most 100 limits', 'one more');
+set local session authorization mtap_badm;
+select lives_ok($$ insert into ai.limits (metric, period, amount) values ('requests', 'day', 100) $$, 'another tenant''s do not count');
+select throws_ok($$ insert into ai.limits (tenant_id, metric, period, amount) values ('0a000000-0000-7000-8000-000000000001', 'requests', 'day', 100) $$, '42501', null, 'nor is told that they are too many');
+reset session authorization;
+select lives_ok($$ insert into ai.limits (tenant_id, metric, period, amount) values (t.alpha(), 'requests', 'day', 101) $$, 'the operator sets more');
+
 select * from finish();
 rollback;
