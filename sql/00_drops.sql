@@ -58,3 +58,5 @@ drop function if exists ai.has_batch_lane(bigint[]);
 -- With what patterns count for.
 drop function if exists ai.json_schema_index(jsonb);
 drop function if exists ai.pattern_steps(text, bigint);
+-- Of what was prepared, addresses of images included.
+drop function if exists ai.files_weight(uuid, uuid[]);

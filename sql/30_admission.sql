@@ -248,7 +248,7 @@ begin
       and new.run_after is null and new.deadline_ms is null and new.metadata is null and new.cache is null and new.cache_tags is null) is not true then
     perform ai.check_input(new.kind, new.prompt, new.messages, new.model, new.profile, new.params, new.stream, new.priority, new.run_after,
                            new.deadline_ms, new.metadata, new.cache, new.cache_tags, v_settings.max_input_bytes);
-    if new.messages @? '$[*].content[*] ? (@.type == "artifact" || @.type == "image_url" || @.type == "input_audio" || @.type == "file")' then
+    if new.messages @? '$[*].content[*] ? (@.type() == "object" && !(@.type == "text"))' then
       new.input_artifacts := ai.check_files(new.tenant_id, new.user_id, new.messages);
     end if;
     v_cacheable := new.kind not in ('image', 'speech');  -- their answers are files

@@ -30,8 +30,7 @@ as $$
 $$;
 comment on function ai.message_artifacts(jsonb) is 'What the parts of type artifact in messages refer to.';
 
--- Checks the files of a request that is inserted; gives the ids of artifacts, {} where there are only addresses, null where there is
--- nothing for a worker to fetch. A user's own files and those that are shared in the tenant may be used. Raises PT400, PT404, PT413.
+-- Checks the files of a request that is inserted; gives the ids of artifacts among them, which may be none. A user's own files and those that are shared in the tenant may be used. Raises PT400, PT404, PT413.
 create or replace function ai.check_files(p_tenant uuid, p_user text, p_messages jsonb) returns uuid[]
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -70,10 +69,10 @@ begin
     end if;
     return v_ids;
   end if;
-  return case when cardinality(v_urls) > 0 then '{}'::uuid[] end;
+  return '{}';
 end
 $$;
-comment on function ai.check_files(uuid, text, jsonb) is 'Checks the files in messages; gives the ids of artifacts among them, null where a worker has nothing to fetch.';
+comment on function ai.check_files(uuid, text, jsonb) is 'Checks the files in messages; gives the ids of artifacts among them.';
 
 -- What a worker must fetch for a request: by the id of an artifact or by the address. Null: nothing. Whose files may be used is asked again:
 -- a conversation's history comes here, too. p_fetches: the provider does not fetch images itself.
@@ -101,20 +100,55 @@ comment on function ai.request_files(uuid, text, jsonb, boolean) is 'What a work
 
 -- What files add to the size of a request, in bytes, each of which bounds a token: references are short, what they stand for is not.
 -- No provider bills an image or a second of sound without a limit: 16,384 tokens an image; 16 bytes of sound a token (sound of 4 kbit/s
--- at 32 tokens a second); of anything else all its bytes.
-create or replace function ai.files_weight(p_tenant uuid, p_ids uuid[]) returns integer
+-- at 32 tokens a second); of anything else all its bytes. What was prepared for the generation goes before p_messages.
+create or replace function ai.files_weight(p_tenant uuid, p_id uuid, p_messages jsonb) returns integer
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 set jit = off
 set enable_seqscan = off
 as $$
-  select coalesce(sum(case split_part(a.media_type, '/', 1) when 'image' then 16384 when 'audio' then a.bytes / 16 + 1024 else a.bytes end), 0)::integer
-    from unnest(p_ids) u (id)
-    join ai.artifacts a on a.tenant_id = p_tenant and a.id = u.id
+  with asked as materialized (select coalesce((select r.messages from ai.prepared r where r.generation_id = p_id), p_messages) as messages)
+  select least(1000000000,
+    (select coalesce(sum(case split_part(a.media_type, '/', 1) when 'image' then 16384 when 'audio' then a.bytes / 16 + 1024 else a.bytes end), 0)
+       from asked m
+      cross join lateral unnest(ai.message_artifacts(m.messages)) u (id)
+       join ai.artifacts a on a.tenant_id = p_tenant and a.id = case when u.id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then u.id::uuid end)
+    + 16384 * (select count(*) from asked m
+                cross join lateral jsonb_path_query(m.messages, '$[*].content[*] ? (@.type == "image_url" || @.type == "image" || @.type == "input_image").**
+                                                                 ? (@.type() == "string" && @ like_regex "^https?://" flag "i")') u))::integer
 $$;
-comment on function ai.files_weight(uuid, uuid[]) is 'A bound of the tokens that files add to a request.';
+comment on function ai.files_weight(uuid, uuid, jsonb) is 'A bound of the tokens that files add to a request, but for those of which nothing is known (ai.is_boundless()).';
 
-revoke execute on function ai.files_weight(uuid, uuid[]), ai.message_urls(jsonb, boolean), ai.message_artifacts(jsonb), ai.check_files(uuid, text, jsonb),
+-- Whether a part of messages, images apart, stands for something that lies elsewhere, so that nobody knows how large it is: documents, sound and
+-- video by their address, files that the provider keeps. Also in the forms of dialects, which pass as they are.
+create or replace function ai.is_boundless(p_messages jsonb) returns boolean
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    p_messages @? '$[*].content[*] ? (@.type() == "object" && !(@.type == "text" || @.type == "artifact" || @.type == "image_url" || @.type == "image" || @.type == "input_image")).**
+                   ? (@.type() == "string" && @ like_regex "^[a-z][a-z0-9+.-]*://" flag "i")'
+    or p_messages @? '$[*].content[*].** ? (exists (@.file_id) || exists (@.file_uri) || exists (@.fileUri))', false)
+$$;
+comment on function ai.is_boundless(jsonb) is 'Whether messages refer to content whose size nobody knows.';
+
+-- The most input tokens that each of these generations can be billed for: p_inputs, but where its content has no bound of its own as many as the
+-- model reads (context_tokens), else more than any hard limit admits.
+create or replace function ai.bound_inputs(p_ids uuid[], p_tenants uuid[], p_models bigint[], p_inputs integer[]) returns integer[]
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+set enable_seqscan = off
+as $$
+  select array_agg(case when ai.is_boundless(coalesce(r.messages, g.messages))
+                        then greatest(u.input, coalesce((select m.context_tokens from ai.models m where m.id = u.model_id), 2147483647)) else u.input end order by u.at)
+    from unnest(p_ids, p_tenants, p_models, p_inputs) with ordinality u (id, tenant_id, model_id, input, at)
+    join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id
+    left join ai.prepared r on r.generation_id = u.id
+$$;
+comment on function ai.bound_inputs(uuid[], uuid[], bigint[], integer[]) is 'The most input tokens that generations can be billed for, at their places. Internal: ai.lease_generations().';
+
+revoke execute on function ai.files_weight(uuid, uuid, jsonb), ai.is_boundless(jsonb), ai.bound_inputs(uuid[], uuid[], bigint[], integer[]), ai.message_urls(jsonb, boolean), ai.message_artifacts(jsonb), ai.check_files(uuid, text, jsonb),
   ai.request_files(uuid, text, jsonb, boolean) from public;
 
 -- objects

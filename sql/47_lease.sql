@@ -31,6 +31,7 @@ declare
   v_version bigint;    -- under which the way of some is to be noted; null: of none
   v_placed  boolean;   -- all lie in the lane of their way
   v_limited boolean;   -- limits may concern some
+  v_filed   boolean;   -- some may have files
   v_settings record;
   v_any     record;   -- what there is at all
   -- What few have, as JSON by a key: the name of a secret's version by tenant and model, how calls are kept by tenant, what guardrails and
@@ -46,7 +47,7 @@ begin
     select sum(c.changes)::bigint as version from ai.policy_changes c
   ), asked as materialized (
     -- Looks in the place of joins, and columns by name: each column costs its place in every node above it, and for each partition.
-    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.is_made, g.is_plain,
+    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.is_made, g.is_plain, g.has_files,
            (select array[k.lane_id, k.model_id, k.limited::integer]
               from ai.known_ways k
              where k.tenant_id = p.tenant_id and k.model = g.model and k.user_id = any (array['', g.user_id]) and k.version = (select n.version from now_is n)
@@ -55,11 +56,11 @@ begin
            coalesce((select r.input_bytes from ai.prepared r where r.generation_id = p.generation_id), octet_length(g.prompt), octet_length(g.messages::text))
              + octet_length(g.params::text)
              + case when g.params ? 'response_format' then 300 else 0 end
-             + case when g.input_artifacts is not null then ai.files_weight(p.tenant_id, g.input_artifacts) else 0 end as input_bytes
+             + case when g.has_files then ai.files_weight(p.tenant_id, p.generation_id, g.messages) else 0 end as input_bytes
       from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_leaders) p (generation_id, tenant_id, lane_id, attempts, target, leader_id)
       cross join lateral (
         select o.user_id, o.api_key_id, o.kind, o.model, o.profile, o.priority, o.stream, o.route, o.metadata, o.params, o.prompt, o.messages,
-               o.input_artifacts, greatest(o.created_at, o.run_after) + coalesce(o.deadline_ms, v_settings.deadline_ms) * interval '1 ms' as deadline_at,
+               o.input_artifacts is not null or o.conversation_id is not null as has_files, greatest(o.created_at, o.run_after) + coalesce(o.deadline_ms, v_settings.deadline_ms) * interval '1 ms' as deadline_at,
                o.purpose is not null as is_made, o.model is not null and o.route is null and o.batch_id is null as is_plain
           from ai.generations o
          where o.tenant_id = p.tenant_id and o.id = p.generation_id and o.id >= v_first and o.id <= v_last and o.status = 'queued' offset 0) g
@@ -72,7 +73,7 @@ begin
               from (select a.tenant_id, a.kind, a.model, a.profile, max(a.input_bytes) as bytes
                       from asked a where a.route is null and a.way is null group by 1, 2, 3, 4) d offset 0) w
   ), routed as materialized (
-    select a.generation_id, a.tenant_id, a.lane_id, a.attempts, a.target, a.leader_id, a.kind, a.profile, a.stream, a.params, a.is_made, a.is_plain, a.way, a.input_bytes,
+    select a.generation_id, a.tenant_id, a.lane_id, a.attempts, a.target, a.leader_id, a.kind, a.profile, a.stream, a.params, a.is_made, a.is_plain, a.has_files, a.way, a.input_bytes,
            coalesce(a.route, case when a.way is not null then array[a.way[2]]
                                   when w.varies then ai.route_models(a.tenant_id, a.kind, a.model, a.profile, a.input_bytes, a.metadata, a.stream, a.generation_id)
                                   else w.route end) as path
@@ -91,7 +92,7 @@ begin
          bool_or(not (r.m).enabled or not (select v.enabled from ai.providers v where v.id = (r.m).provider_id)) as disabled,
          coalesce(array_agg(r.generation_id) filter (where r.is_made), '{}') as made, bool_or(r.profile is not null) as profiled,
          bool_or(r.stream) as streamed, bool_and(r.way is not null and r.way[1] = r.lane_id) as placed,
-         bool_or(r.way[3] = 1) as limited, bool_or(r.way is null and r.is_plain and r.attempts = 0) as new, (select n.version from now_is n) as version
+         bool_or(r.way[3] = 1) as limited, bool_or(r.has_files) as filed, bool_or(r.way is null and r.is_plain and r.attempts = 0) as new, (select n.version from now_is n) as version
     into v_go
     from (select o.*, (select m from ai.models m where m.id = o.path[o.target]) as m from routed o offset 0) r
    where (r.m).id is not null;
@@ -109,6 +110,7 @@ begin
   v_streamed := v_go.streamed;
   v_placed := v_go.placed;
   v_limited := v_go.limited;
+  v_filed := v_go.filed;
   v_version := case when v_go.new then v_go.version end;
 
   -- What is switched off, and breakers: another target, or later.
@@ -129,7 +131,9 @@ begin
         return;
       end if;
     end if;
-    v_fits := ai.reserve_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.models, v_go.inputs, v_go.outputs, v_go.tries, v_made, v_go.leaders);
+    v_fits := ai.reserve_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.models,
+                                case when v_filed then ai.bound_inputs(v_go.ids, v_go.tenants, v_go.models, v_go.inputs) else v_go.inputs end,
+                                v_go.outputs, v_go.tries, v_made, v_go.leaders);
     if 'go' = all (v_fits.verdicts) then
       v_go.counters := v_fits.counters;
       v_go.amounts := v_fits.amounts;
@@ -205,8 +209,9 @@ begin
                   then jsonb_build_object('messages', coalesce(r.messages, g.messages, jsonb_build_array(jsonb_build_object('role', 'user', 'content', g.prompt))))
                   else jsonb_build_object('input', coalesce(r.messages, g.messages, to_jsonb(g.prompt))) end
                || jsonb_build_object(
-                    -- A reservation holds only if the answer cannot be longer than what was reserved.
-                    'params', case when g.kind not in ('chat', 'completion') or u.counters is null or g.params ?| array['max_tokens', 'max_completion_tokens'] then g.params
+                    -- A reservation holds only if the answer cannot be longer than what was reserved, whatever the app says, null included.
+                    'params', case when g.kind not in ('chat', 'completion') or u.counters is null then g.params
+                                   when g.params ? 'max_completion_tokens' then g.params - 'max_tokens' || jsonb_build_object('max_completion_tokens', u.output_bound)
                                    else g.params || jsonb_build_object('max_tokens', u.output_bound) end) as request,
              g.params ? 'response_format' as has_format,
              case when g.has_files or g.is_of_conversation and r.messages is not null then coalesce(r.messages, g.messages) end as with_files,

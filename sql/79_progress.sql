@@ -90,7 +90,7 @@ begin
     perform set_config('ai.estimates', (v_kept || jsonb_build_object(v_key, v_basis))::text, true);
   end if;
 
-  v_asked := ai.token_count(coalesce(params -> 'max_completion_tokens', params -> 'max_tokens'));
+  v_asked := coalesce(ai.token_count(params -> 'max_completion_tokens'), ai.token_count(params -> 'max_tokens'));
   target := v_basis ->> 'model';
   input_tokens := (v_bytes + 3) / 4;
   output_tokens := ceil(least((v_basis ->> 'usual')::numeric, (v_basis ->> 'most')::numeric, v_asked));

@@ -162,6 +162,61 @@ select is((select count(*) from ai.generations where status = 'rejected'), 3::bi
 select is((select count(*) from ai.generations where cost > 0), 3::bigint, 'three cost something');
 delete from ai.generations;
 select t.clear();
+-- What was reserved is what is sent, whatever the app says
+select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'tokens', 'period', 'month', 'amount', 1e9, 'on_limit', 'reject')) as l \gset
+update ai.models set max_output_tokens = 400 where name = 'mtap/one';
+create function t.sent(p_worker uuid, p_params jsonb) returns jsonb language plpgsql as $$
+declare
+  v_id   uuid;
+  v_sent jsonb;
+begin
+  insert into ai.generations (tenant_id, user_id, prompt, model, params, run_after) values (t.alpha(), 'ann', 'x', 'mtap/one', p_params, ai.now()) returning id into v_id;
+  while v_sent is null and exists (select from ai.queue q where q.generation_id = v_id) loop
+    select c.request -> 'params' into v_sent from ai.worker_claim(p_worker, 64, null) c where c.generation_id = v_id;
+  end loop;
+  return v_sent || jsonb_build_object('reserved', (select l.amounts[1] - octet_length('x') - octet_length(p_params::text) from ai.leases l where l.generation_id = v_id));
+end
+$$;
+select is(t.sent(:'w', params::jsonb), sent::jsonb, params)
+  from (values ('{}', '{"max_tokens": 400, "reserved": 400}'), ('{"max_tokens": 50}', '{"max_tokens": 50, "reserved": 50}'), ('{"max_tokens": 400}', '{"max_tokens": 400, "reserved": 400}'),
+               ('{"max_tokens": 401}', '{"max_tokens": 400, "reserved": 400}'), ('{"max_completion_tokens": 99999}', '{"max_completion_tokens": 400, "reserved": 400}'),
+               ('{"max_tokens": null}', '{"max_tokens": 400, "reserved": 400}'), ('{"max_completion_tokens": null}', '{"max_completion_tokens": 400, "reserved": 400}'),
+               ('{"max_completion_tokens": null, "max_tokens": 50}', '{"max_completion_tokens": 50, "reserved": 50}'),
+               ('{"max_completion_tokens": 60, "max_tokens": 50}', '{"max_completion_tokens": 60, "reserved": 60}')) v (params, sent);
+update ai.models set max_output_tokens = null where name = 'mtap/one';
+select is(t.settle_run(:'w') > 0, true, 'settled');
+delete from ai.generations;
+select t.clear();
+
+-- What content adds that lies elsewhere: an image so many tokens, what has no bound as much as the model reads
+select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'tokens', 'period', 'month', 'amount', 300000, 'on_limit', 'reject')) as l \gset
+update ai.models set context_tokens = 200000, max_output_tokens = 1 where name = 'mtap/one';
+update ai.models set context_tokens = null where name = 'mtap/two';
+create function t.part(p_worker uuid, p_part text, p_model text default 'mtap/one') returns text language plpgsql as $$
+declare
+  v_id       uuid;
+  v_messages jsonb := jsonb_build_array(jsonb_build_object('role', 'user', 'content', jsonb_build_array(jsonb_build_object('type', 'text', 'text', 'see https://x.test'), p_part::jsonb)));
+  v_is       text;
+begin
+  insert into ai.generations (tenant_id, user_id, messages, model, run_after) values (t.alpha(), 'ann', v_messages, p_model, ai.now()) returning id into v_id;
+  perform t.claim_all(p_worker);
+  v_is := (select l.amounts[1] - octet_length(v_messages::text) - octet_length('{}') - 1 from ai.leases l where l.generation_id = v_id);
+  perform t.settle_run(p_worker);
+  return coalesce(v_is, (select g.status from ai.generations g where g.id = v_id));
+end
+$$;
+select is(t.part(:'w', part), expected, part)
+  from (values ('{"type": "text", "text": "https://x.test/y.pdf"}', '0'), ('{"type": "image_url", "image_url": {"url": "https://x.test/y.png"}}', '16384'),
+               ('{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}', '0'), ('{"type": "input_image", "image_url": "HTTP://x.test/y.png"}', '16384'),
+               ('{"type": "image", "source": {"type": "url", "url": "https://x.test/y.png"}}', '16384'),
+               ('{"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}', '0')) v (part, expected);
+select is(t.part(:'w', part)::integer between 199000 and 200000, true, part)
+  from (values ('{"type": "file", "file": {"file_data": "https://x.test/y.pdf"}}'), ('{"type": "input_audio", "input_audio": {"data": "https://x.test/y.wav"}}'),
+               ('{"type": "document", "source": {"type": "url", "url": "https://x.test/y.pdf"}}'), ('{"fileData": {"fileUri": "gs://x/y.pdf"}}'), ('{"type": "file", "file": {"file_id": "file-1"}}')) v (part);
+select is(t.part(:'w', '{"type": "video_url", "video_url": {"url": "https://x.test/y.mp4"}}', 'mtap/two'), 'rejected', 'where nobody knows what the model reads, a hard limit refuses it');
+update ai.models set context_tokens = null, max_output_tokens = null where name = 'mtap/one';
+delete from ai.generations;
+select t.clear();
 
 -- Of a lane with limits little is taken at first; the header says to go on with the cursor
 select t.limit_id(jsonb_build_object('tenant_id', t.alpha(), 'metric', 'requests', 'period', 'hour', 'amount', 100)) as l \gset
