@@ -124,9 +124,9 @@ $$;
 comment on function ai.import_prices(jsonb, text[], text, timestamptz, boolean) is
   'Takes prices, sizes and capabilities from LiteLLM''s price map; gives what became of each model.';
 
--- Loads the catalog that ships (catalog/catalog.json): shared providers and models that are not there yet, what is missing of the sizes
--- and capabilities of those that are, and a new price version where a price is another. providers: names of providers. What the operator
--- changed about a provider stays. Gives a row for each provider and model:
+-- Loads the catalog that ships (catalog/catalog.json): shared providers and models that are not there yet, what is missing of the options
+-- of providers of the same dialect and of the sizes and capabilities of models that are, and a new price version where a price is another.
+-- providers: names of providers. What the operator changed about a provider stays. Gives a row for each provider and model:
 --   what   added, updated, kept
 --   price  priced, repriced, same, later version; null: the catalog has none
 -- Raises PT400 for what is no catalog, PT404 for a provider that it does not have.
@@ -156,9 +156,13 @@ begin
   loop
     name := v_provider.name;
     price := null;
-    v_owner := (select p.id from ai.providers p where p.tenant_id is null and p.name = v_provider.name);
-    what := case when v_owner is null then 'added' else 'kept' end;
-    if v_owner is null and not dry_run then
+    select p.id, p.dialect = v_provider.dialect and coalesce(v_provider.options, '{}') || p.options <> p.options as lacks into v_known
+      from ai.providers p where p.tenant_id is null and p.name = v_provider.name;
+    v_owner := v_known.id;
+    what := case when v_owner is null then 'added' when v_known.lacks then 'updated' else 'kept' end;
+    if v_known.lacks and not dry_run then
+      update ai.providers p set options = v_provider.options || p.options where p.id = v_owner;
+    elsif v_owner is null and not dry_run then
       insert into ai.providers (name, dialect, base_url, secret, headers, options, price_map)
       values (v_provider.name, v_provider.dialect, coalesce(v_provider.base_url, ''), v_provider.secret, coalesce(v_provider.headers, '{}'), coalesce(v_provider.options, '{}'), v_provider.price_map)
       returning id into v_owner;

@@ -32,8 +32,9 @@ as $$
 $$;
 comment on function ai.answer_schema(jsonb) is 'The JSON Schema that an answer has to fit; null: none.';
 
--- A call as the model at hand understands its response_format. A model with the capability structured_output gets it as it is. Another one is told
--- in words, at the end of its instructions, and where it has json_mode, that it is to write JSON.
+-- A call as the model at hand understands its response_format. A model with the capability structured_output gets a schema as it is. Another one is told
+-- in words, at the end of its instructions, and where it has json_mode, that it is to write JSON. json_object is older than schemas and understood
+-- nearly everywhere: without json_mode it is said in words.
 create or replace function ai.format_request(p_request jsonb, p_capabilities jsonb) returns jsonb
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
@@ -43,12 +44,11 @@ declare
   v_schema jsonb := ai.answer_schema(p_request -> 'params');
   v_words  text;
 begin
-  if v_schema is null or p_capabilities @> '{"structured_output": true}' then
+  if v_schema is null
+     or (case p_request #>> '{params,response_format,type}' when 'json_object' then p_capabilities @> '{"json_mode": false}' is not true
+                                                            else p_capabilities @> '{"structured_output": true}' end) then
     return p_request;
   elsif p_request #>> '{params,response_format,type}' = 'json_object' then
-    if p_capabilities @> '{"json_mode": false}' is not true then
-      return p_request;  -- older than schemas, and understood nearly everywhere
-    end if;
     v_words := 'Answer with one JSON object and with nothing else: no explanation, no code fence.';
   else
     v_words := E'Answer with one JSON value and with nothing else: no explanation, no code fence. It must be valid under this JSON Schema:\n' || v_schema::text;

@@ -10,7 +10,8 @@ declare
   v_files jsonb;
 begin
   if p_kind in ('chat', 'completion') and p_request -> 'params' ? 'response_format' then
-    p_request := ai.format_request(p_request, p_capabilities);
+    -- Anthropic's protocol has schemas, and nothing for JSON without one.
+    p_request := ai.format_request(p_request, p_capabilities || case when p_dialect = 'anthropic' then '{"json_mode": false}'::jsonb else '{}' end);
   end if;
   if p_caches and p_kind = 'chat' and p_dialect in ('openai', 'openai_responses', 'anthropic') then
     p_request := ai.cache_prompt(p_tenant, p_profile, p_model, p_dialect, p_capabilities, p_request);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 from collections import Counter
 from decimal import Decimal
@@ -210,6 +211,19 @@ def test_the_catalog_has_the_prices_of_the_map_and_every_model_of_it_is_bounded(
         """
     )
     assert unbounded == []
+
+
+def test_the_catalog_names_the_variant_of_each_host_that_has_one() -> None:
+    page = (REPOSITORY / "docs/providers.md").read_text(encoding="utf-8")
+    variants = {url: name for name, url in re.findall(r"^\| `(\w+)` \| `(https://[^`]+)` \|", page, re.MULTILINE)}
+    catalog = json.loads((REPOSITORY / "catalog/catalog.json").read_text(encoding="utf-8"))
+    said = {
+        provider["base_url"]: provider.get("options", {}).get("variant")
+        for provider in catalog["providers"]
+        if provider["base_url"] in variants
+    }
+    assert said == variants
+    assert len(said) == 5
 
 
 def test_an_operator_loads_the_catalog_and_nobody_else_does(

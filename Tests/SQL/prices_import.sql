@@ -116,6 +116,14 @@ update ai.models set capabilities = '{"vision": true}', max_output_tokens = 5 wh
 select is(t.loaded(format('ai.load_catalog(jsonb_set(%L, ''{providers,0,models,0,rates,input}'', ''3''))', :'catalog')),
           'mtap-cat kept, mtap-cat/big updated repriced, mtap-cat/vec kept same, mtap-cat/free kept, mtap-dog kept', 'a newer catalog');
 select is((select base_url from ai.providers where name = 'mtap-cat'), 'https://proxy.test/v1', 'what the operator changed stays');
+select is(t.loaded(format('ai.load_catalog(jsonb_set(%L, ''{providers,0,options}'', ''{"x": 2, "variant": "groq"}''), ''{mtap-cat}'', dry_run => true)', :'catalog')),
+          'mtap-cat updated, mtap-cat/big kept repriced, mtap-cat/vec kept same, mtap-cat/free kept', 'a dry run of what is missing');
+select is((select options from ai.providers where name = 'mtap-cat'), '{"x": 1}', 'writes nothing');
+select t.loaded(format('ai.load_catalog(jsonb_set(%L, ''{providers,0,options}'', ''{"x": 2, "variant": "groq"}''), ''{mtap-cat}'')', :'catalog')) \g /dev/null
+select is((select options from ai.providers where name = 'mtap-cat'), '{"x": 1, "variant": "groq"}', 'options that are missing are added, others stay');
+update ai.providers set dialect = 'ollama', options = '{}' where name = 'mtap-cat';
+select is(split_part(t.loaded(format('ai.load_catalog(%L)', :'catalog')), ',', 1), 'mtap-cat kept', 'not to a provider of another dialect');
+update ai.providers set dialect = 'openai' where name = 'mtap-cat';
 select is((select row(m.capabilities, m.max_output_tokens)::text from ai.models m where m.name = 'mtap-cat/big'), '("{""tools"": true, ""vision"": true}",5)', 'here, too');
 select throws_ok(format('select ai.load_catalog(%s)', args), state, null, format('load_catalog(%s)', args))
   from (values ('null', 'PT400'), ($$'[]'$$, 'PT400'), ($$'{}'$$, 'PT400'), ($$'{"providers": []}', '{nobody}'$$, 'PT404'), ($$'{"providers": []}', null, null$$, 'PT400'),

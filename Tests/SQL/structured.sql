@@ -57,6 +57,15 @@ select ok(:'r'::jsonb -> 'params' = '{}' and :'r'::jsonb #>> '{messages,0,conten
 select is(t.answer(:'w', :'g', '[1]'), 'requeued', 'where any object will do, an array will not');
 select t.request(:'w') \gset ignored_
 select is(t.answer(:'w', :'g', '{"a": 1}'), 'ended', 'an object will');
+-- What is said in words by capabilities of the model and its protocol: o the parameter as it is, j json_object, w words
+select is(case when r -> 'params' ? 'response_format' then case when r #> '{params,response_format}' = f then 'o' else 'j' end else '' end || case when jsonb_array_length(r -> 'messages') = 2 then 'w' else '' end,
+          expected, format('%s, %s: %s', dialect, capabilities, f ->> 'type'))
+  from (values ('openai', '{}'::jsonb, 'o', 'w'), ('openai', '{"json_mode": true}', 'o', 'jw'), ('openai', '{"json_mode": false}', 'w', 'w'), ('openai', '{"structured_output": true}', 'o', 'o'),
+               ('openai', '{"structured_output": true, "json_mode": false}', 'w', 'o'), ('anthropic', '{}', 'w', 'w'), ('anthropic', '{"structured_output": true, "json_mode": true}', 'w', 'o'),
+               ('anthropic', '{"structured_output": false, "json_mode": true}', 'w', 'w')) v (dialect, capabilities, of_object, of_schema)
+ cross join lateral (values ('{"type": "json_object"}'::jsonb, of_object), (t.format() -> 'response_format', of_schema)) k (f, expected)
+ cross join lateral ai.complete_request(jsonb_build_object('messages', '[{"role": "user", "content": "Where?"}]'::jsonb, 'params', jsonb_build_object('response_format', f)),
+                                        t.alpha(), 'ann', 'chat', null, 'm', dialect, capabilities, '{}', false, null) r;
 update ai.models set capabilities = '{}' where name = 'mtap/one';
 
 -- Repairs: each a call on the books, with what was wrong.
