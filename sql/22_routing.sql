@@ -1,5 +1,35 @@
 -- Which models are asked, in which order: profiles, their rules, and the strategies of routes.
 
+-- Whether a generation's metadata fit the condition of a rule or a route; null: any do. Asked for each route in every claim, for one tenant's
+-- generation while others' wait: so a condition is small (ai.check_condition(); one that was stored larger fits nothing), and metadata of more than
+-- 64 KiB fit none. Both deeper than the stack would fail the claims of all.
+create or replace function ai.fits_condition(p_metadata jsonb, p_condition jsonb) returns boolean
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when p_condition is null then true
+              when octet_length(p_condition::text) > 2000 or octet_length(p_metadata::text) > 65536 then false
+              else coalesce(p_metadata, '{}') @> p_condition end
+$$;
+comment on function ai.fits_condition(jsonb, jsonb) is 'Whether metadata contain what a rule or a route asks for.';
+
+-- Trigger BEFORE INSERT OR UPDATE OF metadata, of rules and routes. Raises PT400 for a condition of more than 2,000 bytes, or of more than 10 elements of
+-- arrays: each of them is looked for from one end of an array to the other.
+create or replace function ai.check_condition() returns trigger
+language plpgsql immutable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if octet_length(new.metadata::text) > 2000 then
+    raise exception 'a condition on metadata has at most 2000 bytes' using errcode = 'PT400';
+  elsif (select sum(n::integer) from jsonb_path_query(new.metadata, 'strict $.** ? (@.type() == "array").size()') n) > 10 then
+    raise exception 'a condition on metadata has at most 10 elements of arrays' using errcode = 'PT400', hint = 'Objects may have more members.';
+  end if;
+  return new;
+end
+$$;
+comment on function ai.check_condition() is 'Trigger: bounds what a rule or a route asks of metadata.';
+
 -- Profile for a generation that names neither a model nor a profile: of the first fitting row of ai.profile_rules, the
 -- tenant's own before the shared ones; else the default. p_length counts characters.
 create or replace function ai.choose_profile(p_tenant uuid, p_kind text, p_length bigint, p_metadata jsonb) returns text
@@ -15,7 +45,7 @@ begin
    where r.enabled
      and (r.min_length is null or p_length >= r.min_length)
      and (r.max_length is null or p_length <= r.max_length)
-     and (r.metadata is null or coalesce(p_metadata, '{}') @> r.metadata)
+     and ai.fits_condition(p_metadata, r.metadata)
      and (r.tier is null or r.tier = (select t.tier from ai.tenants t where t.id = p_tenant))
    order by r.tenant_id nulls last, r.position limit 1;
   return coalesce(v_profile, (select s.default_profile from ai.settings s));
@@ -144,7 +174,7 @@ begin
      and (r.min_input_tokens is null or v_tokens >= r.min_input_tokens)
      and (r.max_input_tokens is null or v_tokens <= r.max_input_tokens)
      and (r.stream is null or r.stream = coalesce(p_stream, false))
-     and (r.metadata is null or coalesce(p_metadata, '{}') @> r.metadata)
+     and ai.fits_condition(p_metadata, r.metadata)
      and (r.tier is null or r.tier = (select t.tier from ai.tenants t where t.id = p_tenant));
   if not v_all_fit then
     -- Those that hold it, or else the largest.
@@ -222,12 +252,17 @@ end
 $$;
 comment on function ai.delete_profile(text, text) is 'Deletes the tenant''s own rows of a profile, its routes and rules; gives how many.';
 
-revoke execute on function ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text),
+revoke execute on function ai.fits_condition(jsonb, jsonb), ai.check_condition(), ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text),
   ai.route_varies(uuid, text, text, integer), ai.draw(uuid, bigint), ai.route_rank(text, bigint, integer, integer, uuid),
   ai.route_models(uuid, text, text, text, integer, jsonb, boolean, uuid), ai.extract_model(), ai.why_degraded(uuid, text, text, bigint) from public;
 grant execute on function ai.delete_profile(text, text) to ai_admin;
 
 -- objects
+
+create or replace trigger check_condition before insert or update of metadata on ai.routes
+  for each row when (new.metadata is not null) execute function ai.check_condition();
+create or replace trigger check_condition before insert or update of metadata on ai.profile_rules
+  for each row when (new.metadata is not null) execute function ai.check_condition();
 
 drop policy if exists visible on ai.profiles;
 create policy visible on ai.profiles for select to ai_user using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('model:read') or ai.may('model:write')));

@@ -222,3 +222,16 @@ def test_deep_documents_poison_no_claim(world: World, worker: PlainWorker, depth
     rows = worker.connection.execute("select generation_id from ai.worker_claim(%s, 64, null)", [worker.id]).fetchall()
     assert asked is not None
     assert asked["id"] in {row["generation_id"] for row in rows}
+
+
+@pytest.mark.parametrize("value", ['{"a":' * 12_000 + "1" + "}" * 12_000, f'{{"a": {list(range(20_000, 0, -1))}}}'])
+def test_a_condition_on_metadata_poisons_no_claim(world: World, worker: PlainWorker, value: str) -> None:
+    """Deeper than what compares it can go, or with an array against an array: refused, and harmless where it was stored before that."""
+    set_up = "insert into ai.routes (tenant_id, profile, position, model_id, metadata) select %s, 'dear', 1, id, %s from ai.models where name = 'shared/model' and tenant_id is null"
+    assert outcome(world.connect("adm"), set_up, world.alpha, value)[0] == "PT400"
+    stored = world.database.superuser
+    with stored.transaction():
+        stored.execute("set local session_replication_role = replica")
+        stored.execute(set_up, [world.alpha, value])
+    world.connect("ann").execute("insert into ai.generations (prompt, profile, metadata) values ('x', 'dear', %s)", [value])
+    a_worker_goes_on(world, worker)

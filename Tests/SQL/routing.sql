@@ -46,6 +46,19 @@ select is(ai.choose_profile(t.alpha(), 'chat', 5, null), 'large', 'a rule that i
 select throws_ok($$ insert into ai.profile_rules (position, min_length, max_length, profile) values (50, 2, 1, 'x') $$, '23514', null, 'a range that is none');
 select throws_ok($$ insert into ai.profile_rules (position, metadata, profile) values (51, '[]', 'x') $$, '23514', null, 'metadata that is no object');
 select throws_ok($$ insert into ai.profile_rules (position, profile) values (10, 'x') $$, '23505', null, 'two rules of one position');
+
+-- How much a condition may ask: of who writes it, and what is stored already
+create function t.deep(p_depth integer) returns jsonb language sql as $$ select (repeat('{"a":', p_depth) || '1' || repeat('}', p_depth))::jsonb $$;
+select is(t.as_role('mtap_adm', format(sql, t.alpha(), n, m)), expected, format('%s, condition %s: %s', split_part(sql, ' ', 3), n, expected))
+  from (values ('insert into ai.profile_rules (tenant_id, position, profile, metadata) values (%L, %s, ''mtap-bounds'', %L)'),
+               ('insert into ai.routes (tenant_id, profile, position, model_id, metadata) select %L, ''mtap-bounds'', %s, id, %L from ai.models where name = ''mtap/one''')) s (sql)
+ cross join (values (70, jsonb_build_object('a', repeat('x', 1991)), 'ok 1'), (71, jsonb_build_object('a', repeat('x', 1992)), 'PT400'), (72, t.deep(12000), 'PT400'),
+                    (73, '{"b": [1, [2, 3, 4], {"c": [5, 6, 7, 8]}]}', 'ok 1'), (74, '{"b": [1, [2, 3, 4], {"c": [5, 6, 7, 8, 9]}]}', 'PT400')) v (n, m, expected);
+select is(ai.fits_condition(m, c), expected, what)
+  from (values (t.deep(12000), t.deep(12000), false, 'a condition that was stored deeper than the stack'), (t.deep(12000), '{"a": {"a": {}}}', false, 'metadata of more than 64 KiB'),
+               (jsonb_build_object('a', repeat('x', 65527)), '{}', true, 'metadata of 64 KiB'), (jsonb_build_object('a', repeat('x', 65528)), '{}', false, 'one byte more'), (null, '{}', true, 'no metadata'),
+               (t.deep(12000), null, true, 'no condition')) v (m, c, expected, what);
+delete from ai.routes where profile = 'mtap-bounds';
 update ai.tenants set tier = 'standard';
 delete from ai.profile_rules;
 
