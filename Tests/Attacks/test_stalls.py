@@ -233,5 +233,7 @@ def test_a_condition_on_metadata_poisons_no_claim(world: World, worker: PlainWor
     with stored.transaction():
         stored.execute("set local session_replication_role = replica")
         stored.execute(set_up, [world.alpha, value])
-    world.connect("ann").execute("insert into ai.generations (prompt, profile, metadata) values ('x', 'dear', %s)", [value])
+    world.connect("ann").execute(
+        "insert into ai.generations (prompt, profile, metadata) values ('x', 'dear', %s)", [value]
+    )
     a_worker_goes_on(world, worker)
