@@ -146,11 +146,18 @@ begin
                    where d.tenant_id = p_tenant and d.id = any (v_some) and d.live_revision is distinct from d.revision
                    order by d.id for no key update skip locked);
   with staged as materialized (
+    -- Counted by the index alone until there may be enough: this is asked for each 32 chunks of a document that may have many thousands. Then each chunk is
+    -- looked up by its key, which no statistics change.
     select d.id, d.status, d.chunks,
-           (select count(*) from ai.staged_vectors s
-              join ai.chunks c on c.tenant_id = p_tenant and c.id = s.chunk_id and c.revision = d.revision
-             where s.tenant_id = p_tenant and s.collection_id = p_collection and s.document_id = d.id and s.version = v_is.embedding_version) as vectors
-      from ai.documents d where d.tenant_id = p_tenant and d.id = any (v_done)
+           case when n.vectors < d.chunks then n.vectors
+                else (select count(*) from ai.staged_vectors s
+                       cross join lateral (select o.revision from ai.chunks o where o.tenant_id = p_tenant and o.id = s.chunk_id offset 0) c
+                       where s.tenant_id = p_tenant and s.collection_id = p_collection and s.document_id = d.id and s.version = v_is.embedding_version
+                         and c.revision = d.revision) end as vectors
+      from ai.documents d
+     cross join lateral (select count(*) as vectors from ai.staged_vectors s
+                          where s.tenant_id = p_tenant and s.collection_id = p_collection and s.document_id = d.id and s.version = v_is.embedding_version) n
+     where d.tenant_id = p_tenant and d.id = any (v_done)
   ), begun as (
     update ai.documents d set status = 'embedding' from staged s
      where d.tenant_id = p_tenant and d.id = s.id and s.status = 'pending' and s.vectors between 1 and s.chunks - 1
@@ -170,10 +177,9 @@ begin
   -- What is staged of live chunks is searched now, or gathered for the next version.
   with moved as (
     delete from ai.staged_vectors s
-     using unnest(v_some) u (id), ai.documents d, ai.chunks c
-     where s.tenant_id = p_tenant and s.collection_id = p_collection and s.document_id = u.id
-       and d.tenant_id = p_tenant and d.id = u.id and d.live_revision is not null
-       and c.tenant_id = p_tenant and c.id = s.chunk_id and c.live
+     where s.tenant_id = p_tenant and s.collection_id = p_collection
+       and s.document_id = any (array(select d.id from ai.documents d where d.tenant_id = p_tenant and d.id = any (v_some) and d.live_revision is not null))
+       and (select c.live from ai.chunks c where c.tenant_id = p_tenant and c.id = s.chunk_id)
     returning s.*
   ), kept as (
     insert into ai.chunk_vectors (tenant_id, collection_id, version, chunk_id, document_id, embedding)

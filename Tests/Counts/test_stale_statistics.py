@@ -97,3 +97,43 @@ def test_a_chore_that_finds_nothing_looks_at_hardly_more_pages_either(load: Load
     quiet.execute("analyze")
     after = pages()
     assert before <= after * 1.5, f"{before} pages, of {after} with statistics of now"
+
+
+def test_a_documents_vectors_are_counted_without_statistics_and_hardly_looked_at_before_there_are_enough(
+    quiet: Database,
+) -> None:
+    developer = quiet.member(role="developer")
+    app = quiet.connect(user=developer)
+    app.execute(
+        "select ai.create_collection('c', 'local/hash', target_tokens => 16, max_tokens => 32, overlap_tokens => 0)"
+    )
+    text = " ".join(f"word{number}" for number in range(12_000))
+    (document,) = app.execute("select ai.add_document('c', %s, 't') as id", [text]).fetchall()
+    stage = """
+        insert into ai.staged_vectors (tenant_id, collection_id, document_id, version, chunk_id, embedding)
+        select c.tenant_id, c.collection_id, c.document_id, k.embedding_version, c.id,
+               (select '[' || string_agg('1', ',') || ']' from generate_series(1, k.dimensions))::ai.embedding
+          from ai.chunks c join ai.collections k on k.tenant_id = c.tenant_id and k.id = c.collection_id
+         where c.document_id = %s order by c.id limit %s offset %s
+    """
+
+    def pages() -> int:
+        query = (
+            "select ai.finish_collection(d.tenant_id, d.collection_id, array[d.id]) from ai.documents d where d.id = %s"
+        )
+        session = quiet.connect()
+        session.execute("begin")
+        session.execute(query, [document["id"]])
+        looked_at = buffers(session, query, document["id"])
+        session.execute("rollback")
+        return looked_at
+
+    chunks = quiet.value("select chunks from ai.documents where id = %s", document["id"])
+    assert chunks > 1_000
+    quiet.execute(stage, document["id"], chunks - 1, 0)
+    assert pages() < chunks / 2
+    quiet.execute(stage, document["id"], 1, chunks - 1)
+    before = pages()
+    quiet.execute("analyze")
+    after = pages()
+    assert before <= after * 1.2, f"{before} pages, of {after} with statistics"
