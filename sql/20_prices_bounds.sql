@@ -157,7 +157,8 @@ $$;
 comment on function ai.most_call_cost(jsonb, uuid, uuid, bigint, bigint, timestamptz) is 'The most that a generation''s next call can cost by these rates; null: unknown.';
 
 -- The units of a call that ended without a report, for the estimate in the books: as bounded by the request, seconds as long as it
--- took; what nothing bounds is left out.
+-- took; what nothing bounds is left out. Sound that is heard takes longer than hearing it: as long as its size says at 64 kbit/s (p_input
+-- counts a byte for 16 of it), within the price's "most".
 create or replace function ai.estimated_units(p_rates jsonb, p_tenant uuid, p_id uuid, p_input bigint, p_seconds numeric) returns jsonb
 language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
@@ -165,7 +166,10 @@ set jit = off
 set enable_seqscan = off
 as $$
 begin
-  return (select nullif(jsonb_strip_nulls(ai.unit_bounds(p_rates - 'most', g.kind, g.params, p_input, p_seconds))
+  return (select nullif(jsonb_strip_nulls(ai.unit_bounds(p_rates - 'most', g.kind, g.params, p_input, p_seconds)
+                                          || case when g.kind in ('transcription', 'speech') and 'seconds' = any (ai.rate_classes(p_rates))
+                                                  then jsonb_build_object('seconds', least(greatest(p_seconds, case when g.kind = 'transcription' then round(p_input * 16 / 8000.0, 3) end),
+                                                                                           (p_rates #>> '{most,seconds}')::numeric)) else '{}' end)
                         - array['searches', 'map_searches', 'file_searches', 'code_sessions'], '{}')
             from ai.generations g
            where g.tenant_id = p_tenant and g.id = p_id);

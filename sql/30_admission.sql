@@ -54,8 +54,8 @@ begin
           and (v_type <> 'number' or v_text::numeric <> trunc(v_text::numeric) or v_text::numeric not between 0 and 100000000
                or (v_text::numeric = 0 and v_key <> 'top_logprobs')) then
       raise exception 'params.% must be a whole number above 0', v_key using errcode = 'PT400';
-    elsif v_key = 'n' and v_text::numeric <> 1 then
-      raise exception 'params.n must be 1' using errcode = 'PT400', hint = 'Insert one row for each answer.';
+    elsif v_key in ('n', 'best_of', 'candidate_count', 'candidateCount', 'num_return_sequences') and (v_type <> 'number' or v_text::numeric <> 1) then
+      raise exception 'params.% must be 1', v_key using errcode = 'PT400', hint = 'Insert one row for each answer: limits reserve for one.';
     elsif v_key in ('temperature', 'top_p', 'frequency_penalty', 'presence_penalty') and v_type <> 'number' then
       raise exception 'params.% must be a number', v_key using errcode = 'PT400';
     elsif v_key = 'temperature' and v_text::numeric not between 0 and 2 then

@@ -75,7 +75,9 @@ select is(t.try_with('params', quote_literal(params)), expected, format('params 
     ('[]', 'PT400'), ('7', 'PT400'), ('"x"', 'PT400'), ('null', 'PT400'), ('{}', 'ok'), ('{"temperature": 0}', 'ok'), ('{"temperature": 2}', 'ok'), ('{"temperature": 2.0001}', 'PT400'), ('{"temperature": -0.1}', 'PT400'),
     ('{"temperature": "1"}', 'PT400'), ('{"temperature": null}', 'ok'), ('{"top_p": "1"}', 'PT400'), ('{"max_tokens": 1}', 'ok'), ('{"max_tokens": 0}', 'PT400'), ('{"max_tokens": -1}', 'PT400'), ('{"max_tokens": 1.5}', 'PT400'),
     ('{"max_tokens": 1.0}', 'ok'), ('{"max_tokens": "1"}', 'PT400'), ('{"max_tokens": 100000000}', 'ok'), ('{"max_tokens": 100000001}', 'PT400'), ('{"max_tokens": true}', 'PT400'), ('{"max_tokens": []}', 'PT400'),
-    ('{"max_completion_tokens": 0}', 'PT400'), ('{"n": 1}', 'ok'), ('{"n": 2}', 'PT400'), ('{"top_logprobs": 0}', 'ok'), ('{"top_logprobs": -1}', 'PT400'), ('{"tools": {}}', 'PT400'), ('{"tools": []}', 'ok'),
+    ('{"max_completion_tokens": 0}', 'PT400'), ('{"n": 1}', 'ok'), ('{"n": 1.0}', 'ok'), ('{"n": 2}', 'PT400'), ('{"n": null}', 'ok'),
+    ('{"best_of": 1}', 'ok'), ('{"n": 1, "best_of": 20}', 'PT400'), ('{"best_of": "20"}', 'PT400'), ('{"candidate_count": 8}', 'PT400'), ('{"candidateCount": 8}', 'PT400'), ('{"num_return_sequences": 2}', 'PT400'),
+    ('{"top_logprobs": 0}', 'ok'), ('{"top_logprobs": -1}', 'PT400'), ('{"tools": {}}', 'PT400'), ('{"tools": []}', 'ok'),
     ('{"response_format": "json"}', 'PT400'), ('{"response_format": {"type": "json_object"}}', 'ok'), ('{"model": "x"}', 'PT400'), ('{"messages": []}', 'PT400'), ('{"stream": true}', 'PT400'), ('{"stream_options": {}}', 'PT400'),
     ('{"input": "x"}', 'PT400'), ('{"prompt": "x"}', 'PT400'), ('{"stream": null}', 'ok'), ('{"something_new": {"a": [1]}}', 'ok'), ('{"stop": "x", "seed": 7, "user": "u"}', 'ok')) v (params, expected);
 select is(t.try_with('params', 'null'), '23502', 'no params at all');

@@ -143,6 +143,11 @@ select t.pass('20 seconds');
 select ai.worker_stop(:'w') \g /dev/null
 select is((t.call(:'g', 1)).units - 'seconds', '{"requests": 1}'::jsonb, 'abandoned: a request'), cmp_ok(((t.call(:'g', 1)).units ->> 'seconds')::numeric, '>=', 20::numeric, 'and all the time since');
 select is_empty('select from ai.check_costs()', 'estimates can be derived, too');
+select t.price('{"seconds": 0.0001, "most": {"seconds": 600}}', 'transcription') as h \gset
+select t.ask(p_model => :'h', p_kind => 'transcription') as g \gset
+select is(ai.estimated_units('{"seconds": 0.0001, "most": {"seconds": 600}}', t.alpha(), :'g', input, 2), jsonb_build_object('seconds', seconds), format('sound of %s bytes that took 2 s to hear', input * 16))
+  from (values (500, 2), (1000, 2), (1500, 3), (300000, 600), (400000, 600)) v (input, seconds);
+select is(ai.estimated_units('{"seconds": 0.0001}', t.alpha(), :'g', 400000, 2), '{"seconds": 800}', 'without a bound of the price');
 
 -- Bounds
 select is(ai.unit_bounds(v.rates, v.kind, v.params, 1000, 30), v.bounds, v.what)
