@@ -13,19 +13,26 @@ declare
   c_calls constant integer := 32;
   c_steps constant integer := 20000;  -- of an answer: its calls share them
   v_one   record;
+  v_ids   jsonb;  -- of the calls before
   v_calls jsonb;
   v_open  uuid[];
 begin
   action := 'end';
-  select g.user_id, g.api_key_id, g.tools, g.steps, g.params, coalesce(g.max_steps, s.max_steps) as max_steps into v_one
+  select g.user_id, g.api_key_id, g.tools, g.steps, g.params, coalesce(g.max_steps, s.max_steps) as max_steps,
+         coalesce((select p.messages from ai.prepared p where p.generation_id = g.id), g.messages) as messages
+    into v_one
     from ai.generations g cross join ai.settings s where g.tenant_id = p_tenant and g.id = p_id;
   if jsonb_typeof(p_message -> 'tool_calls') is distinct from 'array' or p_message -> 'tool_calls' = '[]' then
     return;
   end if;
-  -- Every call gets a name: the results are matched by it.
-  select jsonb_agg(c.value || jsonb_build_object('id', coalesce(nullif(c.value ->> 'id', ''), format('call_%s_%s', v_one.steps + 1, c.n)), 'type', 'function') order by c.n)
+  -- Results are matched by the ids of calls, so no two have the same. Some providers give none, or count anew in each answer: then the calls are numbered
+  -- on from those before.
+  v_ids := coalesce(jsonb_path_query_array(v_one.messages, '$[*].tool_calls[*].id'), '[]');
+  select jsonb_agg(case when o.again then c.value || jsonb_build_object('id', 'call_' || jsonb_array_length(v_ids) + c.n) else c.value end order by c.n)
     into v_calls
-    from jsonb_array_elements(p_message -> 'tool_calls') with ordinality c (value, n);
+    from jsonb_array_elements(p_message -> 'tool_calls') with ordinality c (value, n)
+   cross join (select count(distinct nullif(i.value ->> 'id', '')) < count(*) or bool_or(v_ids ? (i.value ->> 'id')) as again
+                 from jsonb_array_elements(p_message -> 'tool_calls') i) o;
   if exists (select from jsonb_array_elements(v_calls) c
                join jsonb_array_elements(v_one.params -> 'tools') t on t.value #>> '{function,name}' = c.value #>> '{function,name}'
               where c.value #>> '{function,name}' <> all (v_one.tools)) then
@@ -37,7 +44,9 @@ begin
                                 else 'the model called too many tools at once' end, 'hint', 'ai.generations.max_steps, ai.settings.max_steps');
     return;
   end if;
-  perform ai.add_messages(p_tenant, p_id, jsonb_build_array(jsonb_build_object('role', 'assistant', 'content', p_message -> 'content', 'tool_calls', v_calls)));
+  -- All that the dialect put into the message goes back with the results: providers want their reasoning again, signed or sealed as they gave it.
+  perform ai.add_messages(p_tenant, p_id,
+    jsonb_build_array((p_message - '{logprobs,native_finish_reason}'::text[]) || jsonb_build_object('tool_calls', v_calls)));
 
   with asked as (
     select c.n, c.value ->> 'id' as call_id, left(c.value #>> '{function,name}', 64) as name, t.id as tool_id, t.parameters, j.value as arguments

@@ -50,6 +50,22 @@ import Testing
         == decode(#"{"text":"user: a\n\nassistant: b\n\nuser: c\n\nassistant:","top_k":4}"#))
   }
 
+  @Test func messagesAreInOpenAIsForm() throws {
+    let body = try requestBody(
+      call(
+        "custom",
+        request: #"""
+          {"messages":[{"role":"user","content":"a"},
+           {"role":"assistant","content":"b","reasoning":"hm","thinking_blocks":[{"type":"thinking"}],"refusal":null}],"params":{}}
+          """#, options: quill))
+    #expect(
+      body["turns"] as? NSArray
+        == [
+          ["role": "user", "content": "a"],
+          ["role": "assistant", "content": "b", "refusal": NSNull()],
+        ])
+  }
+
   @Test func strictCallsAreRefusedForWhatTheTemplateDoesNotWrite() throws {
     let request =
       #"{"messages":[{"role":"user","content":"x"}],"params":{"strict":true,"top_p":0.5}}"#

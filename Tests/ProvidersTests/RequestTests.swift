@@ -10,7 +10,7 @@ import Testing
       {"role": "user", "content": [{"type": "text", "text": "What is in it? 🐦\n"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}, {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]},
       {"role": "assistant", "content": null, "tool_calls": [{"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Oslo\"}"}}, {"id": "b", "type": "function", "function": {"name": "weather", "arguments": ""}}]},
       {"role": "tool", "tool_call_id": "a", "content": "Rain"}, {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "Sun"}]},
-      {"role": "user", "content": "And?"}, {"role": "assistant", "content": "So", "reasoning": "Hmm", "thinking_blocks": [{"type": "thinking", "thinking": "Hmm", "signature": "s"}]}]}
+      {"role": "user", "content": "And?"}, {"role": "assistant", "content": "So", "reasoning": "Hmm", "thinking_blocks": [{"type": "thinking", "thinking": "Hmm", "signature": "s"}, {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gA"}]}]}
     """#
 
   @Test func openAIGetsMessagesAsTheyAreAndParametersMerged() throws {

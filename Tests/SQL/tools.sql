@@ -169,6 +169,27 @@ select is(t.answer(:'w', :'g', '', t.called('[{"name": "who", "text": "{not JSON
 select is((select result from ai.tool_calls where generation_id = :'g'), '{"error": "the arguments are not JSON"}', 'are said to be none, without a run');
 select t.answer(:'w', :'g', 'x') from t.request(:'w') \gset ignored_
 
+-- What goes back to the provider.
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select is(t.answer(:'w', :'g', '', '{"message": {"role": "assistant", "content": null, "reasoning": "Hm.", "thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}],
+  "thought_signatures": [{"tool_call": 0, "signature": "t"}], "tool_calls": [{"id": "a", "type": "function", "function": {"name": "none", "arguments": "{}"}}],
+  "logprobs": {"content": []}, "native_finish_reason": "x"}}'), 'requeued', 'a message says more than its calls');
+select is(t.request(:'w') #> '{messages,1}', '{"role": "assistant", "content": null, "reasoning": "Hm.", "thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}],
+  "thought_signatures": [{"tool_call": 0, "signature": "t"}], "tool_calls": [{"id": "a", "type": "function", "function": {"name": "none", "arguments": "{}"}}]}', 'what the provider wants again goes back to it');
+select t.answer(:'w', :'g', 'x') \gset ignored_
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.called('[{"id": "call_0", "name": "none"}, {"id": "call_1", "name": "none"}]')) \gset ignored_
+select t.answer(:'w', :'g', '', t.called('[{"id": "call_0", "name": "none"}]')) from t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.called('[{"id": "x", "name": "none"}, {"id": "x", "name": "none"}, {"id": "", "name": "none"}]')) from t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.called('[{"id": "y", "name": "none"}]')) from t.request(:'w') \gset ignored_
+select t.request(:'w') as r \gset
+select is(jsonb_path_query_array(:'r', '$.messages[*].tool_calls[*].id'), '["call_0", "call_1", "call_3", "call_4", "call_5", "call_6", "y"]', 'no two calls have one id');
+select is(jsonb_path_query_array(:'r', '$.messages[*].tool_call_id'), jsonb_path_query_array(:'r', '$.messages[*].tool_calls[*].id'), 'results have those of their calls');
+select t.answer(:'w', :'g', 'x') \gset ignored_
+
+
 -- The calls of one answer share its steps.
 savepoint shared_steps;
 update ai.tools set parameters = '{"type": "object", "properties": {"n": {"items": {"type": "integer"}}}}' where name = 'who';

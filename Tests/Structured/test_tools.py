@@ -11,6 +11,7 @@ from urllib.parse import quote_plus
 import pytest
 from databases import Database, Member
 from processes import Simulator, Worker
+from scripted import ScriptedProvider
 from waiting import until
 
 FUNCTIONS = """
@@ -108,9 +109,13 @@ class Shop:
         name = f"sim/{uuid.uuid4()}"
         wire = f"sim+tool={tool};args={quote_plus(json.dumps(arguments or {}))}"
         self.database.model(self.provider, name, wire)
+        return self.ask_model(name, tool, member)
+
+    def ask_model(self, model: str, tool: str, member: Member | None = None) -> uuid.UUID:
+        """Asks this model, which may call this tool."""
         connection = self.database.connect(user=member or self.member)
         row = connection.execute(
-            "insert into ai.generations (prompt, model, tools) values ('Use it.', %s, %s) returning id", (name, [tool])
+            "insert into ai.generations (prompt, model, tools) values ('Use it.', %s, %s) returning id", (model, [tool])
         ).fetchone()
         assert row is not None
         return row["id"]
@@ -283,6 +288,95 @@ def test_without_a_login_for_tools_they_wait_and_words_stay_out_of_the_log(
     for process in (first, second):
         assert "hush-hush" not in process.text
         assert "mrc_" not in process.text
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "find_order", "arguments": "{}"}}
+BLOCKS = [
+    {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
+    {"type": "redacted_thinking", "data": "ZGF0YQ=="},
+    {"type": "text", "text": "Let me see."},
+    {"type": "tool_use", "id": "c1", "name": "find_order", "input": {}},
+]
+PARTS = [
+    {"text": "Let me see.", "thoughtSignature": "dGV4dA=="},
+    {"functionCall": {"name": "find_order", "args": {}}, "thoughtSignature": "c2ln"},
+]
+REASONING = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "c2ln"}
+RESULT = '["a lamp"]'
+
+
+def chat(message: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+def candidate(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}]}
+
+
+def response(*output: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "resp_1", "object": "response", "status": "completed", "output": output}
+
+
+# By dialect: the provider's columns, the answer that calls the tool, the one that ends it, and what the second request
+# says after the question: in which member, and what.
+LOOPS: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, Any], str, list[dict[str, Any]]]] = {
+    "openai": (
+        {"options": '{"variant": "deepseek"}'},
+        chat({"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [CALL]}),
+        chat({"role": "assistant", "content": "A lamp."}),
+        "messages",
+        [
+            {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "c1", "content": RESULT},
+        ],
+    ),
+    "anthropic": (
+        {},
+        {"type": "message", "content": BLOCKS, "stop_reason": "tool_use"},
+        {"type": "message", "content": [{"type": "text", "text": "A lamp."}], "stop_reason": "end_turn"},
+        "messages",
+        [
+            {"role": "assistant", "content": BLOCKS},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": RESULT}]},
+        ],
+    ),
+    "gemini": (
+        {},
+        candidate(PARTS),
+        candidate([{"text": "A lamp."}]),
+        "contents",
+        [
+            {"role": "model", "parts": PARTS},
+            {"role": "user", "parts": [{"functionResponse": {"name": "find_order", "response": {"output": RESULT}}}]},
+        ],
+    ),
+    "openai_responses": (
+        {},
+        response(REASONING, {"type": "function_call", "call_id": "c1", "name": "find_order", "arguments": "{}"}),
+        response({"type": "message", "content": [{"type": "output_text", "text": "A lamp."}]}),
+        "input",
+        [
+            REASONING,
+            {"type": "function_call", "call_id": "c1", "name": "find_order", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": RESULT},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", LOOPS)
+def test_what_a_provider_wants_again_goes_back_to_it_with_the_result(shop: Shop, running: Worker, dialect: str) -> None:
+    columns, calls, ends, member, said = LOOPS[dialect]
+    user = shop.member
+    shop.database.execute("insert into app.orders values (1, %s, %s, 'a lamp')", user.tenant_id, user.user_id)
+    with ScriptedProvider(calls, ends) as provider:
+        key = shop.database.provider("scripted", provider.base_url, dialect, secret="SIM_API_KEY", **columns)
+        shop.database.model(key, "scripted")
+
+        row = shop.ended(shop.ask_model("scripted", "find_order"))
+
+    assert (row["status"], row["output"]) == ("succeeded", "A lamp."), row["error"]
+    assert provider.bodies[1][member][1:] == said
 
 
 def test_an_answer_is_made_to_fit_its_schema_or_fails(

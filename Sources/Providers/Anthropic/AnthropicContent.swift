@@ -15,7 +15,7 @@ enum AnthropicContent {
   }
 
   /// Writes the member `content` of an assistant's message: thinking first, as Anthropic demands,
-  /// then what was said, then the calls.
+  /// then what was said, then the calls. What another API sealed of its reasoning stays away.
   static func writeAssistant(
     _ message: JSON, _ place: String, to writer: inout JSONWriter
   ) throws(Failure) {
@@ -24,7 +24,8 @@ enum AnthropicContent {
     }
     writer.key("content")
     writer.beginArray()
-    for block in message["thinking_blocks"]?.elements ?? [] { writer.splice(block) }
+    for block in message["thinking_blocks"]?.elements ?? []
+    where block["type"]?.string != "reasoning" { writer.splice(block) }
     if let content = message["content"] {
       let parts = content.kind == .array ? content.elements : [content]
       try writeParts(parts, place, to: &writer)

@@ -12,7 +12,14 @@ struct CustomTemplate {
 
   init(_ parts: RequestParts) throws(Failure) {
     self.parts = parts
-    messages = parts.call.kind == .chat ? try parts.messages() : nil
+    guard parts.call.kind == .chat else {
+      messages = nil
+      return
+    }
+    // What Martlet adds to answers is not in OpenAI's form.
+    var writer = JSONWriter()
+    try OpenAIMessages.write(parts.messages(), for: OpenAIVariant(), to: &writer)
+    messages = JSON(writer.bytes)
   }
 
   /// Names of the parameters that templates write.
