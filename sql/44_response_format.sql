@@ -145,7 +145,14 @@ begin
   action := 'end';
   select g.params, g.tools, g.repairs, s.max_repairs into v_one
     from ai.generations g cross join ai.settings s where g.tenant_id = p_tenant and g.id = p_id;
-  if v_one.tools is not null and p_message ? 'tool_calls' then
+  if v_one.tools is not null and p_message ? 'tool_calls' and p_finish_reason in ('length', 'content_filter') then
+    -- Which of the calls are whole nobody knows: one whose arguments are still to come may look like one without any.
+    action := 'fail';
+    reason := 'invalid_output';
+    error := jsonb_build_object('class', 'invalid_output', 'code', 'PT422', 'message',
+                                case p_finish_reason when 'length' then 'the answer was cut off while it called tools' else 'the model refused to answer' end);
+    return;
+  elsif v_one.tools is not null and p_message ? 'tool_calls' then
     select t.action, t.error into action, error from ai.call_tools(p_tenant, p_id, p_attempt, p_lane, p_target, p_deadline_at, p_message) t;
     reason := case when action in ('again', 'wait') then 'tools' end;
     return;

@@ -189,6 +189,19 @@ select is(jsonb_path_query_array(:'r', '$.messages[*].tool_calls[*].id'), '["cal
 select is(jsonb_path_query_array(:'r', '$.messages[*].tool_call_id'), jsonb_path_query_array(:'r', '$.messages[*].tool_calls[*].id'), 'results have those of their calls');
 select t.answer(:'w', :'g', 'x') \gset ignored_
 
+-- Answers that are no finished ones.
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select is(t.answer(:'w', :'g', '', t.called('[{"name": "who"}]') || '{"finish_reason": "length"}'), 'ended', 'an answer that was cut off while it called is the end');
+select results_eq(format($$ select status, error ->> 'class', error ->> 'message', finish_reason, cost from ai.generations where id = %L $$, :'g'),
+  $$ values ('failed', 'invalid_output', 'the answer was cut off while it called tools', 'length', 0.00006) $$, 'a generation whose answer was cut off has failed');
+select is_empty(format('select from ai.tool_calls where generation_id = %L', :'g'), 'and has run nothing');
+select is((select error_class from ai.llm_calls where generation_id = :'g'), 'invalid_output', 'which the books say');
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.called('[{"name": "who"}]') || '{"finish_reason": "content_filter"}') \gset ignored_
+select is((select error ->> 'message' from ai.generations where id = :'g'), 'the model refused to answer', 'nor does one that was refused run anything');
+
 
 -- The calls of one answer share its steps.
 savepoint shared_steps;
