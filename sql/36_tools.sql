@@ -44,6 +44,36 @@ as $$
 $$;
 comment on function ai.find_tool(uuid, text) is 'The tool of a name in a tenant; all null: none.';
 
+-- The names of the tools in params.tools that are the app's own, p_tools being the database's. A name lies in the tool itself (Responses, Anthropic) or
+-- one level below: {function: {name}}, {custom: {name}}, {functionDeclarations: [{name}]}.
+create or replace function ai.app_tools(p_params jsonb, p_tools text[]) returns text[]
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(select n #>> '{}' from jsonb_path_query(p_params, '$.tools[*].**{0 to 1}.name') n where n #>> '{}' <> all (p_tools))
+$$;
+comment on function ai.app_tools(jsonb, text[]) is 'Names of the tools in params.tools that are the app''s own.';
+
+-- The params of the calls after the first. A model that has to call a tool each time never comes to an answer, so a tool_choice that forces it to holds for
+-- the first call only; but `required` stays where the app has tools of its own, since a call of those ends the generation. Never raises, because one
+-- statement makes the calls of all tenants.
+create or replace function ai.later_params(p_params jsonb, p_tools text[]) returns jsonb
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when c.name = any (p_tools) then p_params - 'tool_choice'
+              when ai.app_tools(p_params, p_tools) <> '{}' then p_params
+              when c.mode = 'required' then jsonb_set(p_params, c.mode_at, '"auto"')
+              when c.word in ('required', 'any') then p_params - 'tool_choice'
+              else p_params end
+    from (select p_params -> 'tool_choice' as choice) g
+   cross join lateral (
+     select coalesce(g.choice ->> 'type', g.choice #>> '{}') as word, coalesce(g.choice #>> '{function,name}', g.choice ->> 'name') as name,
+            coalesce(g.choice #>> '{allowed_tools,mode}', g.choice ->> 'mode') as mode,
+            case when g.choice ? 'allowed_tools' then '{tool_choice,allowed_tools,mode}' else '{tool_choice,mode}' end::text[] as mode_at) c
+$$;
+comment on function ai.later_params(jsonb, text[]) is 'The params of a generation with tools after its first call: nothing is forced again.';
+
 -- What becomes of the params of a generation that may call tools: their definitions join params.tools, so that the row says what the model was told.
 -- Raises PT400, PT403 inside a tool, PT404.
 create or replace function ai.admit_tools(p_tenant uuid, p_kind text, p_tools text[], p_max_steps integer, p_params jsonb) returns jsonb
@@ -62,8 +92,7 @@ begin
     raise exception 'max_steps must be from 1 to 100' using errcode = 'PT400';
   elsif current_setting('ai.session', true) like 'mrc\_%' then
     raise exception 'what a tool asks for cannot call tools' using errcode = 'PT403', detail = 'Loops within loops would have no bound.';
-  elsif exists (select from jsonb_array_elements(case when jsonb_typeof(p_params -> 'tools') = 'array' then p_params -> 'tools' else '[]' end) t
-                 where t.value #>> '{function,name}' = any (p_tools)) then
+  elsif ai.app_tools(p_params, '{}') && p_tools then
     raise exception 'a tool in params.tools has the name of one in tools' using errcode = 'PT400';
   end if;
   select jsonb_agg(jsonb_build_object('type', 'function', 'function', jsonb_build_object('name', n.name, 'description', t.description, 'parameters', t.parameters)) order by n.n)
@@ -80,7 +109,8 @@ end
 $$;
 comment on function ai.admit_tools(uuid, text, text[], integer, jsonb) is 'The params of a generation with the definitions of its tools. PT400, PT403, PT404.';
 
-revoke execute on function ai.tool_function(text), ai.check_tool(), ai.find_tool(uuid, text), ai.admit_tools(uuid, text, text[], integer, jsonb) from public;
+revoke execute on function ai.tool_function(text), ai.check_tool(), ai.find_tool(uuid, text), ai.app_tools(jsonb, text[]), ai.later_params(jsonb, text[]),
+  ai.admit_tools(uuid, text, text[], integer, jsonb) from public;
 
 -- objects
 

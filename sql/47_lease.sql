@@ -221,7 +221,8 @@ begin
              u (generation_id, tenant_id, lane_id, attempts, target, path, model_id, leader_id, input_bytes, output_bound, counters, amounts)
         left join lateral (select o.messages from ai.prepared o where o.generation_id = u.generation_id offset 0) r on true
        cross join lateral (
-         select o.user_id, o.kind, o.profile, o.stream, o.replay, o.prompt, o.messages, o.params, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms,
+         select o.user_id, o.kind, o.profile, o.stream, o.replay, o.prompt, o.messages, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms,
+                case when o.steps > 0 then ai.later_params(o.params, o.tools) else o.params end as params,
                 o.input_artifacts is not null as has_files, o.conversation_id is not null as is_of_conversation, o.batch_id is not null as is_of_batch,
                 o.stages is not null as has_stages, case when o.params ? 'response_format' or o.tools is not null then o.steps + o.repairs end as step
            from ai.generations o

@@ -34,8 +34,7 @@ begin
    cross join (select count(distinct nullif(i.value ->> 'id', '')) < count(*) or bool_or(v_ids ? (i.value ->> 'id')) as again
                  from jsonb_array_elements(p_message -> 'tool_calls') i) o;
   if exists (select from jsonb_array_elements(v_calls) c
-               join jsonb_array_elements(v_one.params -> 'tools') t on t.value #>> '{function,name}' = c.value #>> '{function,name}'
-              where c.value #>> '{function,name}' <> all (v_one.tools)) then
+              where coalesce(c.value #>> '{function,name}', c.value #>> '{custom,name}') = any (ai.app_tools(v_one.params, v_one.tools))) then
     return;
   end if;
   if v_one.steps >= v_one.max_steps or jsonb_array_length(v_calls) > c_calls then
@@ -49,7 +48,8 @@ begin
     jsonb_build_array((p_message - '{logprobs,native_finish_reason}'::text[]) || jsonb_build_object('tool_calls', v_calls)));
 
   with asked as (
-    select c.n, c.value ->> 'id' as call_id, left(c.value #>> '{function,name}', 64) as name, t.id as tool_id, t.parameters, j.value as arguments
+    select c.n, c.value ->> 'id' as call_id, left(coalesce(c.value #>> '{function,name}', c.value #>> '{custom,name}'), 64) as name,
+           t.id as tool_id, t.parameters, j.value as arguments
       from jsonb_array_elements(v_calls) with ordinality c (value, n)
      cross join lateral ai.parse_json(coalesce(nullif(c.value #>> '{function,arguments}', ''), '{}')) j
       left join lateral (select * from ai.find_tool(p_tenant, c.value #>> '{function,name}') f where c.value #>> '{function,name}' = any (v_one.tools)) t on true

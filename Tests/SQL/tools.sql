@@ -47,6 +47,7 @@ select is(t.as_role(r, format('insert into ai.generations (prompt, model, tools,
                ('mtap_ann', '{}', null, '{}', 'chat', 'PT400', 'an empty list is none'), ('mtap_ann', '{who,who}', null, '{}', 'chat', 'PT400', 'each once'), ('mtap_ann', '{who,NULL}', null, '{}', 'chat', 'PT400', 'no nulls'),
                ('mtap_ann', '{who}', '0', '{}', 'chat', 'PT400', 'at least one step'), ('mtap_ann', '{who}', '100', '{}', 'chat', 'ok 1', 'a hundred steps'), ('mtap_ann', '{who}', '101', '{}', 'chat', 'PT400', 'no more'),
                ('mtap_ann', '{who}', null, '{"tools": [{"type": "function", "function": {"name": "who"}}]}', 'chat', 'PT400', 'not two of one name'),
+               ('mtap_ann', '{who}', null, '{"tools": [{"type": "custom", "custom": {"name": "who"}}]}', 'chat', 'PT400', 'in no form'), ('mtap_ann', '{who}', null, '{"tools": [{"type": "function", "name": "who"}]}', 'chat', 'PT400', 'nor in this'),
                ('mtap_ann', '{who}', null, '{}', 'completion', 'PT400', 'only a chat'), ('mtap_stray', '{who}', null, '{}', 'chat', 'PT401', 'nobody')) v (r, tools, steps, params, kind, state, what);
 update ai.generations set status = 'cancelled', finished_at = ai.now() where status = 'queued';
 delete from ai.queue;
@@ -202,6 +203,29 @@ select t.request(:'w') \gset ignored_
 select t.answer(:'w', :'g', '', t.called('[{"name": "who"}]') || '{"finish_reason": "content_filter"}') \gset ignored_
 select is((select error ->> 'message' from ai.generations where id = :'g'), 'the model refused to answer', 'nor does one that was refused run anything');
 
+-- What was forced once is not forced again.
+create function t.later(p_choice jsonb, p_tools jsonb) returns jsonb language sql as $$
+  select ai.later_params(jsonb_build_object('seed', 1, 'tool_choice', p_choice, 'tools', p_tools || '[{"type": "function", "function": {"name": "who"}}]'), '{who}') -> 'tool_choice'
+$$;
+select is(t.later(choice, '[]'), later, what)
+  from (values ('"auto"'::jsonb, '"auto"'::jsonb, 'what may be'), ('"none"', '"none"', 'or may not be called'), ('null', 'null', 'or is not said stays'), ('{"type": "auto"}', '{"type": "auto"}', 'also as an object'),
+               ('"required"', null, 'who had to call one may answer'), ('"any"', null, 'in other words'), ('{"type": "any"}', null, 'Anthropic''s'),
+               ('{"type": "function", "function": {"name": "who"}}', null, 'who had to call this one, too'), ('{"type": "function", "name": "who"}', null, 'or flat'), ('{"type": "tool", "name": "who"}', null, 'or Anthropic''s'),
+               ('{"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}}', '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}', 'who had to call one of some may'),
+               ('{"type": "allowed_tools", "mode": "required", "tools": []}', '{"type": "allowed_tools", "mode": "auto", "tools": []}', 'or flat'),
+               ('{"type": "allowed_tools", "mode": "auto", "tools": []}', '{"type": "allowed_tools", "mode": "auto", "tools": []}', 'and who might still may')) v (choice, later, what);
+select is(t.later('"required"', app), '"required"', what)
+  from (values ('[{"type": "function", "function": {"name": "mine"}}]'::jsonb, 'a tool of the app''s ends what is required'), ('[{"type": "custom", "custom": {"name": "mine"}}]', 'a custom one'), ('[{"type": "function", "name": "mine"}]', 'a flat one'),
+               ('[{"functionDeclarations": [{"name": "mine"}]}]', 'Gemini''s')) v (app, what);
+select is(t.later('{"type": "function", "function": {"name": "who"}}', '[{"type": "custom", "custom": {"name": "mine"}}]'), null, 'but not one of the database''s');
+select is(ai.later_params('{"tool_choice": "required"}', '{who}'), '{}', 'without tools in params');
+select t.ask_tools('{who}', p_params => '{"tool_choice": "required", "max_tokens": 9}') as g \gset
+select t.request(:'w') as r \gset
+select is(:'r'::jsonb #>> '{params,tool_choice}', 'required', 'the first call is forced');
+select t.answer(:'w', :'g', '', t.called('[{"name": "none"}]')) \gset ignored_
+select t.request(:'w') as r \gset
+select is((:'r'::jsonb -> 'params') - 'tools', '{"max_tokens": 9}', 'the second is not');
+select t.answer(:'w', :'g', 'x') \gset ignored_
 
 -- The calls of one answer share its steps.
 savepoint shared_steps;
@@ -317,6 +341,21 @@ select t.request(:'w') as r \gset
 select is((select string_agg(x #>> '{function,name}', ' ') from jsonb_array_elements(:'r'::jsonb #> '{params,tools}') x), 'mine who', 'the model is told of both');
 select is(t.answer(:'w', :'g', '', t.called('[{"name": "who"}, {"name": "mine"}]')), 'ended', 'where the app''s own is called, the app goes on');
 select results_eq(format('select status, finish_reason, jsonb_array_length(output_message -> ''tool_calls'') from ai.generations where id = %L', :'g'), $$ values ('succeeded', 'tool_calls', 2) $$, 'with all that was called');
+create function t.own(p_worker uuid, p_tool jsonb, p_call jsonb, out g uuid, out settled text) language plpgsql as $$
+begin
+  g := t.ask_tools('{who}', p_params => jsonb_build_object('tools', jsonb_build_array(p_tool)));
+  perform t.request(p_worker);
+  settled := t.answer(p_worker, g, '', jsonb_build_object('message', jsonb_build_object('role', 'assistant', 'content', null, 'tool_calls', jsonb_build_array(p_call))));
+end
+$$;
+select is((t.own(:'w', tool, call)).settled, 'ended', what)
+  from (values ('{"type": "custom", "custom": {"name": "mine"}}'::jsonb, '{"id": "a", "type": "custom", "custom": {"name": "mine", "input": "x"}}'::jsonb, 'also where it is a custom one'),
+               ('{"type": "function", "name": "mine"}', '{"id": "a", "type": "function", "function": {"name": "mine", "arguments": "{}"}}', 'or was given flat'),
+               ('{"functionDeclarations": [{"name": "mine"}]}', '{"id": "a", "type": "function", "function": {"name": "mine", "arguments": "{}"}}', 'or in Gemini''s words')) v (tool, call, what);
+select g from t.own(:'w', '{"type": "custom", "custom": {"name": "mine"}}', '{"id": "a", "type": "custom", "custom": {"name": "other", "input": "x"}}') \gset
+select is(t.request(:'w') #> '{messages,1,tool_calls}', '[{"id": "a", "type": "custom", "custom": {"name": "other", "input": "x"}}]', 'a custom call goes back as one');
+select is((select name || ' ' || result from ai.tool_calls where generation_id = :'g'), 'other {"error": "there is no such tool"}', 'where there is none of its name');
+select t.answer(:'w', :'g', 'x') \gset ignored_
 
 -- Streams, schemas, cancelling, deadlines.
 select t.ask_tools(p_stream => true, p_params => '{"response_format": {"type": "json_object"}}') as g \gset
