@@ -33,13 +33,10 @@ struct ParameterTranslation {
     return stop.kind == .array ? stop.elements : [stop]
   }
 
-  /// Refuses what would change what is asked: more than one answer.
+  /// Refuses more than one answer; one need not be said.
   mutating func refuseSeveralAnswers() throws(Failure) {
-    for name in ["n", "best_of"] {
-      if let count = take(name), count.int != 1 {
-        throw Failure(.unsendable, message: "\(name) must be 1: a generation has one answer")
-      }
-    }
+    try parts.refuseSeveralAnswers()
+    taken.formUnion(["n", "best_of"])
   }
 
   /// What nobody took and OpenAI does not have: the provider's own parameters. What is left of

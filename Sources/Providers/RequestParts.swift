@@ -74,6 +74,17 @@ struct RequestParts {
     params.last { $0.key == name }?.value
   }
 
+  /// Refuses what would change what is asked, and be more than the bound of an answer reserves: several.
+  func refuseSeveralAnswers() throws(Failure) {
+    for name in ["n", "best_of"] { try Self.refuseSeveralAnswers(name, param(name)) }
+  }
+
+  /// The same by the name that a protocol has for it.
+  static func refuseSeveralAnswers(_ name: String, _ count: JSON?) throws(Failure) {
+    guard let count, count.int != 1 else { return }
+    throw Failure(.unsendable, message: "\(name) must be 1: a generation has one answer")
+  }
+
   /// The messages of a chat: an array with at least one element.
   func messages() throws(Failure) -> JSON {
     guard let messages = request["messages"], messages.kind == .array else {

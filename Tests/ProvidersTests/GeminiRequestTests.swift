@@ -120,6 +120,18 @@ import Testing
       (#"{"messages":[{"role":"tool","tool_call_id":"a","content":"x"}]}"#, "no message before"),
       (#"{"messages":[{"role":"user","content":"x"}],"params":{"n":2}}"#, "n must be 1"),
       (
+        #"{"messages":[{"role":"user","content":"x"}],"params":{"n":1,"candidate_count":8}}"#,
+        "candidateCount must be 1"
+      ),
+      (
+        #"{"messages":[{"role":"user","content":"x"}],"params":{"candidateCount":8}}"#,
+        "candidateCount must be 1"
+      ),
+      (
+        #"{"messages":[{"role":"user","content":"x"}],"params":{"candidateCount":1,"generation_config":{"candidate_count":8}}}"#,
+        "candidateCount must be 1"
+      ),
+      (
         #"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png,x"}}]}]}"#,
         "base64"
       ),

@@ -161,7 +161,8 @@ import Testing
     arguments: [
       (CallKind.completion, "{}"), (.completion, #"{"input":["a","b"]}"#),
       (.completion, #"{"input":"a","params":{"n":2}}"#),
-      (.completion, #"{"input":"a","params":{"best_of":2}}"#), (.moderation, "{}"),
+      (.completion, #"{"input":"a","params":{"best_of":2}}"#),
+      (.completion, #"{"input":"a","params":{"n":1,"best_of":2}}"#), (.moderation, "{}"),
       (.moderation, #"{"input":[]}"#),
       (.moderation, #"{"input":[{"role":"user","content":[{"type":"input_audio"}]}]}"#),
       (.rerank, #"{"input":"a","params":{}}"#),

@@ -30,9 +30,7 @@ struct AnthropicParameters {
   /// Leaves out what the API has no word for. Throws for what would change what is asked:
   /// more than one answer.
   static func leaveOutUnsayable(of parts: inout RequestParts, version: String) throws(Failure) {
-    if let n = parts.param("n"), n.int != 1 {
-      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
-    }
+    try parts.refuseSeveralAnswers()
     parts.leaveOut(ParameterVocabulary.chat.subtracting(translated))
     if version >= "2026-10-21" { parts.leaveOut(["temperature", "top_p", "top_k"]) }
     if let format = parts.param("response_format"), format["type"]?.string != "json_schema" {

@@ -34,9 +34,7 @@ struct GeminiParameters {
   /// Leaves out what the API has no word for. Throws for what would change what is asked: more than
   /// one answer.
   static func leaveOutUnsayable(of parts: inout RequestParts) throws(Failure) {
-    if let n = parts.param("n"), n.int != 1 {
-      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
-    }
+    try parts.refuseSeveralAnswers()
     let vocabulary = ParameterVocabulary.chat.union(ParameterVocabulary.completion)
     parts.leaveOut(vocabulary.subtracting(translated))
     if let type = parts.param("response_format")?["type"]?.string,
@@ -95,12 +93,13 @@ struct GeminiParameters {
     try writeFormat(to: &config)
     writeThinking(to: &config)
     writeModalities(to: &config)
-    for (name, value) in parts.params
-    where !Self.known.contains(name) {
-      config.write(Self.camelCase(name), value)
-    }
     let given = parts.param("generation_config") ?? parts.param("generationConfig")
-    for (name, value) in given?.members ?? [] { config.write(Self.camelCase(name), value) }
+    let own = parts.params.filter { !Self.known.contains($0.key) } + (given?.members ?? [])
+    for (name, value) in own {
+      let name = Self.camelCase(name)
+      if name == "candidateCount" { try RequestParts.refuseSeveralAnswers(name, value) }
+      config.write(name, value)
+    }
   }
 
   private func writeFormat(to config: inout Members) throws(Failure) {

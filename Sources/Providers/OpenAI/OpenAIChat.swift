@@ -4,9 +4,7 @@ enum OpenAIChat {
     var parts = try RequestParts(call)
     let variant = try OpenAIVariant.of(parts)
     let messages = try parts.messages()
-    if let n = parts.param("n"), n.int != 1 {
-      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
-    }
+    try parts.refuseSeveralAnswers()
     variant.leaveOutUnsupported(of: &parts)
     let parameters = OpenAIParameters(parts: parts, variant: variant)
     var writer = JSONWriter(reserving: call.request.count + 256)

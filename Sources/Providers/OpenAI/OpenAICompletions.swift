@@ -7,9 +7,7 @@ enum OpenAICompletions {
     guard let prompt = parts.request["input"], prompt.kind == .string else {
       throw Failure(.unsendable, message: "a completion needs a text")
     }
-    if let n = parts.param("n") ?? parts.param("best_of"), n.int != 1 {
-      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
-    }
+    try parts.refuseSeveralAnswers()
     variant.leaveOutUnsupported(of: &parts)
     let parameters = OpenAIParameters(
       parts: parts, variant: variant.withLimit("max_tokens", unless: parts.options))

@@ -25,9 +25,7 @@ struct ResponsesParameters {
   ]
 
   static func leaveOutUnsayable(of parts: inout RequestParts) throws(Failure) {
-    if let n = parts.param("n"), n.int != 1 {
-      throw Failure(.unsendable, message: "n must be 1: a generation has one answer")
-    }
+    try parts.refuseSeveralAnswers()
     parts.leaveOut(unsayable.union(elsewhere).union(ParameterVocabulary.workersOwn))
     // The bound that budgets rest on has another name.
     parts.leaveOut("max_output_tokens")
