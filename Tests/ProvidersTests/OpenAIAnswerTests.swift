@@ -150,6 +150,23 @@ import Testing
       #""usage":{"prompt_tokens":10,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":99,"cache_write_tokens":99},"completion_tokens_details":{"reasoning_tokens":99}}"#,
       usage(input: 10, cacheRead: 10, output: 4, reasoning: 4)
     ),
+    // xAI counts reasoning beside the completion, which only the total tells.
+    (
+      #""usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":135,"completion_tokens_details":{"reasoning_tokens":94}}"#,
+      usage(input: 32, output: 103, reasoning: 94)
+    ),
+    (
+      #""usage":{"prompt_tokens":32,"completion_tokens":103,"total_tokens":135,"completion_tokens_details":{"reasoning_tokens":94}}"#,
+      usage(input: 32, output: 103, reasoning: 94)
+    ),
+    (
+      #""usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":50,"completion_tokens_details":{"reasoning_tokens":94}}"#,
+      usage(input: 32, output: 9, reasoning: 9)
+    ),
+    (
+      #""usage":{"prompt_tokens":1,"completion_tokens":2147483647,"total_tokens":2147483649,"completion_tokens_details":{"reasoning_tokens":1}}"#,
+      nil
+    ),
     (#""usage":{}"#, nil),
     (#""usage":{"prompt_tokens":10}"#, nil),
     (#""usage":{"prompt_tokens":-1,"completion_tokens":2}"#, nil),

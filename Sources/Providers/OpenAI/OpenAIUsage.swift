@@ -1,7 +1,8 @@
 extension Usage {
   /// OpenAI's `usage`: cached and cache-write tokens are inside of `prompt_tokens`, reasoning tokens
-  /// inside of `completion_tokens`. DeepSeek reports its cache in `prompt_cache_hit_tokens`. nil
-  /// where totals are missing, since a wrong bill is worse than an estimate.
+  /// inside of `completion_tokens`, or beside them where the total says so (xAI). DeepSeek reports its
+  /// cache in `prompt_cache_hit_tokens`. nil where totals are missing, since a wrong bill is worse than
+  /// an estimate.
   ///
   /// Parts that may have another price go into `units`: `audio_input`, `image_input`, `audio_cache_read`,
   /// `image_cache_read`, `audio_output`, `image_output`; and what is billed beside tokens: `searches` and
@@ -11,9 +12,11 @@ extension Usage {
     let total = json["total_tokens"]?.int
     let prompt = json["prompt_tokens"]?.int
     let completion = json["completion_tokens"]?.int
+    let thought = max(json["completion_tokens_details"]?["reasoning_tokens"]?.int ?? 0, 0)
     let counted: (input: Int, output: Int)
     if let prompt, let completion {
-      counted = (prompt, completion)
+      let isBeside = total == prompt + completion + thought
+      counted = (prompt, isBeside ? completion + thought : completion)
     } else if let total, let part = prompt ?? completion, total >= part {
       counted = prompt == nil ? (total - part, part) : (part, total - part)
     } else {
@@ -25,8 +28,7 @@ extension Usage {
     let hits = details?["cached_tokens"]?.int ?? json["prompt_cache_hit_tokens"]?.int ?? 0
     cacheRead = min(max(hits, 0), input)
     cacheWrite = min(max(details?["cache_write_tokens"]?.int ?? 0, 0), input - cacheRead)
-    let thought = json["completion_tokens_details"]?["reasoning_tokens"]?.int ?? 0
-    reasoning = min(max(thought, 0), counted.output)
+    reasoning = min(thought, counted.output)
     add("audio_input", details?["audio_tokens"])
     add("image_input", details?["image_tokens"])
     let cached = details?["cached_tokens_details"]
