@@ -73,7 +73,8 @@ package struct Failure: Sendable, Error {
   package enum Signal: String, Sendable, CaseIterable {
     /// Nothing reached the provider: DNS, connection refused, TLS.
     case connect
-    /// The provider answered with an HTTP status that is not 2xx.
+    /// The provider answered with an HTTP status that is not 2xx, or with an error that names such a
+    /// status in the place of an answer.
     case http
     /// An error object inside a 2xx answer or stream.
     case embeddedError = "embedded_error"

@@ -10,7 +10,7 @@ extension Settlement {
     if !tail.isEmpty { json.member("tail", tail) }
     if let reply { write(reply, to: &json) }
     if let failure { write(failure, to: &json) }
-    json.member("http_status", httpStatus ?? failure?.httpStatus)
+    json.member("http_status", failure?.httpStatus ?? httpStatus)
     json.member("request_id", reply?.requestID ?? failure?.requestID)
     json.member("sent", sent)
     json.member("ttft_ms", milliseconds: firstText)

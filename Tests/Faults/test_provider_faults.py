@@ -46,7 +46,16 @@ FAULTS = [
     Fault("status=503;empty;times=1", "succeeded", [("failed", 503, "transient", False), OK]),
     Fault("reset;times=1", "succeeded", [("failed", None, "unknown", True), OK]),
     Fault("empty;times=1", "succeeded", [("failed", 200, "malformed", True), OK]),
-    Fault("embedded_error=0;times=1", "succeeded", [("failed", 200, "transient", True), OK]),
+    Fault(
+        "embedded_error=0;times=1",
+        "succeeded",
+        [("failed", 200, "transient", True), OK],
+        ("openai", "anthropic", "ollama"),
+    ),
+    # An error that names its status in the place of an answer is one with that status.
+    Fault("embedded_error=0;times=1", "succeeded", [("failed", 503, "transient", False), OK], ("gemini",)),
+    Fault("embedded_error=0;code=429;times=1", "succeeded", [("failed", 429, "rate", False), OK], ("openai",)),
+    Fault("embedded_error=0;code=401", "failed", [("failed", 401, "credentials", False)], ("openai",)),
     Fault("status=400;should_retry=true;times=1", "succeeded", [("failed", 400, "permanent", False), OK]),
     # A whole answer that breaks off has been seen by nobody.
     Fault("reset_after=3;times=1", "succeeded", [("failed", 200, "unknown", True), OK], streams=(False,)),

@@ -192,7 +192,8 @@ import Testing
 
     let named = try read(
       call(stream: true), text: "event: error\ndata: {\"message\":\"gone\",\"code\":500}\n\n")
-    #expect(named.failure?.signal == .embeddedError)
+    #expect(named.failure?.signal == .http)
+    #expect(named.failure?.httpStatus == 500)
     #expect(named.failure?.message == "gone")
     let groq = try read(
       call(stream: true),
@@ -246,6 +247,50 @@ import Testing
       #expect(reading.failure?.httpStatus == 200)
       expectSound(reading)
     }
+  /// OpenRouter, vLLM and Gemini say in a 200 what would be its status, as a number.
+  @Test(arguments: [
+    (400, true), (402, true), (429, true), (599, true), (200, false), (1_004, false),
+  ])
+  func anErrorInThePlaceOfAnAnswerHasTheStatusThatItNames(_ code: Int, _ isStatus: Bool) throws {
+    for error in [
+      #"{"error":{"message":"m","code":\#(code)}}"#,
+      #"{"error":{"message":"m","code":"\#(code)"}}"#,
+      #"{"object":"error","message":"m","type":"BadRequestError","code":\#(code)}"#,
+    ] {
+      for stream in [false, true] {
+        let failure = try #require(
+          try read(call(stream: stream), text: stream ? "data: \(error)\n\n" : error).failure)
+        #expect(failure.signal == (isStatus ? .http : .embeddedError))
+        #expect(failure.httpStatus == (isStatus ? code : 200))
+        #expect(failure.code == "\(code)")
+      }
+    }
+    let gemini = try #require(
+      try read(
+        call("gemini"),
+        text: #"{"error":{"message":"m","code":\#(code),"status":"RESOURCE_EXHAUSTED"}}"#
+      ).failure)
+    #expect(gemini.signal == (isStatus ? .http : .embeddedError))
+  }
+
+  @Test func anErrorBehindAPartOfAnAnswerIsInsideOfIt() throws {
+    for begun in [#""content":"Hal""#, #""reasoning":"Hm""#] {
+      let failure = try #require(
+        try read(
+          call(stream: true),
+          text: """
+            data: {"choices":[{"delta":{\(begun)}}]}
+
+            data: {"error":{"message":"gone","code":502}}
+
+
+            """
+        ).failure)
+      #expect(failure.signal == .embeddedError)
+      #expect(failure.httpStatus == 200)
+    }
+  }
+
     let page = try read(
       call(dialect), headers: ["content-type": "text/html"],
       text: "<html><title>Sign in</title></html>")

@@ -118,6 +118,8 @@ private let fence = Fence(high: 0x01a1_fcc3_44d1_7d47, low: 0x822e_2189_e104_5b8
     failure.shouldRetry = true
     failure.requestID = "req_1"
     settlement.failure = failure
+    // The response's own: it was a 200 with that error in it.
+    settlement.httpStatus = 200
     settlement.sent = false
     let json = try written(settlement)
     #expect(
@@ -126,6 +128,7 @@ private let fence = Fence(high: 0x01a1_fcc3_44d1_7d47, low: 0x822e_2189_e104_5b8
         "error_message", "retry_after_ms", "should_retry", "request_id", "sent", "latency_ms",
       ])
     #expect(json["signal"] as? String == "http")
+    #expect(json["http_status"] as? Int == 529)
     #expect(json["error_message"] as? String == "no\u{fffd}")
     #expect(json["sent"] as? Bool == false)
   }

@@ -105,7 +105,10 @@ struct CustomAnswer: AnswerAssembler {
     var error = ProviderError(json)
     if let words = json.value(at: spec?.member("error_message"))?.word { error.message = words }
     if let type = json.value(at: spec?.member("error_type"))?.word { error.type = type }
-    if let code = json.value(at: spec?.member("error_code"))?.word { error.code = code }
+    if let code = json.value(at: spec?.member("error_code")) {
+      error.code = code.word ?? error.code
+      error.status = ProviderError.status(code)
+    }
     return error
   }
 

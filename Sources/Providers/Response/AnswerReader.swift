@@ -154,7 +154,16 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
       }
       return .failure(failure(signal, words))
     }
-    if let fault = assembler.fault { return .failure(described(fault)) }
+    if var fault = assembler.fault {
+      // In the place of the answer an error means what its status means. Behind a part of one it does
+      // not, nor where an answer is only fetched: that was begun, and may be paid for.
+      if fault.httpStatus != nil, !isFollowing, !assembler.hasBegun {
+        fault.signal = .http
+      } else {
+        fault.httpStatus = nil
+      }
+      return .failure(described(fault))
+    }
     guard (200...299).contains(head.status) else { return .failure(httpFailure(head)) }
     guard let (signal, words) = obstacle(end, head.status) else { return .success(finished()) }
     return .failure(failure(signal, words))
@@ -203,7 +212,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     failure.type = failure.type.map { FailureText.clean($0, limit: 200, secret: secret) }
     failure.code = failure.code.map { FailureText.clean($0, limit: 200, secret: secret) }
     guard let head else { return withPartial(failure) }
-    failure.httpStatus = head.status
+    failure.httpStatus = failure.httpStatus ?? head.status
     failure.requestID = requestID ?? failure.requestID
     failure.retryAfterMilliseconds =
       RetryAfter.milliseconds(head.headers, now: now) ?? failure.retryAfterMilliseconds
@@ -254,12 +263,13 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
 }
 
 extension Failure {
-  /// An error object inside an answer that began as a success.
+  /// An error object inside an answer that began as a success, with the status that it names.
   init(embedded error: ProviderError) {
     self.init(
       .embeddedError, message: error.message ?? "the provider reported an error in its answer")
     type = error.type
     code = error.code
+    httpStatus = error.status
     requestID = error.requestID
     retryAfterMilliseconds = error.retryAfterMilliseconds
   }

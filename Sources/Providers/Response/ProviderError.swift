@@ -13,6 +13,9 @@
 struct ProviderError {
   var type: String?
   var code: String?
+  /// The HTTP status that the error names as its code: that of the response, or, in a 200, what would
+  /// have been.
+  var status: Int?
   var message: String?
   var requestID: String?
   /// From Hugging Face's `estimated_time`, which it gives in seconds while it loads a model, or
@@ -50,6 +53,7 @@ struct ProviderError {
       ?? object["title"]?.string
     type = object["type"]?.string ?? object["status"]?.string
     code = object["details"]?["error_code"]?.word ?? object["code"]?.word
+    status = Self.status(object["code"])
     for detail in object["details"]?.elements ?? [] { readDetail(detail) }
     // Gemini's API has no code for it: "The input token count (…) exceeds the maximum number of tokens".
     if type == "INVALID_ARGUMENT",
@@ -57,6 +61,11 @@ struct ProviderError {
     {
       code = "context_length_exceeded"
     }
+  }
+
+  /// The HTTP status that a code is; nil: it is another word or number.
+  static func status(_ code: JSON?) -> Int? {
+    code?.int.flatMap { (400...599).contains($0) ? $0 : nil }
   }
 
   /// The messages of google.rpc: a reason or a quota says more than the number of the status.
