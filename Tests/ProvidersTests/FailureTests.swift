@@ -93,6 +93,27 @@ import Testing
         #"{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8).","status":"INVALID_ARGUMENT"}}"#,
       type: "INVALID_ARGUMENT", code: "context_length_exceeded",
       message: "The input token count (9) exceeds the maximum number of tokens allowed (8)."),
+    Said(
+      status: 400,
+      body:
+        #"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 208310 tokens > 200000 maximum"}}"#,
+      type: "invalid_request_error", code: "context_length_exceeded",
+      message: "prompt is too long: 208310 tokens > 200000 maximum"),
+    Said(
+      status: 400,
+      body:
+        #"{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length or `max_tokens` and try again"}}"#,
+      type: "invalid_request_error", code: "context_length_exceeded",
+      message:
+        "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length or `max_tokens` and try again"
+    ),
+    Said(
+      status: 400,
+      body:
+        #"{"object":"error","message":"This model's maximum context length is 8192 tokens. However, you requested 9000 tokens.","type":"BadRequestError","param":null,"code":400}"#,
+      type: "BadRequestError", code: "context_length_exceeded",
+      message:
+        "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens."),
     Said(status: 500, body: #"{"message":"upstream"}"#, type: nil, code: nil, message: "upstream"),
     Said(
       status: 502,

@@ -55,10 +55,7 @@ struct ProviderError {
     code = object["details"]?["error_code"]?.word ?? object["code"]?.word
     status = Self.status(object["code"])
     for detail in object["details"]?.elements ?? [] { readDetail(detail) }
-    // Gemini's API has no code for it: "The input token count (…) exceeds the maximum number of tokens".
-    if type == "INVALID_ARGUMENT",
-      let said = message, said.contains("exceeds the maximum number of tokens")
-    {
+    if let message, Self.tooLong.contains(where: message.contains) {
       code = "context_length_exceeded"
     }
   }
@@ -67,6 +64,17 @@ struct ProviderError {
   static func status(_ code: JSON?) -> Int? {
     code?.int.flatMap { (400...599).contains($0) ? $0 : nil }
   }
+
+  /// How those say that the input is too long for the model who have no code for it.
+  private static let tooLong = [
+    // Gemini: "The input token count (…) exceeds the maximum number of tokens allowed (…)."
+    "exceeds the maximum number of tokens",
+    // Anthropic: "prompt is too long: 208310 tokens > 200000 maximum", and "input length and `max_tokens`
+    // exceed context limit: …"
+    "prompt is too long: ", "exceed context limit: ",
+    // vLLM, and others after what OpenAI says: "This model's maximum context length is 8192 tokens. …"
+    "maximum context length is ",
+  ]
 
   /// The messages of google.rpc: a reason or a quota says more than the number of the status.
   private mutating func readDetail(_ detail: JSON) {
