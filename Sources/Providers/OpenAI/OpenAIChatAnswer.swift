@@ -90,7 +90,9 @@ struct OpenAIChatAnswer: AnswerAssembler {
     message.toolCalls = calls.calls
     reply.output = output
     reply.message = message.json()
-    reply.finishReason = finishReason
+    // A forced call ends with `stop`, also at OpenAI.
+    reply.finishReason =
+      finishReason == "stop" && !calls.calls.isEmpty ? "tool_calls" : finishReason
     reply.usage = usage
     reply.model = model
     reply.serviceTier = serviceTier
