@@ -81,7 +81,6 @@ import Testing
     #"[{"role": "critic", "content": "x"}]"#, #"[{"content": "x"}]"#, "[7]", "[]",
     #"[{"role": "tool", "content": "x"}]"#,
     #"[{"role": "assistant", "function_call": {}}]"#,
-    #"[{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "[1]"}}]}]"#,
     #"[{"role": "assistant", "tool_calls": [{"id": "a"}]}]"#,
   ])
   func whatOllamaCannotSayIsNotSent(_ messages: String) throws {

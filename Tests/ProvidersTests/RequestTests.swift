@@ -124,6 +124,39 @@ import Testing
     #expect(body == expected)
   }
 
+  @Test(
+    arguments: ["anthropic", "gemini", "ollama"],
+    [#"{\"a\": 1"#, "[1]", "17", #"\"x\""#, #"say \"hi\""#])
+  func whatAModelWroteForArgumentsDoesNotEndTheConversation(
+    _ dialect: String, _ arguments: String
+  ) throws {
+    let call = call(
+      dialect,
+      request: #"""
+        {"messages":[{"role":"user","content":"x"},
+          {"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":"\#(arguments)"}}]},
+          {"role":"tool","tool_call_id":"a","content":"not an object"}]}
+        """#)
+    let body = try requestBody(call)
+    let written = try #require(
+      try decode(#"{"text":"\#(arguments)"}"#)["text"] as? String)
+    let input: Any?
+    switch dialect {
+    case "anthropic":
+      let messages = try #require(body["messages"] as? [NSDictionary])
+      input = (messages[1]["content"] as? [NSDictionary])?.first?["input"]
+    case "gemini":
+      let contents = try #require(body["contents"] as? [NSDictionary])
+      let part = (contents[1]["parts"] as? [NSDictionary])?.first
+      input = (part?["functionCall"] as? NSDictionary)?["args"]
+    default:
+      let messages = try #require(body["messages"] as? [NSDictionary])
+      let part = (messages[1]["tool_calls"] as? [NSDictionary])?.first
+      input = (part?["function"] as? NSDictionary)?["arguments"]
+    }
+    #expect(input as? NSDictionary == ["INVALID_JSON": written])
+  }
+
   @Test func anthropicHeadersAndAddress() throws {
     for base in [
       "https://api.anthropic.com", "https://api.anthropic.com/", "https://api.anthropic.com/v1/",
@@ -219,10 +252,6 @@ import Testing
     (
       "anthropic",
       #"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"file:///etc"}}]}]}"#
-    ),
-    (
-      "anthropic",
-      #"{"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":"[1"}}]}]}"#
     ),
     ("anthropic", #"{"messages":[{"role":"user","content":"x"}],"params":{"n":3}}"#),
     (

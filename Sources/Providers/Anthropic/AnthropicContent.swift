@@ -150,7 +150,6 @@ enum AnthropicContent {
     writer.endObject()
   }
 
-  /// Arguments travel as JSON text in OpenAI's form and as an object in Anthropic's.
   private static func writeToolUse(
     _ call: JSON, _ place: String, to writer: inout JSONWriter
   ) throws(Failure) {
@@ -164,16 +163,7 @@ enum AnthropicContent {
     writer.member("id", id)
     writer.member("name", name)
     writer.key("input")
-    let text = function["arguments"]?.string ?? ""
-    if text.allSatisfy(\.isWhitespace) {
-      writer.beginObject()
-      writer.endObject()
-    } else {
-      guard let input = JSON(Array(text.utf8)), input.kind == .object else {
-        throw Failure(.unsendable, message: "\(place).function.arguments is not a JSON object")
-      }
-      writer.copy(input)
-    }
+    ToolArguments.write(function["arguments"], to: &writer)
     writer.endObject()
   }
 }

@@ -115,13 +115,13 @@ struct GeminiConversation {
       }
       let id = call["id"]?.string
       if let id { names[id] = name }
-      try parts.add { writer throws(Failure) in
+      parts.add { writer in
         writer.key("functionCall")
         writer.beginObject()
         if let id, !Self.isOwn(id) { writer.member("id", id) }
         writer.member("name", name)
         writer.key("args")
-        try GeminiParts.writeArguments(function["arguments"], place, to: &writer)
+        ToolArguments.write(function["arguments"], to: &writer)
         writer.endObject()
         // Of parallel calls the API signs the first only.
         let signature = signatures.calls[number] ?? (number == 0 ? missingSignature : nil)

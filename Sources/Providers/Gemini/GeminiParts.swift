@@ -91,22 +91,6 @@ enum GeminiParts {
     return text
   }
 
-  /// Arguments travel as JSON text in OpenAI's form and as an object in Gemini's.
-  static func writeArguments(
-    _ arguments: JSON?, _ place: String, to writer: inout JSONWriter
-  ) throws(Failure) {
-    let text = arguments?.string ?? ""
-    if text.allSatisfy(\.isWhitespace) {
-      writer.beginObject()
-      writer.endObject()
-      return
-    }
-    guard let object = JSON(Array(text.utf8)), object.kind == .object else {
-      throw Failure(.unsendable, message: "\(place).function.arguments is not a JSON object")
-    }
-    writer.copy(object)
-  }
-
   /// A `data:` URL with base64 goes along; anything else is an address that the provider reads.
   private static func write(
     _ url: String, mediaType: String?, _ place: String, to parts: inout PartWriter

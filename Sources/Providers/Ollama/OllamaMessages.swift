@@ -66,26 +66,11 @@ enum OllamaMessages {
       writer.beginObject()
       writer.member("name", name)
       writer.key("arguments")
-      try writeArguments(call["function"]?["arguments"], place, to: &writer)
+      ToolArguments.write(call["function"]?["arguments"], to: &writer)
       writer.endObject()
       writer.endObject()
     }
     writer.endArray()
-  }
-
-  /// Arguments travel as JSON text in OpenAI's form and as an object in Ollama's.
-  private static func writeArguments(
-    _ arguments: JSON?, _ place: String, to writer: inout JSONWriter
-  ) throws(Failure) {
-    let text = arguments?.string ?? ""
-    if text.allSatisfy(\.isWhitespace) {
-      writer.beginObject()
-      writer.endObject()
-    } else if let object = JSON(Array(text.utf8)), object.kind == .object {
-      writer.copy(object)
-    } else {
-      throw Failure(.unsendable, message: "\(place) has arguments that are not a JSON object")
-    }
   }
 
   /// Writes `content` and, where there are any, `images`.
