@@ -270,6 +270,35 @@ import Testing
     #expect(numbers.reply?.embedding == [0.5, -1, 0.001])
     #expect(numbers.reply?.usage == usage(input: 4, output: 0))
     #expect(numbers.reply?.message == nil)
+  @Test(arguments: [#""index":0,"id":"","#, #""index":0,"#, ""])
+  func parallelCallsThatShareAnIndexAndHaveNoIdsStayApart(_ slot: String) throws {
+    let reading = try read(
+      call(stream: true),
+      text: """
+        data: {"choices":[{"delta":{"tool_calls":[{\(slot)"function":{"name":"f","arguments":"{}"}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{\(slot)"function":{"name":"g","arguments":"{\\"q\\":1}"}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{\(slot)"function":{"name":"g","arguments":"{\\"q\\":2}"}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{\(slot)"function":{"name":"g","arguments":""}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{\(slot)"function":{"name":"h","arguments":"{\\"r\\""}}]}}]}
+
+        data: {"choices":[{"delta":{"tool_calls":[{\(slot)"function":{"name":"h","arguments":":3}"}}]},"finish_reason":"stop"}]}
+
+        data: [DONE]
+
+
+        """)
+    let calls = try #require(try reading.message()["tool_calls"] as? [NSDictionary])
+    let functions = calls.compactMap { $0["function"] as? NSDictionary }
+    #expect(functions.map { $0["name"] as? String } == ["f", "g", "g", "h"])
+    #expect(
+      functions.map { $0["arguments"] as? String }
+        == ["{}", #"{"q":1}"#, #"{"q":2}"#, #"{"r":3}"#])
+  }
+
     let floats: [Float] = [0.5, -1, 3.25]
     let bytes = floats.flatMap { value in (0..<4).map { UInt8(value.bitPattern >> (8 * $0) & 255) }
     }
