@@ -237,6 +237,17 @@ import Testing
     #expect(broken.failure?.signal == .reset)
   }
 
+  @Test func doneIsTheEndOfAnAnswerAndNotOne() throws {
+    for before in ["", #"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":0}}"#] {
+      let reading = try read(call(stream: true), text: before + "\n\ndata: [DONE]\n\n")
+      #expect(reading.failure?.signal == .truncated)
+    }
+    let silent = try read(
+      call(stream: true),
+      text: "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\ndata: [DONE]\n\n")
+    #expect(silent.reply?.output == "")
+  }
+
   @Test func fragmentsOfToolCallsFromSloppyServersAreSorted() throws {
     let reading = try read(
       call(stream: true),
@@ -259,17 +270,6 @@ import Testing
     #expect(arguments == [#"{"x":1}"#, #"{"y":2}"#, "{}"])
   }
 
-  @Test func embeddingsAreReadFromNumbersAndFromBase64() throws {
-    let embedding = call(kind: .embedding, request: #"{"input":"x"}"#)
-    let numbers = try read(
-      embedding,
-      text: #"""
-        {"object":"list","data":[{"index":1,"embedding":[9]},{"index":0,"embedding":[0.5,-1,1e-3]}],
-         "model":"e","usage":{"prompt_tokens":4,"total_tokens":4}}
-        """#)
-    #expect(numbers.reply?.embedding == [0.5, -1, 0.001])
-    #expect(numbers.reply?.usage == usage(input: 4, output: 0))
-    #expect(numbers.reply?.message == nil)
   @Test(arguments: [#""index":0,"id":"","#, #""index":0,"#, ""])
   func parallelCallsThatShareAnIndexAndHaveNoIdsStayApart(_ slot: String) throws {
     let reading = try read(
@@ -299,6 +299,17 @@ import Testing
         == ["{}", #"{"q":1}"#, #"{"q":2}"#, #"{"r":3}"#])
   }
 
+  @Test func embeddingsAreReadFromNumbersAndFromBase64() throws {
+    let embedding = call(kind: .embedding, request: #"{"input":"x"}"#)
+    let numbers = try read(
+      embedding,
+      text: #"""
+        {"object":"list","data":[{"index":1,"embedding":[9]},{"index":0,"embedding":[0.5,-1,1e-3]}],
+         "model":"e","usage":{"prompt_tokens":4,"total_tokens":4}}
+        """#)
+    #expect(numbers.reply?.embedding == [0.5, -1, 0.001])
+    #expect(numbers.reply?.usage == usage(input: 4, output: 0))
+    #expect(numbers.reply?.message == nil)
     let floats: [Float] = [0.5, -1, 3.25]
     let bytes = floats.flatMap { value in (0..<4).map { UInt8(value.bitPattern >> (8 * $0) & 255) }
     }

@@ -8,6 +8,8 @@ struct OpenAIChatAnswer: AnswerAssembler {
   private(set) var isComplete = false
   private(set) var fault: Failure?
 
+  /// Whether a choice was seen. A stream without any has no answer, though it says that it is done.
+  private var hasChoice = false
   private var message = AssistantMessage()
   private var calls = OpenAIToolCalls()
   private var contentText = TextJoiner()
@@ -34,7 +36,7 @@ struct OpenAIChatAnswer: AnswerAssembler {
   mutating func marker(_ data: [UInt8]) -> String? {
     // The official SDK, too, asks only how the data begins.
     guard data.starts(with: "[DONE]".utf8) else { return nil }
-    isComplete = true
+    isComplete = hasChoice
     return endText()
   }
 
@@ -46,6 +48,7 @@ struct OpenAIChatAnswer: AnswerAssembler {
     readFrame(json)
     let choices = json["choices"]?.elements ?? []
     guard let choice = choices.first(where: { ($0["index"]?.int ?? 0) == 0 }) else { return "" }
+    hasChoice = true
     var text = ""
     if isCompletion, let piece = choice["text"] {
       text = readContent(piece)
