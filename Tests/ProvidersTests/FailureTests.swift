@@ -247,27 +247,6 @@ import Testing
     #expect(anthropic.failure?.partial?.usage == usage(input: 3, output: nil))
   }
 
-  @Test(arguments: ["openai", "anthropic"])
-  func anErrorInsideAWholeAnswerIsAFailure(_ dialect: String) throws {
-    let reading = try read(
-      call(dialect), text: #"{"type":"error","error":{"type":"api_error","message":"oops"}}"#)
-    #expect(reading.failure?.signal == .embeddedError)
-    #expect(reading.failure?.message == "oops")
-  }
-
-  @Test(arguments: ["openai", "anthropic"], [false, true])
-  func bodiesThatAreNotTheProtocolsAreMalformed(_ dialect: String, _ stream: Bool) throws {
-    for body in [
-      "<html><title>Sign in</title></html>", "OK", #"{"status":"fine"}"#, "[1,2]", "\"text\"", "17",
-      #"{"choices":[]}"#, #"{"choices":[{"message":"x"}]}"#, "{\"a\" \"b\"}", "}", "[1 2]",
-    ] {
-      let type = body.hasPrefix("<") ? "text/html" : "application/json"
-      let reading = try read(
-        call(dialect, stream: stream), headers: ["content-type": type], text: body)
-      #expect(reading.failure?.signal == .malformed, "\(body)")
-      #expect(reading.failure?.httpStatus == 200)
-      expectSound(reading)
-    }
   /// OpenRouter, vLLM and Gemini say in a 200 what would be its status, as a number.
   @Test(arguments: [
     (400, true), (402, true), (429, true), (599, true), (200, false), (1_004, false),
@@ -312,10 +291,36 @@ import Testing
     }
   }
 
+  @Test(arguments: ["openai", "anthropic"])
+  func anErrorInsideAWholeAnswerIsAFailure(_ dialect: String) throws {
+    let reading = try read(
+      call(dialect), text: #"{"type":"error","error":{"type":"api_error","message":"oops"}}"#)
+    #expect(reading.failure?.signal == .embeddedError)
+    #expect(reading.failure?.message == "oops")
+  }
+
+  @Test(arguments: ["openai", "anthropic"], [false, true])
+  func bodiesThatAreNotTheProtocolsAreMalformed(_ dialect: String, _ stream: Bool) throws {
+    for body in [
+      "<html><title>Sign in</title></html>", "OK", #"{"status":"fine"}"#, "[1,2]", "\"text\"", "17",
+      #"{"choices":[]}"#, #"{"choices":[{"message":"x"}]}"#, "{\"a\" \"b\"}", "}", "[1 2]",
+    ] {
+      let type = body.hasPrefix("<") ? "text/html" : "application/json"
+      let reading = try read(
+        call(dialect, stream: stream), headers: ["content-type": type], text: body)
+      #expect(reading.failure?.signal == .malformed, "\(body)")
+      #expect(reading.failure?.httpStatus == 200)
+      expectSound(reading)
+    }
     let page = try read(
       call(dialect), headers: ["content-type": "text/html"],
       text: "<html><title>Sign in</title></html>")
     #expect(page.failure?.message == "the provider answered with an HTML page: Sign in")
+    let other = try read(call(dialect), text: #"{"status":"fine"}"#)
+    #expect(
+      other.failure?.message
+        == #"the provider answered with JSON that is not what the protocol says: {"status":"fine"}"#
+    )
   }
 
   @Test(arguments: ["openai", "anthropic"], [false, true])

@@ -13,12 +13,17 @@ enum FailureText {
     return String(String.UnicodeScalarView(cleaned.unicodeScalars.prefix(limit - 1))) + "…"
   }
 
-  /// What to say of a body that is not JSON: the title of an HTML page, or how the text begins.
+  /// What to say of a body that cannot be read: the title of an HTML page, or how the text begins.
   static func describe(_ body: [UInt8]) -> String {
     let start = String(decoding: body.prefix(8_192), as: UTF8.self)
     let text = start.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     if text.isEmpty { return "an empty body" }
-    guard isHTML(text) else { return "text that is not JSON: \(text.prefix(200))" }
+    guard isHTML(text) else {
+      guard case .whole = JSON.parse(body, limit: 1 << 20) else {
+        return "text that is not JSON: \(text.prefix(200))"
+      }
+      return "JSON that is not what the protocol says: \(text.prefix(200))"
+    }
     guard let title = title(of: text) else { return "an HTML page" }
     return "an HTML page: \(title.prefix(200))"
   }
