@@ -94,7 +94,7 @@ import Testing
       (#""response_format":{"type":"json_object"}"#, ["response_format"]),
       (#""functions":[{"name":"f"}],"function_call":"auto""#, ["functions", "function_call"]),
       (#""web_search_options":{}"#, ["web_search_options"]), (#""verbosity":"low""#, ["verbosity"]),
-      (#""prompt_cache_key":"k""#, ["prompt_cache_key"]),
+      (#""prompt_cache_key":"k""#, ["prompt_cache_key"]), (#""system":"s""#, ["system"]),
       (#""service_tier":"flex""#, ["service_tier"]),
       (#""metadata":{"a":"b"}"#, ["metadata"]), (#""metadata":{"user_id":"b"}"#, []),
       (#""service_tier":"default""#, []), (#""top_k":5"#, []), (#""user":"u""#, []),

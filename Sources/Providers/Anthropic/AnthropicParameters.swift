@@ -18,7 +18,7 @@ struct AnthropicParameters {
 
   /// Anthropic's own that are written below, not as they are.
   private static let own: Set<String> = [
-    "system", "stop_sequences", "output_config", "thinking", "top_k",
+    "stop_sequences", "output_config", "thinking", "top_k",
   ]
 
   private static let known = ParameterVocabulary.chat.union(own).union(["stream_options"])
@@ -32,6 +32,8 @@ struct AnthropicParameters {
   static func leaveOutUnsayable(of parts: inout RequestParts, version: String) throws(Failure) {
     try parts.refuseSeveralAnswers()
     parts.leaveOut(ParameterVocabulary.chat.subtracting(translated))
+    // What the system says has its place among the messages.
+    parts.leaveOut("system")
     if version >= "2026-10-21" { parts.leaveOut(["temperature", "top_p", "top_k"]) }
     if let format = parts.param("response_format"), format["type"]?.string != "json_schema" {
       parts.leaveOut("response_format")
