@@ -46,7 +46,7 @@ import Testing
       ("end_turn", "stop", nil), ("max_tokens", "length", nil), ("stop_sequence", "stop", nil),
       ("tool_use", "tool_calls", nil), ("refusal", "content_filter", nil),
       ("model_context_window_exceeded", "length", "model_context_window_exceeded"),
-      ("pause_turn", "stop", "pause_turn"), ("new_reason", "stop", "new_reason"),
+      ("pause_turn", "length", "pause_turn"), ("new_reason", "stop", "new_reason"),
     ] as [(String, String, String?)])
   func finishReasonsAreInOneVocabulary(_ theirs: String, _ ours: String, _ native: String?) throws {
     let reading = try read(

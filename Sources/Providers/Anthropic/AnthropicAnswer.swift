@@ -123,8 +123,9 @@ struct AnthropicAnswer: AnswerAssembler {
     case "max_tokens": ("length", nil)
     case "tool_use": ("tool_calls", nil)
     case "refusal": ("content_filter", nil)
-    case "model_context_window_exceeded": ("length", stopReason)
-    // `pause_turn`: the app may send the message back to have it continued.
+    // A turn of the provider's own tools that it pauses is not finished, and cannot go on from this
+    // message, which has no blocks of theirs.
+    case "model_context_window_exceeded", "pause_turn": ("length", stopReason)
     default: ("stop", stopReason)
     }
   }
