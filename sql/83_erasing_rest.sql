@@ -63,6 +63,39 @@ end
 $$;
 comment on function ai.erase_conversations(uuid, text) is 'Deletes conversations of somebody who is being forgotten, some at a time; gives how many.';
 
+-- Takes the name of somebody who is being forgotten off counters of limits per member. Where somebody else was added under the name meanwhile, off those that counted
+-- before, but not while something that runs has reserved on them: that is also asked for in the transaction of an app, where nobody may come to wait for a counter. Gives
+-- whether nothing is left. Locks them, skipping what others hold.
+create or replace function ai.erase_counters(p_tenant uuid, p_user text, p_pseudonym text) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+set enable_seqscan = off
+as $$
+declare
+  v_anew     constant timestamptz := (select f.anew_at from ai.forgotten f where f.tenant_id = p_tenant and f.user_id = p_user);
+  v_reserved bigint[] := '{}';
+  v_ids      bigint[];
+  v_free     bigint[];
+begin
+  -- By the first entry that is left. Where none is, nothing of the person counts any more.
+  v_ids := array(
+    select c.id from ai.limits l join ai.counters c on c.limit_id = l.id and c.tenant_id = p_tenant and c.subject = p_user
+     where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null)
+       and (v_anew is null or v_anew > (select e.at from ai.counter_entries e where e.counter_id = c.id order by e.window_start, e.seq limit 1)));
+  if v_ids <> '{}' and v_anew is not null then
+    v_reserved := array(select unnest(l.counters) from ai.leases l where l.tenant_id = p_tenant union all select unnest(w.counters) from ai.waiting w where w.tenant_id = p_tenant);
+  end if;
+  v_free := array(select c.id from ai.counters c where c.id = any (v_ids) and c.id <> all (v_reserved) order by c.id for update skip locked);
+  -- Only where there is one: an update makes all known ways void, of no row as well, and this is called again and again.
+  if v_free <> '{}' then
+    update ai.counters c set subject = p_pseudonym where c.id = any (v_free);
+  end if;
+  return v_ids <@ v_free;
+end
+$$;
+comment on function ai.erase_counters(uuid, text, text) is 'Takes the name of somebody who is being forgotten off counters; gives whether nothing is left.';
+
 -- Takes the name of somebody who is being forgotten off what stays: limits (switched off; to whoever comes under the name later
 -- they do not apply), their counters, vectorizers, keys that the person made for others. Not by the pseudonym where the change is audited: the log would
 -- say for ever who it was. Gives whether nothing is left. Locks these rows, skipping what others hold: counters only outside of apps'
@@ -76,15 +109,10 @@ as $$
 declare
   v_ids bigint[];
 begin
-  -- Each by itself only where there is one: an update makes all known ways void, of no row as well, and this is called again and again.
+  -- Only where there is one, as in ai.erase_counters().
   v_ids := array(select o.id from ai.limits o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked);
   if v_ids <> '{}' then
     update ai.limits l set user_id = 'forgotten', enabled = false where l.id = any (v_ids);
-  end if;
-  v_ids := array(select o.id from ai.limits l join ai.counters o on o.limit_id = l.id and o.tenant_id = p_tenant and o.subject = p_user
-                  where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null) for update of o skip locked);
-  if v_ids <> '{}' then
-    update ai.counters c set subject = p_pseudonym where c.id = any (v_ids);
   end if;
   update ai.vectorizers z set user_id = p_pseudonym
    where z.id = any (array(select o.id from ai.vectorizers o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked));
@@ -96,9 +124,8 @@ begin
                                 and not exists (select from ai.cache_questions q where q.tenant_id = o.tenant_id and q.space = o.space) for update skip locked));
   delete from ai.known_ways w
    where w.id = any (array(select o.id from ai.known_ways o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked));
-  return not exists (select from ai.limits l where l.tenant_id = p_tenant and l.user_id = p_user)
-     and not exists (select from ai.limits l join ai.counters c on c.limit_id = l.id and c.tenant_id = p_tenant and c.subject = p_user
-                      where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null))
+  return ai.erase_counters(p_tenant, p_user, p_pseudonym)
+     and not exists (select from ai.limits l where l.tenant_id = p_tenant and l.user_id = p_user)
      and not exists (select from ai.vectorizers z where z.tenant_id = p_tenant and z.user_id = p_user)
      and not exists (select from ai.api_keys k where k.tenant_id = p_tenant and k.created_by = p_user)
      and not exists (select from ai.cache_spaces s where s.tenant_id = p_tenant and s.user_id = p_user)
@@ -224,5 +251,5 @@ end
 $$;
 comment on function ai.erase_some(uuid, text[], smallint, text[], boolean) is 'Erases rows of people who are being forgotten, by their keys; gives how many of what, by user.';
 
-revoke execute on function ai.erase_document(uuid, uuid, text, boolean), ai.erase_conversations(uuid, text), ai.erase_names(uuid, text, text),
-  ai.erase_some(uuid, text[], smallint, text[], boolean) from public;
+revoke execute on function ai.erase_document(uuid, uuid, text, boolean), ai.erase_conversations(uuid, text), ai.erase_counters(uuid, text, text),
+  ai.erase_names(uuid, text, text), ai.erase_some(uuid, text[], smallint, text[], boolean) from public;

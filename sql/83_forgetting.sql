@@ -127,16 +127,26 @@ $$;
 comment on function ai.forget_user(text, uuid, boolean) is
   'Erases a person''s content and ends the membership; what is not done at once, workers go on with. Gives how many of what were erased, and what is known to be left (null: not known yet, 0: nothing).';
 
--- Trigger AFTER INSERT OR UPDATE of the key, each row: who is added under the name of somebody who is being forgotten is somebody else, whose content stays.
+-- Trigger AFTER INSERT OR UPDATE of the key, each row: who is added under the name of somebody who is being forgotten is somebody else, whose content stays,
+-- and whom nothing that names the other concerns. Locks that, waiting for other apps; counters as ai.erase_counters().
 create or replace function ai.note_new_member() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_pseudonym text;
 begin
   -- Whoever is just being forgotten holds the tenant's row: so the mark is seen here, or the member there.
   perform from ai.tenants t where t.id = new.tenant_id for share;
   update ai.forgotten f set anew_id = ai.uuid_v7(), anew_at = clock_timestamp()
-   where f.tenant_id = new.tenant_id and f.user_id = new.user_id and f.finished_at is null and f.anew_id is null;
+   where f.tenant_id = new.tenant_id and f.user_id = new.user_id and f.finished_at is null and f.anew_id is null
+  returning f.pseudonym into v_pseudonym;
+  if found then
+    update ai.limits l set user_id = 'forgotten', enabled = false where l.tenant_id = new.tenant_id and l.user_id = new.user_id;
+    update ai.vectorizers z set user_id = v_pseudonym where z.tenant_id = new.tenant_id and z.user_id = new.user_id;
+    update ai.api_keys k set created_by = null where k.tenant_id = new.tenant_id and k.created_by = new.user_id;
+    perform ai.erase_counters(new.tenant_id, new.user_id, v_pseudonym);
+  end if;
   return null;
 end
 $$;

@@ -139,7 +139,9 @@ begin
       v_mark.goal_place := v_mark.place;
     end if;
   end if;
-  v_named := case when v_mark.anew_id is not null then false when v_mark.stage >= c_end then not ai.erase_names(p_tenant, p_user, v_mark.pseudonym) end;
+  -- Of other names ai.note_new_member() has left none to whoever was added since.
+  v_named := case when v_mark.anew_id is not null then not ai.erase_counters(p_tenant, p_user, v_mark.pseudonym)
+                  when v_mark.stage >= c_end then not ai.erase_names(p_tenant, p_user, v_mark.pseudonym) end;
   if v_mark.goal_stage is not null and v_mark.stage = c_end and not v_mark.around then
     v_mark.around := true;
     v_mark.stage := 0;

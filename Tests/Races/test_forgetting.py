@@ -253,6 +253,29 @@ def test_who_is_added_anew_at_the_moment_of_forgetting_is_either_forgotten_or_ne
         assert kept == is_member, f"round {round_number}"
 
 
+def test_an_open_transaction_that_adds_a_person_anew_holds_up_no_worker(database: Database) -> None:
+    tenant = database.tenant()
+    person = database.member(tenant, user_id="returning-")
+    database.execute(
+        "insert into ai.limits (tenant_id, per, metric, period, amount) values (%s, 'member', 'tokens', 'day', 99999)",
+        tenant,
+    )
+    worker = PlainWorker(database)
+    worker.connection.execute("set lock_timeout = '20s'")
+    database.connect(user=person).execute("insert into ai.generations (prompt) values ('PERSONAL')")
+    running = worker.claim(1, look_at_everything=True) or worker.claim(1, look_at_everything=True)
+    assert running
+    forget(database, person)
+    operator = database.connect(autocommit=False)
+    operator.execute("insert into ai.members (tenant_id, user_id) values (%s, %s)", [tenant, person.user_id])
+    try:
+        worker.settle(running, finish_reason="stop")
+    finally:
+        operator.commit()
+    carry_on(database)
+    assert traces(database, "PERSONAL", "returning-").keys() == {"members"}
+
+
 def test_a_worker_that_is_killed_in_the_middle_is_followed_by_another(
     database: Database, simulator: Simulator, worker: Callable[..., Worker], dice: random.Random
 ) -> None:

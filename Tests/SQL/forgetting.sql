@@ -362,6 +362,51 @@ select is((select erased from ai.forget_user('p-twice', t.alpha()) where what = 
 select ai.worker_maintain(:'w'), ai.worker_maintain(:'w'), ai.worker_maintain(:'w') \g /dev/null
 select is_empty($$ select r.relation from t.rows() r where r.line like '%p-twice%' and r.relation not in ('forgotten', 'audit_log', 'audit_pending') $$, 'wholly');
 
+-- Added anew before any worker came by: no limit of the other applies, nothing is paid for in the name, nobody made a key
+insert into ai.limits (tenant_id, user_id, metric, period, amount, on_limit) values (t.alpha(), 'p-anew', 'requests', 'day', 1, 'reject');
+insert into ai.limits (tenant_id, per, metric, period, amount, on_limit) values (t.alpha(), 'member', 'requests', 'day', 2, 'reject') returning id as each \gset
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-anew');
+create function t.asks_anew() returns text language plpgsql as $$
+declare
+  v_id uuid := t.ask(p_user => 'p-anew');
+begin
+  for i in 1 .. 3 loop perform t.claim((select id from ai.workers where ended_at is null limit 1), 64); end loop;
+  return t.status(v_id);
+end
+$$;
+update ai.api_keys set created_by = 'p-anew' where tenant_id = t.alpha() and user_id = 'p-other';
+update ai.vectorizers set user_id = 'p-anew' where tenant_id = t.alpha() and user_id = 'p-other';
+select is(t.asks_anew(), 'running', 'a first question runs');
+select is(t.asks_anew(), 'rejected', 'of a second one no more');
+select count(*) from ai.forget_user('p-anew', t.alpha()) \g /dev/null
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-anew');
+insert into ai.limits (tenant_id, user_id, metric, period, amount, on_limit) values (t.alpha(), 'p-anew', 'requests', 'day', 1000, 'reject');
+select results_eq($$ select user_id, enabled from ai.limits where tenant_id = t.alpha() and metric = 'requests' and period = 'day' and per = 'tenant' order by id $$,
+  $$ values ('forgotten', false), ('p-anew', true) $$, 'the other''s limit is switched off without the name, one of one''s own is not');
+select is_empty($$ select from ai.vectorizers where user_id = 'p-anew' union all select from ai.api_keys where created_by = 'p-anew' $$, 'nor is one asked for in the name');
+-- What runs has reserved on the other's counter. No app touches it: a worker that settles would wait for the app.
+select is((select count(*) from ai.counters where limit_id = :each and subject = 'p-anew'), 1::bigint, 'on what runs for the other a counter waits for a worker');
+select is(t.asks_anew(), 'running', 'and counts until then');
+select t.settle(:'w', l.generation_id, 1, 'succeeded', '{"output": "x"}') from ai.leases l where l.user_id = 'p-anew' \g /dev/null
+select ai.continue_forgetting(ai.now()) \g /dev/null
+select is_empty(format($$ select from ai.counters where limit_id = %s and subject = 'p-anew' $$, :each), 'which takes the name off');
+select is(t.asks_anew(), 'running', 'then one''s own counts');
+select ai.continue_forgetting(ai.now()) \g /dev/null
+select results_eq(format($$ select c.subject = 'p-anew', e.balance from ai.counters c join ai.counter_entries e on e.counter_id = c.id where c.limit_id = %s and e.seq = 1 order by c.id $$, :each),
+  $$ values (false, 1::numeric), (true, 1) $$, 'and is left to its owner');
+select is(t.asks_anew(), 'running', 'with what it has counted');
+select is(t.asks_anew(), 'rejected', 'which is what the limit allows');
+select t.settle(:'w', l.generation_id, 1, 'succeeded', '{"output": "x"}') from ai.leases l where l.user_id = 'p-anew' \g /dev/null
+select ai.continue_forgetting(ai.now()), ai.continue_forgetting(ai.now()) \g /dev/null
+select ok((select finished_at is not null from ai.forgotten where user_id = 'p-anew'), 'all is done');
+-- Nothing runs: at once.
+select count(*) from ai.forget_user('p-anew', t.alpha()) \g /dev/null
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-anew');
+select is(t.asks_anew() || t.asks_anew(), 'runningrunning', 'whom nothing runs for any more leaves no counter to anybody');
+select t.settle(:'w', l.generation_id, 1, 'succeeded', '{"output": "x"}') from ai.leases l where l.user_id = 'p-anew' \g /dev/null
+select ai.continue_forgetting(ai.now()), ai.continue_forgetting(ai.now()) \g /dev/null
+delete from ai.limits where metric = 'requests' and period = 'day';
+
 -- Documents that stay
 insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-keeper');
 select t.live(t.alpha(), 'p-keeper') \g /dev/null
