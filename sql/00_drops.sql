@@ -60,3 +60,6 @@ drop function if exists ai.json_schema_index(jsonb);
 drop function if exists ai.pattern_steps(text, bigint);
 -- Of what was prepared, addresses of images included.
 drop function if exists ai.files_weight(uuid, uuid[]);
+-- Of one table.
+drop function if exists ai.make_partitions(timestamptz);
+drop function if exists ai.drop_old_partitions(timestamptz);

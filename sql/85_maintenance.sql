@@ -117,7 +117,7 @@ end
 $$;
 comment on function ai.do_chore(text, text, timestamptz) is 'Runs one chore of maintenance; an error becomes a warning.';
 
--- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "queued_overdue", "filled", "forgetting", "artifacts_swept", "unlisted"}, about once a minute {"partitions_made",
+-- The tick of a worker. Gives counts: {"rescued", "due", "overdue", "queued_overdue", "filled", "forgetting", "artifacts_swept", "unlisted"}, about once a minute {"rows_dropped", "partitions_made",
 -- "partitions_dropped", "keys_forgotten", "entries_forgotten", "counters_pruned", "indexes_made", "sessions_forgotten", "audit_appended", "batches_tidied", "ways_forgotten"} (or "partitions_blocked", "partitions_failed"), once an hour {"orphans"}; or
 -- {"skipped": true} where another worker is at it. "claimable" says whether a claim may find something because of it: it is for the worker, the rest for people.
 create or replace function ai.worker_maintain(p_worker uuid) returns jsonb
@@ -172,16 +172,8 @@ begin
   v_done := v_done || ai.do_chore('artifacts_swept', 'sweep_artifacts', v_now);
 
   if v_partitions_at < v_now - interval '1 minute' then
-    begin
-      v_done := v_done || jsonb_build_object('partitions_made', ai.make_partitions(v_now), 'partitions_dropped', ai.drop_old_partitions(v_now));
-    exception
-      when lock_not_available or deadlock_detected then
-        v_done := v_done || '{"partitions_blocked": true}';
-      -- Whatever is wrong with partitions, it must not keep generations from being rescued; rows go to the default meanwhile.
-      when others then
-        v_done := v_done || jsonb_build_object('partitions_failed', sqlstate);
-        raise warning 'partitions cannot be made or dropped: %', sqlerrm;
-    end;
+    -- Rows first: partitions are locked until this transaction ends.
+    v_done := v_done || ai.do_chore('rows_dropped', 'drop_old_rows', v_now) || ai.tend_partitions(v_now);
     -- Passing over what others hold: an app that forgets a person may keep its transaction open.
     delete from ai.idempotency_keys k
      where k.ctid = any (array(select o.ctid from ai.settings s join ai.idempotency_keys o on o.created_at < v_now - s.idempotency_days * interval '1 day'

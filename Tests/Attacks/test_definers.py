@@ -343,6 +343,8 @@ def test_views_over_martlets_tables_run_no_code_of_their_makers_as_the_owner(fil
         "note_changes",
         "make_partitions",
         "drop_old_partitions",
+        "drop_old_rows",
+        "tend_partitions",
         "set_up_partition",
         "make_search_indexes",
         "do_chore",

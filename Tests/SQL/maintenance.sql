@@ -180,6 +180,23 @@ select ok(t.parts('llm_calls') @> array['ai.llm_calls_p20610330', 'ai.llm_calls_
 update ai.partitioning set span = '1 month' where table_name = 'llm_calls';
 select throws_ok($$ update ai.partitioning set span = '1 week' $$, '23514', null, 'no other spans');
 
+-- A span that is changed over partitions that are there: these stay, and the next ones begin where they end
+select ai.make_partitions('2001-11-15 12:00+00') \g /dev/null
+update ai.partitioning set span = '1 day', keep = '1 month' where table_name = 'generations';
+select is(ai.make_partitions('2001-11-15 12:00+00'), 0, 'months are cut into no days');
+select ai.make_partitions('2002-01-31 12:00+00') \g /dev/null
+select set_eq($$ select p from unnest(t.parts('generations')) p where p ~ '_p200[12]' $$, array['ai.generations_p200111', 'ai.generations_p200112', 'ai.generations_p200201', 'ai.generations_p20020201', 'ai.generations_p20020202'],
+  'days follow them');
+update ai.partitioning set span = '1 month' where table_name = 'generations';
+select ai.make_partitions('2002-02-02 12:00+00') \g /dev/null
+select results_eq($$ select split_part(t.row_of(at::timestamptz), ' ', 1) from unnest(array['2002-01-31 23:59:59.999+00', '2002-02-01 00:00+00', '2002-02-02 23:59:59.999+00', '2002-02-03 00:00+00', '2002-03-01 00:00+00']) with ordinality u (at, n) order by n $$,
+  array['ai.generations_p200201', 'ai.generations_p20020201', 'ai.generations_p20020202', 'ai.generations_p200202', 'ai.generations_p200203'], 'and what the days leave of a month follows those');
+update ai.partitioning set span = '1 day' where table_name = 'generations';
+select ai.drop_old_partitions('2001-12-31 23:59+00', 'generations') \g /dev/null
+select ok('ai.generations_p200111' = any (t.parts('generations')), 'a month is kept from its end on, whatever the span is now');
+select is(ai.drop_old_partitions('2002-01-01 00:00+00', 'generations'), 1, 'and no longer');
+update ai.partitioning set span = '1 month', keep = null where table_name = 'generations';
+
 -- Retention
 select count(*) as old from unnest(t.parts('stream_events') || t.parts('sealed_calls')) p
  where p ~ '_p[0-9]+$' and (p ~ 'stream' and p < 'ai.stream_events_p20310515' or p ~ 'sealed' and p < 'ai.sealed_calls_p20310422') \gset
@@ -196,7 +213,59 @@ select is(ai.drop_old_partitions('2031-07-02 00:00+00'), 1, 'then dropped');
 select is((select count(*) from ai.generations where prompt ~ '^of 2031-05'), 0::bigint, 'with its rows');
 select is((select count(*) from ai.llm_calls where created_at >= '2031-05-01' and created_at < '2031-06-01'), 3::bigint, 'the books are not');
 select ok('ai.generations_default' = any (t.parts('generations')), 'the default partition is never dropped');
-update ai.partitioning set keep = null where table_name = 'generations';
+
+-- What has not ended keeps its partition, wherever it waits; then an answer has its time
+delete from ai.queue; delete from ai.delayed; delete from ai.leases;
+update ai.generations set status = 'failed', finished_at = now() where status in ('queued', 'running');
+insert into ai.generations (tenant_id, id, user_id, prompt, model, run_after) values (t.alpha(), ai.uuid_floor('2031-06-10'), 'ann', 'not yet', 'mtap/one', ai.now() + interval '1 hour')
+returning id as g \gset
+insert into ai.tool_calls (tenant_id, generation_id, user_id, step, position, call_id, name, status, created_at, finished_at, settled_at)
+values (t.alpha(), :'g', 'ann', 1, 1, 'x', 'x', 'succeeded', '2031-06-10', '2031-06-10', '2031-06-10');
+-- Where it is, with whether a month after the end of its partition that is still there, and what its tool has said.
+create function t.kept(p_id uuid) returns text language plpgsql as $$
+begin
+  perform ai.drop_old_partitions('2031-08-02 00:00+00'), ai.drop_old_rows('2031-08-02 00:00+00');
+  return concat_ws(' ', coalesce(t.place(p_id), t.status(p_id)), case when to_regclass('ai.generations_p203106') is not null then 'kept' end, (select 'with tools' from ai.tool_calls c where c.generation_id = p_id));
+end
+$$;
+select is(t.kept(:'g'), 'delayed kept with tools', 'what is to run later');
+select t.pass('61 minutes');
+select ai.queue_what_is_due(ai.now()) \g /dev/null
+select is(t.kept(:'g'), 'queue kept with tools', 'what is queued');
+insert into ai.waiting (generation_id, for_id, tenant_id, lane_id, deadline_at) select q.generation_id, ai.uuid_v7(), q.tenant_id, q.lane_id, 'infinity' from ai.queue q where q.generation_id = :'g';
+delete from ai.queue;
+select is(t.kept(:'g'), 'queued kept with tools', 'what waits for another');
+insert into ai.queue (lane_id, generation_id, tenant_id) select w.lane_id, w.generation_id, w.tenant_id from ai.waiting w where w.generation_id = :'g';
+delete from ai.waiting;
+select ai.list_lanes(array_agg(q.lane_id)) from ai.queue q \g /dev/null
+select t.worker('late') as late \gset
+select count(*) from t.claim(:'late') \g /dev/null
+select is(t.kept(:'g'), 'lease kept with tools', 'what runs');
+select t.settle(:'late', :'g', 1, 'succeeded', '{"output": "x"}') \g /dev/null
+update ai.llm_calls set created_at = '2031-07-20' where generation_id = :'g';
+select is(t.kept(:'g'), 'succeeded kept', 'what was answered a moment ago');
+select is(ai.drop_old_partitions('2031-08-20 00:00+00'), 1, 'until the answer is as old');
+select is((select count(*) from ai.generations where id = :'g'), 0::bigint, 'then it is gone');
+
+-- What lies in a default partition, which nobody drops
+create function t.in_defaults() returns text language sql as $$
+  select concat_ws(' ', (select 'row' from ai.generations_default g where g.prompt = 'of 1999-01-01 00:00:00+00'), (select count(*) from ai.stream_events_default e where e.generation_id < ai.uuid_floor('2000-01-01')),
+                   (select 'call' from ai.llm_calls_default c where c.created_at = '1999-01-01 00:00+00'))
+$$;
+insert into ai.stream_events (tenant_id, generation_id, seq, attempt, type, data) select g.tenant_id, g.id, n, 1, 'delta', 'x' from ai.generations g cross join generate_series(2, 11000) n where g.prompt = 'of 1999-01-01 00:00:00+00';
+select is(ai.drop_old_rows('2031-01-08 00:00+00'), 0, 'what has not ended is not over, however long ago it was asked for');
+update ai.generations set finished_at = '2031-01-01 00:00+00' where prompt = 'of 1999-01-01 00:00:00+00';
+select is(ai.drop_old_rows('2031-01-07 23:59+00'), 0, 'a stream is kept from the end on');
+select is(t.in_defaults(), 'row 11000 call', 'wholly');
+select is(ai.drop_old_rows('2031-01-08 00:00+00'), 10000, 'and then goes, some rows at a time,');
+select is(ai.drop_old_rows('2031-01-08 00:00+00'), 1000, 'until none is left');
+select is(t.in_defaults(), 'row 0 call', 'what is kept for ever stays');
+update ai.partitioning set keep = '1 month' where table_name in ('generations', 'llm_calls');
+select is(ai.drop_old_rows('2031-01-31 23:59+00'), 1, 'calls by their own time,');
+select is(t.in_defaults(), 'row 0', 'generations from their end on');
+select is(ai.drop_old_rows('2031-02-01 00:00+00'), 1, 'are kept');
+select is(t.in_defaults(), '0', 'and no longer');
+update ai.partitioning set keep = null where table_name in ('generations', 'llm_calls');
 
 -- What is wrong with partitions keeps nothing from being rescued
 select format('create table ai.generations_mine partition of ai.generations for values from (%L) to (%L)', ai.uuid_floor('2033-08-15'), ai.uuid_floor('2033-09-15')) \gexec
@@ -212,6 +281,8 @@ select ai.worker_maintain(:'w') as done \gset
 reset client_min_messages;
 select ok((:'done'::jsonb ->> 'rescued')::int >= 1, 'rescued all the same');
 select is(:'done'::jsonb ->> 'partitions_failed', '42P17', 'and what is wrong is said');
+select ok(t.parts('llm_calls') @> array['ai.llm_calls_p203308'] and t.parts('stream_events') @> array['ai.stream_events_p20330801'], 'the other tables have theirs');
+select is(t.parts('stream_events') @> array['ai.stream_events_p20310516'], false, 'and lose those that are old');
 drop table ai.generations_mine;
 select set_config('ai.clock_offset', '0', true) \g /dev/null
 
@@ -265,7 +336,7 @@ select is((select count(*) from ai.workers where id = :'old'), 0::bigint, 'a wor
 
 -- The counts
 select t.worker('last') as w \gset
-select ok(t.maintain(:'w') ?& array['rescued', 'due', 'unlisted', 'partitions_made', 'partitions_dropped', 'keys_forgotten', 'orphans'], 'a dear tick counts everything');
+select ok(t.maintain(:'w') ?& array['rescued', 'due', 'unlisted', 'rows_dropped', 'partitions_made', 'partitions_dropped', 'keys_forgotten', 'orphans'], 'a dear tick counts everything');
 select ok(ai.worker_maintain(:'w') ?& array['rescued', 'due', 'unlisted'], 'a cheap one what it did');
 select ok(not ai.worker_maintain(:'w') ?| array['partitions_made', 'orphans'], 'and nothing else');
 
