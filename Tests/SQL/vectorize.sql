@@ -65,7 +65,7 @@ select is(t.rows('notes'), '1 embedded, 2 embedded, 3 embedded, 5 embedded', 'an
 -- Search: only what the caller sees in the table
 set local session authorization mtap_ann;
 select results_eq($$ select key, round(similarity::numeric, 2) from ai.search_rows('notes', '[1, 0, 0]') $$, $$ values ('1', 1.00), ('3', 0.71) $$, 'a customer finds the own rows and the public ones, best first');
-select results_eq($$ select n.title from ai.search_rows('notes', '[1, 0, 0]') s join mtap_shop.notes n on n.id::text = s.key order by s.similarity desc $$, $$ values ('Boats'), ('Breakfast') $$, 'which join to the table');
+select results_eq($$ select n.title from ai.search_rows('notes', '[1, 0, 0]') s join mtap_shop.notes n on n.id = s.key::bigint order by s.similarity desc $$, $$ values ('Boats'), ('Breakfast') $$, 'which join to the table');
 select results_eq($$ select key from ai.search_rows('notes', '[1, 0, 0]', 0.8) $$, $$ values ('1') $$, 'above a threshold');
 select results_eq($$ select key from ai.search_rows('notes', '[1, 0, 0]', match_count => 1) $$, $$ values ('1') $$, 'or so many');
 select is_empty($$ select key from ai.search_rows('notes', '[-1, -1, -1]', 0.1) $$, 'or nothing');

@@ -124,6 +124,7 @@ create table mtap_shop.k_bytes (id bytea primary key, a text);
 create table mtap_shop.k_number (id numeric primary key, a text);
 create table mtap_shop.k_flag (id boolean primary key, a text);
 create table mtap_shop.k_char (id char(4) primary key, a text);
+create table mtap_shop.k_address (id inet primary key, a text);
 create table mtap_shop.k_both ("Weird ""key" text, n timestamptz, a text, primary key (n, "Weird ""key"));
 insert into mtap_shop.k_text values ('a/b "c"', 'x'), ('', 'x'), (E'new\nline', 'x');
 insert into mtap_shop.k_uuid values ('0a000000-0000-7000-8000-00000000000A', 'x');
@@ -136,6 +137,7 @@ insert into mtap_shop.k_bytes values ('\x00ff', 'x');
 insert into mtap_shop.k_number values (1.50, 'x');
 insert into mtap_shop.k_flag values (true, 'x');
 insert into mtap_shop.k_char values ('ab', 'x');
+insert into mtap_shop.k_address values ('10.0.0.1', 'x');
 insert into mtap_shop.k_both values ('a "b', '2026-02-01 12:00:00+00', 'x');
 set local datestyle = 'German, DMY';
 set local timezone = 'Asia/Kolkata';
@@ -144,11 +146,17 @@ select lives_ok(format($$ select ai.vectorize('mtap_shop.%s', '{a}') $$, relname
 reset session authorization;
 select is(t.keys(v.name), v.keys, format('keys of %s', v.name))
   from (values ('k_text', E' a/b "c" new\nline'), ('k_uuid', '0a000000-0000-7000-8000-00000000000a'), ('k_enum', 'bad "one"'), ('k_domain', 'y'), ('k_date', '2026-02-01 infinity'),
-               ('k_time', '2026-02-01T12:00:00.5'), ('k_stamp', '2026-02-01T12:00:00'), ('k_bytes', '00ff'), ('k_number', '1.50'), ('k_flag', 't'), ('k_char', 'ab  '),
+               ('k_time', '2026-02-01T12:00:00.5'), ('k_stamp', '2026-02-01T12:00:00'), ('k_bytes', '00ff'), ('k_number', '1.50'), ('k_flag', 't'), ('k_char', 'ab  '), ('k_address', '10.0.0.1'),
                ('k_both', '["2026-02-01T12:00:00", "a \"b"]')) v (name, keys);
 update ai.vectorized_rows set state = 'embedded', embedding = '[1,1]';
 set local session authorization mtap_shop;
 select isnt_empty(format($$ select key from ai.search_rows(%L, '[1, 1]', 0.9) $$, relname), format('%s is found by its key in a session with other settings', relname)) from (select relname from pg_class where relname like 'k\_%' and relkind = 'r' order by 1 offset 0) k;
+-- As in docs/vectorize.md
+select results_eq(format('select count(*) from ai.search_rows(%L, %L, 0.9) s join mtap_shop.%I p on %s', name, '[1, 1]', name, condition), format('select count(*) from mtap_shop.%I', name), format('%s joins on %s', name, condition))
+  from (values ('k_text', 'p.id = s.key::text'), ('k_uuid', 'p.id = s.key::uuid'), ('k_enum', 'p.id = s.key::mtap_shop.mood'), ('k_domain', 'p.id = s.key::mtap_shop.code'), ('k_date', 'p.id = s.key::date'),
+               ('k_time', 'p.id = s.key::timestamp at time zone ''UTC'''), ('k_stamp', 'p.id = s.key::timestamp'), ('k_bytes', 'p.id = decode(s.key, ''hex'')'), ('k_number', 'p.id = s.key::numeric'),
+               ('k_flag', 'p.id = s.key::boolean'), ('k_char', 'p.id = s.key::char(4)'), ('k_address', 'p.id = s.key::inet'),
+               ('k_both', 'p.n = (s.key::jsonb ->> 0)::timestamp at time zone ''UTC'' and p."Weird ""key" = s.key::jsonb ->> 1')) v (name, condition);
 select is((select ai.refresh_vectorizer(relname)), 0::bigint, format('%s has nothing new', relname)) from (select relname from pg_class where relname like 'k\_%' and relkind = 'r' order by 1 offset 0) k;
 set local timezone = 'America/New_York';
 update mtap_shop.k_time set a = 'y';
