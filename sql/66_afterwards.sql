@@ -172,8 +172,8 @@ end
 $$;
 comment on function ai.stop_leading(uuid, uuid) is 'Ends the lead of a generation and answers or queues its followers.';
 
--- Takes a generation out of ai.waiting, gives back what it had reserved, and cancels what is queued for it alone; what of that
--- runs already is paid for and goes on. False: it did not wait.
+-- Takes a generation out of ai.waiting, gives back what it had reserved, and cancels what was asked for it alone, as ai.cancel() does: what is
+-- queued ends at once, what runs is aborted by its worker. False: it did not wait.
 create or replace function ai.stop_waiting(p_tenant uuid, p_id uuid) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -189,7 +189,6 @@ begin
       perform ai.wake_workers();
     end if;
     if exists (select from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.for_id and g.parent_id = p_id and g.finished_at is null) then
-      -- What a claim is taking at this moment is as good as running.
       delete from ai.queue q
        where q.ctid = any (array(select o.ctid from ai.queue o
                                   where o.lane_id = any (array(select l.id from ai.lanes l where l.tenant_id = p_tenant)) and o.generation_id = v_one.for_id
@@ -199,6 +198,12 @@ begin
       end if;
       if found then
         perform ai.end_generation(p_tenant, v_one.for_id, 'cancelled', '{"class": "cancelled", "message": "nobody waits for it any more"}');
+      else
+        -- What a claim is taking at this moment is as good as running: its worker hears of it with its heartbeat.
+        insert into ai.cancellations (generation_id, tenant_id, requested_at) values (v_one.for_id, p_tenant, ai.now());
+        perform pg_notify(coalesce(w.channel, 'ai_batches'), '')
+           from ai.leases l left join ai.workers w on w.id = l.worker_id
+          where l.generation_id = v_one.for_id and (select ai.may_notify());
       end if;
     end if;
   end loop;

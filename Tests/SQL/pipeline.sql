@@ -112,6 +112,21 @@ set local session authorization mtap_ann;
 select is(ai.cancel(:'c2'), 'cancelled', 'queued again: cancelled at once');
 reset session authorization;
 select is(t.leftovers(), 'nothing', 'nothing is left of it');
+select t.ask('To be cancelled while its vector is being made') as c3 \gset
+select ai.worker_claim(:'w', 10, null) \g /dev/null
+set local session authorization mtap_ann;
+select is(ai.cancel(:'c3'), 'cancelled', 'its vector is being made: cancelled at once');
+reset session authorization;
+select results_eq(format('select generation_id from ai.worker_cancellations(%L)', :'w'), array[(t.generation(:'c3')).query_id], 'and the worker is told to abort what nobody waits for any more');
+select t.settle(:'w', (t.generation(:'c3')).query_id, 1, 'cancelled') \g /dev/null
+select is((t.status((t.generation(:'c3')).query_id), t.leftovers())::text, '(cancelled,nothing)', 'which ends, and nothing is left');
+select t.ask('To be cancelled while the vector of its question is failing') as c4 \gset
+select ai.worker_claim(:'w', 10, null) \g /dev/null
+set local session authorization mtap_ann;
+select ai.cancel(:'c4') \g /dev/null
+reset session authorization;
+select t.settle(:'w', (t.generation(:'c4')).query_id, 1, 'failed', '{"signal": "http", "http_status": 503}') \g /dev/null
+select is((t.status((t.generation(:'c4')).query_id), t.leftovers())::text, '(cancelled,nothing)', 'and is not tried again where it fails');
 
 -- The deadline of what waits.
 select t.ask('Too late', p_deadline_ms => 1000) as late \gset
