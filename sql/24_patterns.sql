@@ -303,28 +303,39 @@ end
 $$;
 comment on function ai.pattern_expression(text, boolean) is 'The regular expression for a tenant''s pattern; raises PT400 where it is not allowed or could be slow.';
 
--- One expression for a list of terms: in either case, as whole words where a term begins or ends with a letter or digit of
--- an alphabet, any blanks where it has one.
-create or replace function ai.terms_expression(p_terms text[]) returns text
+-- A character of a term as an expression, in either case: the engine knows the cases of ASCII under "C"; those of other letters stand beside each other.
+create or replace function ai.term_character(p_char text) returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
-  select '(?i)(?:' || string_agg(
-           case when t.term collate "C" ~ '^[a-zA-Z0-9_\u00c0-\u024f\u0370-\u052f]' then '(?<![a-z0-9_\u00c0-\u024f\u0370-\u052f])' else '' end
-           || (select string_agg(case when c.c ~ '[[:space:]]' then '[[:space:]\u00a0]+'
-                                      when c.c collate "C" ~ '[a-zA-Z0-9_]' then c.c
-                                      -- The engine knows the cases of ASCII under "C"; those of other letters stand beside each other.
-                                      when k.at > 0 then '[' || c.c || substr(k.other, k.at, 1) || ']'
-                                      when c.c collate "C" ~ '[\x01-\x7f]' then '\' || c.c else c.c end, '' order by c.n)
-                 from regexp_split_to_table(regexp_replace(t.term, '[[:space:]]+', ' ', 'g'), '') with ordinality c (c, n)
-                cross join lateral (select strpos(s.small || s.large, c.c) as at, s.large || s.small as other
-                                      from (select 'àáâãäåæçèéêëìíîïñòóôõöøùúûüýąćęłńśźżčďěňřšťůžğşабвгдежзийклмнопрстуфхцчшщъыьэюяёїієґαβγδεζηθικλμνξοπρστυφχψωάέήίόύώ' as small,
-                                                   'ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝĄĆĘŁŃŚŹŻČĎĚŇŘŠŤŮŽĞŞАБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯЁЇІЄҐΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩΆΈΉΊΌΎΏ' as large) s) k)
-           || case when t.term collate "C" ~ '[a-zA-Z0-9_\u00c0-\u024f\u0370-\u052f]$' then '(?![a-z0-9_\u00c0-\u024f\u0370-\u052f])' else '' end, '|' order by t.n) || ')'
-    from unnest(p_terms) with ordinality t (term, n)
+  select case when p_char collate "C" ~ '[a-zA-Z0-9_]' then p_char
+              when k.at > 0 then '[' || p_char || substr(k.other, k.at, 1) || ']'
+              when p_char collate "C" ~ '[\x01-\x7f]' then '\' || p_char else p_char end
+    from (select strpos(s.small || s.large, p_char) as at, s.large || s.small as other
+            from (select 'àáâãäåæçèéêëìíîïñòóôõöøùúûüýąćęłńśźżčďěňřšťůžğşабвгдежзийклмнопрстуфхцчшщъыьэюяёїієґαβγδεζηθικλμνξοπρστυφχψωάέήίόύώ' as small,
+                         'ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝĄĆĘŁŃŚŹŻČĎĚŇŘŠŤŮŽĞŞАБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯЁЇІЄҐΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩΆΈΉΊΌΎΏ' as large) s) k
 $$;
-comment on function ai.terms_expression(text[]) is 'A regular expression that finds terms, whatever their case, as whole words.';
+comment on function ai.term_character(text) is 'A regular expression that finds a character of a term, whatever its case.';
+
+-- One expression for a list of terms: in either case and either normal form of Unicode, as whole words where a term begins or ends with a
+-- letter or digit of an alphabet, any blanks where it has one. Databases in another encoding than UTF8 have no normal forms.
+create or replace function ai.terms_expression(p_terms text[]) returns text
+language sql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+  select '(?i)(?:' || string_agg(
+           case when t.term collate "C" ~ '^[a-zA-Z0-9_\u00c0-\u024f\u0370-\u052f]' then '(?<![a-z0-9_\u00c0-\u024f\u0300-\u052f])' else '' end
+           || (select string_agg(case when c.c ~ '[[:space:]]' then '[[:space:]\u00a0]+'
+                                      when f.apart = c.c then ai.term_character(c.c)
+                                      else '(?:' || ai.term_character(c.c) || '|' || ai.term_character(left(f.apart, 1)) || substr(f.apart, 2) || ')' end, '' order by c.n)
+                 from regexp_split_to_table(regexp_replace(t.term, '[[:space:]]+', ' ', 'g'), '') with ordinality c (c, n)
+                cross join lateral (select case getdatabaseencoding() when 'UTF8' then normalize(c.c, nfd) else c.c end as apart) f)
+           || case when t.term collate "C" ~ '[a-zA-Z0-9_\u00c0-\u024f\u0370-\u052f]$' then '(?![a-z0-9_\u00c0-\u024f\u0300-\u052f])' else '' end, '|' order by t.term) || ')'
+    from (select distinct btrim(case getdatabaseencoding() when 'UTF8' then normalize(u.term, nfc) else u.term end, E' \t\n\r') as term from unnest(p_terms) u (term)) t
+$$;
+comment on function ai.terms_expression(text[]) is 'A regular expression that finds terms, whatever their case and normal form, as whole words.';
 
 revoke execute on function ai.inverted_ranges(text), ai.both_cases(text), ai.parsed_pattern(text, boolean), ai.pattern_expression(text, boolean),
-  ai.terms_expression(text[]) from public;
+  ai.term_character(text), ai.terms_expression(text[]) from public;

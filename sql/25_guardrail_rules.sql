@@ -12,7 +12,6 @@ declare
   v_allowed text[] := case new.detector when 'length' then '{max_characters}' when 'terms' then '{terms}' when 'pattern' then '{pattern,ignore_case}'
                                         when 'moderation' then '{model,profile,instructions,on_failure}' else '{}' end::text[];
   v_key     text;
-  v_terms   text[];
 begin
   if new.tenant_id is distinct from ai.tenant_id() and not ai.acts_for_all() then
     return new;  -- row-level security refuses it: nothing is said about what another tenant has
@@ -54,8 +53,7 @@ begin
        or exists (select from jsonb_array_elements(new.options -> 'terms') t (term) where jsonb_typeof(term) <> 'string' or length(term #>> '{}') > 100 or ai.is_blank(term #>> '{}')) then
       raise exception 'terms are 1 to 100 texts of at most 100 characters, 2000 in all' using errcode = 'PT400', hint = '{"terms": ["first", "the second"]}. For more make further guardrails.';
     end if;
-    select array_agg(distinct btrim(t.term, E' \t\n\r')) into v_terms from jsonb_array_elements_text(new.options -> 'terms') t (term);
-    new.compiled := ai.terms_expression(v_terms);
+    new.compiled := ai.terms_expression(array(select jsonb_array_elements_text(new.options -> 'terms')));
   elsif new.detector = 'pattern' then
     if jsonb_typeof(new.options -> 'pattern') is distinct from 'string' or coalesce(jsonb_typeof(new.options -> 'ignore_case'), 'boolean') <> 'boolean' then
       raise exception 'a guardrail on a pattern has the options pattern, a text, and ignore_case, true or false' using errcode = 'PT400';
@@ -95,6 +93,11 @@ revoke execute on function ai.check_guardrail() from public;
 
 create or replace trigger check_guardrail before insert or update on ai.guardrails
   for each row execute function ai.check_guardrail();
+
+-- Expressions that an earlier version made.
+update ai.guardrails g set compiled = n.compiled
+  from (select o.id, ai.terms_expression(array(select jsonb_array_elements_text(o.options -> 'terms'))) as compiled from ai.guardrails o where o.detector = 'terms') n
+ where g.id = n.id and g.compiled <> n.compiled;
 
 -- What applies to the tenant is seen by who may read policies, what is its own is written by who may write them.
 drop policy if exists visible on ai.guardrails;

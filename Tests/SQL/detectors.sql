@@ -74,6 +74,14 @@ select is(input collate "C" ~ ai.terms_expression(terms), expected, format('%s i
     ('{acme}'::text[], 'ACME!', true), ('{acme}', 'acmes', false), ('{acme}', 'pacme', false), ('{acme}', 'acme_x', false), ('{größe}', 'GRÖßE', true), ('{größe}', 'größen', false), ('{проект}', 'ПРОЕКТ х', true), ('{проект}', 'проекты', false),
     ('{c++}', 'I like C++.', true), ('{c++}', 'c+', false), ('{a b}', E'A \n  B', true), ('{a b}', 'ab', false), ('{.*}', 'abc', false), ('{.*}', 'x.*y', true), ('{機密}', '極機密です', true), ('{"(?i)x"}', '(?I)X', true), ('{"[a"}', '[A', true), ('{"\\"}', '\', true),
     ('{"$5"}', 'it is $5', true), ('{a,b}', 'b', true), ('{τιμή}', 'ΤΙΜΉ', true)) v (terms, input, expected);
+-- In either normal form of Unicode, of the term and of the text.
+create function t.in_form(p_text text, p_form text) returns text language sql as $$ select case p_form when 'nfc' then normalize(p_text, nfc) else normalize(p_text, nfd) end $$;
+select is(t.in_form(input, text_form) collate "C" ~ ai.terms_expression(array[t.in_form(term, term_form)]), expected, format('%s (%s) in %s (%s)', term, term_form, input, text_form))
+  from (values
+    ('Café', 'a café here', true), ('Café', 'CAFÉ', true), ('Café', 'cafés', false), ('cafe', 'a café', false), ('acme', 'éacme', false), ('проектный', 'ПРОЕКТНЫЙ', true), ('τιμή', 'ΤΙΜΉ', true), ('Huế', 'Huế', true),
+    ('한국', '한국어', true), ('ガス', 'ガス', true), ('é+', 'É+', true), ('≠', 'a ≠ b', true)) v (term, input, expected)
+ cross join unnest('{nfc,nfd}'::text[]) term_form cross join unnest('{nfc,nfd}'::text[]) text_form;
+select is((select r.text from ai.redact('terms', ai.terms_expression('{café}'), normalize('Le café, un Café', nfd), chr(57344), '{}', '{}', '{}') r), 'Le [TERM_1], un [TERM_2]', 'what is redacted is whole, with its marks');
 
 -- Placeholders: equal values share one, those that are in the text are not given out, and everything comes back.
 select is((select r.text || ' ' || r.hits from ai.redact('email', ai.detector_pattern('email'), 'a@b.co, c@d.eu, a@b.co', chr(57344), '{}', '{}', '{}') r), '[EMAIL_1], [EMAIL_2], [EMAIL_1] 3', 'equal values share a placeholder');

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_an_upgrade_of_an_earlier_version_with_its_functions_and_rows_ends_where
         assert found == {"n": 21}
         assert app.execute("select source from ai.whoami()").fetchone() == {"source": "binding"}
     assert empty_database.value("select count(*) from ai.queue") == 21
+
+
+def test_an_upgrade_makes_the_expressions_of_terms_anew(empty_database: Database, migrate: Migrate) -> None:
+    earlier.install(empty_database, EARLIER[-1], "martlet")
+    rule = """insert into ai.guardrails (name, detector, options) values ('names', 'terms', '{"terms": ["Café"]}')"""
+    empty_database.value(f"{rule} returning id")
+    assert migrate(empty_database).returncode == 0
+    decomposed = unicodedata.normalize("NFD", "un café")
+    assert empty_database.value('select %s collate "C" ~ compiled from ai.guardrails', decomposed)
 
 
 def test_the_bundle_refuses_what_the_command_made(database: Database, bundle: Path, programs: Programs) -> None:
