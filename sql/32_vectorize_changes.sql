@@ -297,7 +297,7 @@ end
 $$;
 comment on function ai.read_rows(bigint, boolean) is 'Notes the rows of a vectorized table that have a new text; gives how many. Internal: ai.vectorize(), ai.refresh_vectorizer().';
 
--- For what triggers have not seen: rows that came by replication, with triggers off, or straight into a partition.
+-- For what triggers have not seen: rows that came by replication, with triggers off, straight into a partition or with one, and columns of another type.
 create or replace function ai.refresh_vectorizer(name text) returns bigint
 language sql volatile security invoker
 set search_path = pg_catalog, pg_temp

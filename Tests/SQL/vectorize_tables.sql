@@ -417,6 +417,22 @@ reset session authorization;
 select ai.fill_vectorizers(ai.now()) as ignored \gset
 select is((select count(*) from ai.vectorizers where name = 'changing'), 0::bigint, 'the upkeep ends it');
 select is((select count(*) from ai.vectorized_rows r where split_part(r.row_key, '/', 1)::bigint not in (select id from ai.vectorizers)), 0::bigint, 'with all its rows');
+-- What no trigger sees
+set local session authorization mtap_shop;
+create table mtap_shop.retyped (id integer primary key, a text);
+create table mtap_shop.halves (id integer primary key, a text) partition by range (id);
+create table mtap_shop.half_1 partition of mtap_shop.halves for values from (0) to (10);
+create table mtap_shop.half_2 partition of mtap_shop.halves for values from (10) to (20);
+insert into mtap_shop.retyped values (1, 'x'), (2, 'y');
+insert into mtap_shop.halves values (1, 'x'), (11, 'y');
+select ai.vectorize('mtap_shop.retyped', '{a}'), ai.vectorize('mtap_shop.halves', '{a}') \g /dev/null
+alter table mtap_shop.retyped alter id type text using 'k' || id;
+alter table mtap_shop.halves detach partition mtap_shop.half_2;
+select is(ai.refresh_vectorizer('retyped'), 2::bigint, 'a key of another type: all rows are read again');
+select is(ai.refresh_vectorizer('halves'), 0::bigint, 'a partition detached: nothing is new');
+reset session authorization;
+select is(t.keys('retyped') || ' ' || t.keys('halves'), 'k1 k2 1', 'and what is gone is forgotten');
+
 set local session authorization mtap_shop;
 create table mtap_shop.dropped (id integer primary key, a text);
 select ai.vectorize('mtap_shop.dropped', '{a}') as ignored \gset
