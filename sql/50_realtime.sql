@@ -130,9 +130,9 @@ $$;
 comment on function ai.subscribe() is 'The channel to LISTEN to for the state changes of all the caller''s generations.';
 
 -- Raises PT401, PT403 where the caller lacks a permission that is asked for, PT404 unless it sees the generation: its own, or, with inference:read,
--- any of the tenant.
+-- any of the tenant. Volatile, so that it sees a row that the very statement inserts: insert … returning ai.subscribe(id).
 create or replace function ai.check_visible(p_id uuid, p_permission text default null) returns uuid
-language plpgsql stable security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -156,14 +156,15 @@ comment on function ai.check_visible(uuid, text) is 'Gives the caller''s tenant;
 -- The channel on which a generation's events are announced. LISTEN first, then read: ai.read_stream(id) gives what came
 -- before. Raises PT401 for nobody, PT404 for a generation that the caller does not see, or null.
 create or replace function ai.subscribe(p_id uuid) returns text
-language sql stable security definer
+language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$ select ai.stream_channel(ai.check_visible(p_id), p_id) $$;
 comment on function ai.subscribe(uuid) is 'The channel to LISTEN to for a generation''s events. PT404 where the caller may not see it.';
 
 -- The events after p_after_seq, in order, at most 1,000; the last is `end` once the generation has ended. With
 -- p_wait_ms (0 to 30000) it waits that long for the first of them, for callers that cannot LISTEN; it holds no lock
--- but a snapshot while it waits. Events are kept as long as ai.partitioning says; the end is kept with the generation.
+-- but a snapshot while it waits. In a transaction above READ COMMITTED it waits in vain: what comes meanwhile is seen by the next one. Events
+-- are kept as long as ai.partitioning says; the end is kept with the generation.
 create or replace function ai.read_stream(p_id uuid, p_after_seq integer default 0, p_wait_ms integer default 0)
 returns table (seq integer, type text, data jsonb)
 language plpgsql volatile security definer

@@ -163,6 +163,10 @@ select is((select count(distinct c) from unnest(array[t.channel('mtap_ann', :'g1
   t.channel('mtap_abe'), t.channel('mtap_bob'), t.channel('mtap_ann_of_beta')]) c), 8::bigint, 'each generation, user and tenant has a channel of its own');
 select is(t.channel('mtap_dev', :'g1'), t.channel('mtap_ann', :'g1'), 'all who may see a generation have the same');
 select is(t.channel('mtap_ann', :'g1'), t.channel('mtap_ann', :'g1'), 'a channel does not change');
+set local session authorization mtap_ann;
+insert into ai.generations (prompt, model) values ('Who listens?', 'mtap/one') returning id as g, ai.subscribe(id) as channel \gset
+select is(ai.subscribe(:'g'), :'channel', 'an insert may return the channel of its row');
+reset session authorization;
 select ok(t.channel('mtap_ann', :'g1') ~ '^ai_[0-9a-f]{40}$', 'a name with 160 bits nobody knows');
 select isnt(t.channel('mtap_ann', :'g1'), 'ai_' || left(encode(sha256(uuid_send(t.alpha()) || uuid_send(:'g1')), 'hex'), 40), 'that do not follow from what one knows');
 select t.channel('mtap_ann', :'g1') as before, t.channel('mtap_ann') as mine \gset
