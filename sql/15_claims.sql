@@ -114,7 +114,8 @@ declare
 begin
   if v_claims is null then
     raise exception 'the JWT claims of this session are not a JSON object'
-      using errcode = 'PT401', hint = 'The gateway sets request.jwt.claims to the verified payload of the token.';
+      using errcode = 'PT401', detail = 'Or they are longer than 65536 characters, or have more than 1000 brackets.',
+            hint = 'The gateway sets request.jwt.claims to the verified payload of the token.';
   end if;
   -- The last of two keys of one name wins here, the first may have elsewhere: what a token says must not depend on who reads it.
   if p_claims like '%\\u%' or p_claims like '%"sub"%"sub"%' or p_claims like '%"tenant_id"%"tenant_id"%' or p_claims like '%"app_metadata"%"app_metadata"%'

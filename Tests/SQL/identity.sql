@@ -159,6 +159,7 @@ $$;
 select ok(t.web_error(claims) !~ 'planted', format('the error tells nothing of %s', left(claims, 60)))
   from (values ('{"sub": "planted"}'), ('{"sub": "ann", "tenant_id": "planted"}'), ('{"sub": "ann", "exp": "planted"}'), ('planted'), ('{"sub": "planted'),
                ('{"sub": ["planted"]}'), ('{"sub": "ann", "app_metadata": "planted"}'), ('{"sub": "planted", "sub": "planted"}')) v (claims);
+select ok(t.web_error(format('{"sub": "ann", "x": "%s"}', repeat('planted', 10000))) ~ 'longer than 65536 characters', 'claims that are too long are told so');
 
 create function t.web_sum(p_claims text) returns text language plpgsql as $$
 declare
