@@ -63,3 +63,5 @@ drop function if exists ai.files_weight(uuid, uuid[]);
 -- Of one table.
 drop function if exists ai.make_partitions(timestamptz);
 drop function if exists ai.drop_old_partitions(timestamptz);
+-- With a stop by the clock.
+drop function if exists ai.json_schema_walk(jsonb, jsonb, integer, jsonb, text, text[], jsonb, text, text, boolean, integer, integer, integer);

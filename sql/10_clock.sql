@@ -23,6 +23,14 @@ return case when coalesce(current_setting('ai.clock_offset', true), '') = '' the
 comment on function ai.now() is 'The clock of every state machine: the start of the statement.';
 revoke execute on function ai.now() from public;
 
+-- What is decided about an answer is decided in the transaction that settles it with others', who wait: so long for its schema, and so long
+-- for its guardrails. Counts bound both; this bounds what they have not foreseen.
+create or replace function ai.judging_time() returns interval
+language sql immutable parallel safe security invoker
+return interval '0.5 s';
+comment on function ai.judging_time() is 'How long one answer is held against its schema, or against guardrails, before that is given up.';
+revoke execute on function ai.judging_time() from public;
+
 -- Spans compare by months of 30 days and days of 24 hours, and are added by the calendar: '-1 year 366 days' is above 0, and goes back.
 create or replace function ai.runs_forward(p_span interval) returns boolean
 language sql immutable parallel safe security invoker

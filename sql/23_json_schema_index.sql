@@ -97,8 +97,8 @@ as $$
 $$;
 comment on function ai.json_subschemas(jsonb) is 'Every subschema of these documents, with the URI that its references are relative to.';
 
--- {"resources": {URI: {"document", "path", "anchors": {name: path}, "dynamic": {name: path}}}} and what ai.read_patterns() gives, which p_most and
--- p_kept are for.
+-- {"resources": {URI: {"document", "path", "anchors": {name: path}, "dynamic": {name: path}}}, "found": steps that finding them counts for} and what
+-- ai.read_patterns() gives, which p_most and p_kept are for.
 create or replace function ai.json_schema_index(p_documents jsonb, p_most integer, p_kept integer) returns jsonb
 language sql immutable parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
@@ -127,7 +127,9 @@ as $$
   select jsonb_build_object(
     'resources', (select jsonb_object_agg(r.uri, jsonb_build_object('document', r.document, 'path', r.path, 'base', r.base, 'anchors', coalesce(a.anchors, '{}'),
                                                                     'dynamic', coalesce(a.dynamic, '{}')))
-                    from resources r left join anchors a on a.base = r.base))
+                    from resources r left join anchors a on a.base = r.base),
+    -- Each is copied with all that is in it.
+    'found', (select count(*) / 50 + sum(pg_column_size(s.schema)) / 5000 from subschemas s))
     || ai.read_patterns(array(select p.pattern from patterns p order by 1), p_most, p_kept)
 $$;
 comment on function ai.json_schema_index(jsonb, integer, integer) is 'What is where in these schema documents: resources, anchors, patterns.';
@@ -151,20 +153,16 @@ begin
     return;
   end if;
   base := v_resource ->> 'base';
-  schema := p_documents -> (v_resource ->> 'document') #> array(select jsonb_array_elements_text(v_resource -> 'path'));
+  schema := p_documents #> (v_resource ->> 'document' || array(select jsonb_array_elements_text(v_resource -> 'path')));
   if v_fragment = '' then
     null;
   elsif v_fragment like '/%' then
-    schema := case when jsonb_typeof(schema) = 'object' then schema - '$id' else schema end;
     foreach v_one in array string_to_array(substr(v_fragment, 2), '/') loop
+      schema := schema #> array[replace(replace(ai.decode_percent(v_one), '~1', '/'), '~0', '~')];
       if jsonb_typeof(schema -> '$id') = 'string' then
         base := split_part(ai.resolve_uri(base, schema ->> '$id'), '#', 1);
       end if;
-      schema := schema #> array[replace(replace(ai.decode_percent(v_one), '~1', '/'), '~0', '~')];
     end loop;
-    if jsonb_typeof(schema) = 'object' and jsonb_typeof(schema -> '$id') = 'string' then
-      base := split_part(ai.resolve_uri(base, schema ->> '$id'), '#', 1);
-    end if;
   else
     v_fragment := ai.decode_percent(v_fragment);
     if p_dynamic and v_resource -> 'dynamic' ? v_fragment then
@@ -177,10 +175,10 @@ begin
       end loop;
     end if;
     v_path := array(select jsonb_array_elements_text(v_resource -> 'anchors' -> v_fragment));
-    schema := case when v_resource -> 'anchors' ? v_fragment then p_documents -> (v_resource ->> 'document') #> v_path end;
+    schema := case when v_resource -> 'anchors' ? v_fragment then p_documents #> (v_resource ->> 'document' || v_path) end;
   end if;
   if jsonb_typeof(schema) = 'object' then
-    schema := schema - '$id';
+    schema := case when schema ? '$id' then schema - '$id' else schema end;  -- taken out, it is copied member by member
   elsif jsonb_typeof(schema) is distinct from 'boolean' then
     schema := null;
   end if;

@@ -101,17 +101,23 @@ comment on function ai.repair_words(jsonb) is 'What is said to a model whose ans
 -- What an answer is worth under its schema. value, bare: the answer, and as text; errors null: it fits. repairable: asking again may help.
 create or replace function ai.judge_answer(p_params jsonb, p_text text, p_message jsonb, p_finish_reason text,
   out bare text, out errors jsonb, out repairable boolean)
-language plpgsql immutable parallel unsafe security definer
+language plpgsql stable parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   c_steps constant integer := 20000;
+  c_bytes constant integer := 1000000;
   v_value jsonb;
 begin
   repairable := true;
   if coalesce(p_message ->> 'refusal', '') <> '' or p_finish_reason = 'content_filter' then
     repairable := false;
     errors := '[{"at": "", "message": "the model refused to answer"}]';
+    return;
+  end if;
+  if octet_length(p_text) > c_bytes then
+    repairable := false;
+    errors := '[{"at": "", "message": "the answer is too long to be checked"}]';
     return;
   end if;
   select j.value, j.bare into v_value, bare from ai.parse_json(p_text) j;
@@ -122,7 +128,7 @@ begin
   end if;
   select jsonb_agg(jsonb_build_object('at', left(e.instance_path, 200), 'rule', left(e.schema_path, 200), 'message', e.message))
     into errors
-    from (select * from ai.json_schema_errors(ai.answer_schema(p_params), v_value, false, '{}', c_steps) s limit 20) e;
+    from (select * from ai.json_errors_until(ai.answer_schema(p_params), v_value, false, '{}', c_steps, clock_timestamp() + ai.judging_time()) s limit 20) e;
 end
 $$;
 comment on function ai.judge_answer(jsonb, text, jsonb, text) is 'Whether an answer fits its schema: its JSON, or the errors.';

@@ -11,7 +11,9 @@ set enable_seqscan = off
 as $$
 declare
   c_calls constant integer := 32;
-  c_steps constant integer := 20000;  -- of an answer: its calls share them
+  c_steps constant integer := 20000;  -- of an answer: its calls share them, and the bytes, and the time
+  c_bytes constant integer := 1000000;
+  v_until constant timestamptz := clock_timestamp() + ai.judging_time();
   v_one   record;
   v_ids   jsonb;  -- of the calls before
   v_calls jsonb;
@@ -49,14 +51,15 @@ begin
 
   with asked as (
     select c.n, c.value ->> 'id' as call_id, left(coalesce(c.value #>> '{function,name}', c.value #>> '{custom,name}'), 64) as name,
-           t.id as tool_id, t.parameters, j.value as arguments
+           t.id as tool_id, t.parameters, b.long, j.value as arguments
       from jsonb_array_elements(v_calls) with ordinality c (value, n)
-     cross join lateral ai.parse_json(coalesce(nullif(c.value #>> '{function,arguments}', ''), '{}')) j
+     cross join lateral (select octet_length(c.value #>> '{function,arguments}') > c_bytes / jsonb_array_length(v_calls) as long) b
+     cross join lateral ai.parse_json(case when b.long is not true then coalesce(nullif(c.value #>> '{function,arguments}', ''), '{}') end) j
       left join lateral (select * from ai.find_tool(p_tenant, c.value #>> '{function,name}') f where c.value #>> '{function,name}' = any (v_one.tools)) t on true
   ), judged as (
-    select a.*, case when a.tool_id is null then 'there is no such tool' when a.arguments is null then 'the arguments are not JSON'
+    select a.*, case when a.tool_id is null then 'there is no such tool' when a.long then 'the arguments are too long' when a.arguments is null then 'the arguments are not JSON'
                      else (select 'the arguments do not fit: ' || string_agg(concat_ws(': ', nullif(e.instance_path, ''), e.message), '; ')
-                             from (select * from ai.json_schema_errors(a.parameters, a.arguments, false, '{}', c_steps / jsonb_array_length(v_calls)) s limit 10) e) end as wrong
+                             from (select * from ai.json_errors_until(a.parameters, a.arguments, false, '{}', c_steps / jsonb_array_length(v_calls), v_until) s limit 10) e) end as wrong
       from asked a
   ), made as (
     insert into ai.tool_calls (tenant_id, generation_id, user_id, api_key_id, step, position, call_id, tool_id, name, arguments, status, result, created_at, finished_at, settled_at)

@@ -145,6 +145,41 @@ select is(t.least(t.patterns(25, '(%?){20}', null), '""'), 25 * (1 + 4 + 23) + 1
 select is(t.least('{"patternProperties": {"a": true, "b": true}}', '{"x": 1, "y": 2}'), 2 * 1 + 1 + 2 * (1 + 2), 'names count as texts do');
 select is(t.least('{"format": "regex"}', '"(a?){100}"', true), 1 + 4 + 515, 'a text that is to be a pattern counts as one');
 
+-- What a keyword or a value makes longer counts.
+create function t.list(p_many integer, p_item jsonb default null) returns jsonb language sql as $$
+  select jsonb_agg(coalesce(p_item, to_jsonb('n' || n)) order by n) from generate_series(1, p_many) n
+$$;
+create function t.object(p_many integer, p_value jsonb) returns jsonb language sql as $$ select jsonb_object_agg('n' || n, p_value) from generate_series(1, p_many) n $$;
+select is(t.least(schema, instance), 1 + pg_column_size(instance) / 5000 + more, format('%s: %s steps more', what, more))
+  from (values (jsonb_build_object('required', t.list(2000)), '{}'::jsonb, 2000 / 20, 'names that are required'),
+               (jsonb_build_object('type', t.list(2000, '"null"')), '1', 2000 / 20, 'types'),
+               (jsonb_build_object('enum', t.list(2000)), '1', 2000 / 50 + pg_column_size(t.list(2000)) / 1000, 'values that are allowed'),
+               (jsonb_build_object('enum', jsonb_build_array(t.list(2000))), '1', pg_column_size(jsonb_build_array(t.list(2000))) / 1000, 'a long one'),
+               (jsonb_build_object('const', t.list(2000)), '1', pg_column_size(t.list(2000)) / 1000, 'the one that is required'),
+               (jsonb_build_object('dependentRequired', jsonb_build_object('a', t.list(2000))), '{"a": 1}', pg_column_size(jsonb_build_object('a', t.list(2000))) / 300, 'names that another one requires'),
+               (jsonb_build_object('dependentSchemas', t.object(2000, 'true')), '{}', pg_column_size(t.object(2000, 'true')) / 1000 + pg_column_size(jsonb_build_object('dependentSchemas', t.object(2000, 'true'))) / 20000,
+                'schemas that may follow from names'),
+               (jsonb_build_object('anyOf', t.list(2000, 'true')), '1', 2000 / 50 + 1, 'a choice that ends with its first'),
+               ('{"anyOf": [{"items": false}, true]}', t.list(2000), 2000 / 20 + 3, 'items of which the first decides'),
+               ('{"minProperties": 1}', t.object(2000, '1'), 2000 / 20, 'members that are counted'),
+               ('{"anyOf": [{"additionalProperties": false}, true]}', t.object(2000, '1'), 2000 / 20 + 4, 'members of which the first decides'),
+               ('{"prefixItems": [true]}', t.list(2000), 2000 / 20 + 1, 'items that no schema is for'),
+               ('{"multipleOf": 3}', '1e131000', 131001 * 31 / 100000, 'a number of many digits'),
+               ('{"additionalProperties": {"prefixItems": [true, true]}}', jsonb_build_object(repeat('x', 200000), '[1, 2]'::jsonb), 4 + (1 + 200) + 3 * (1 + 10), 'a long name, in every place below it'),
+               ('{"uniqueItems": true}', t.list(2, t.list(2000, '1')), (pg_column_size(t.list(2, t.list(2000, '1'))) * ln(3) / 2000)::integer, 'items to be compared to their ends')) v (schema, instance, more, what);
+select is(t.errors('{"items": {"type": "integer", "maximum": 1e131000}}', t.list(10000, '1e131000')), null, 'numbers are never written out');
+select ok(t.least(jsonb_build_object('$ref', '#/$defs/a', '$defs', jsonb_build_object('a', jsonb_build_object('x', t.list(2000)))), '1') > pg_column_size(t.list(2000)) / 1000, 'what a reference leads to counts');
+select is(t.state(format('select ai.check_json_schema(%L)', schema)), expected, what)
+  from (values ('{"required": ["a", "b", "a"]}'::jsonb, 'PT400', 'a name that is required twice'), ('{"type": ["null", "null"]}', 'PT400', 'a type that is there twice'),
+               ('{"dependentRequired": {"a": ["b"], "c": ["b", "b"]}}', 'PT400', 'a name that another one requires twice'), ('{"dependentRequired": {"a": ["b"], "c": ["b"]}}', 'ok', 'once by each'),
+               ('{"minimum": 1e399}', 'ok', 'a number of 400 digits'), ('{"minimum": 1e400}', 'PT400', 'of more'), ('{"maxLength": 1e400}', 'PT400', 'a length'), ('{"multipleOf": 1e-400}', 'PT400', 'a divisor'),
+               (jsonb_build_object('$id', repeat('x', 2000)), 'ok', 'a URI of 2,000 characters'), (jsonb_build_object('$id', repeat('x', 2001)), 'PT400', 'of more'),
+               (jsonb_build_object('$comment', repeat('x', 2001)), 'ok', 'a comment')) v (schema, expected, what);
+-- The clock stops what counts have not foreseen: in settling only.
+select is((select e.message from ai.json_errors_until('{}', '1', false, '{}', 50000, clock_timestamp()) e), 'this takes too long to be checked', 'no time is left');
+select is((select w.steps from ai.json_schema_walk('{"": true}', '{}', 0, 'true', '', '{}', '1', '', '', false, 0, 0, 9, v.until) w), v.steps, v.what)
+  from (values (clock_timestamp(), 2147483646, 'nor at any step'), (clock_timestamp() + interval '1 hour', 1, 'there is time'), (null, 1, 'or no clock')) v (until, steps, what);
+
 select is((select count(*)::integer from information_schema.role_routine_grants g where g.routine_schema = 'ai' and g.routine_name = 'json_schema_walk' and g.grantee = 'PUBLIC'), 0, 'the walk is nobody''s');
 
 select * from finish();

@@ -128,8 +128,16 @@ begin
   return t.answer(p_worker, v_id, p_text);
 end
 $$;
-select is(t.hostile(:'w', text), 'requeued', 'hostile: ' || left(text, 20)) from unnest(array[repeat('[', 100000), '{"city": "\u0000"}', '{"city": "\ud800"}', '', '``````', '```', 'null', '1e999999', repeat('{"city":', 20000),
+select is(t.hostile(:'w', text), 'requeued', 'hostile: ' || left(text, 20)) from unnest(array[repeat('[', 100000), '{"city": "\u0000"}', '{"city": "\ud800"}', '', '``````', '```', 'null', '1e999999', repeat('{"city":', 20000), '[1' || repeat(',1e131000', 10000) || ']',
   (select '{"city": "x", ' || string_agg(format('"k%s": 1', n), ', ') || '}' from generate_series(1, 3000) n)]) text;
+select is(t.end_of(:'w', repeat(' ', n) || '{"city": "Oslo"}', '{}'), expected, n + 16 || ' bytes: ' || expected) from (values (999984, 'succeeded'), (999985, 'failed')) v (n, expected);
+savepoint no_time;
+create or replace function ai.judging_time() returns interval language sql immutable parallel safe security invoker return interval '0';
+select t.ask_json() as g \gset
+select t.request(:'w') \gset ignored_
+select is(t.answer(:'w', :'g', '{"city": "Oslo"}'), 'requeued', 'an answer that takes too long does not fit');
+select ok((select p.messages ->> -1 like '%this takes too long to be checked%' from ai.prepared p where p.generation_id = :'g'), 'which is said to who gave it');
+rollback to no_time;
 select ok((select max(p.input_bytes) < 700000 from ai.prepared p), 'a long answer is told again once') ;
 update ai.generations set status = 'cancelled', finished_at = ai.now() where status = 'queued';
 delete from ai.queue;

@@ -226,6 +226,13 @@ select t.answer(:'w', :'g', '', t.called('[{"name": "none"}]')) \gset ignored_
 select t.request(:'w') as r \gset
 select is((:'r'::jsonb -> 'params') - 'tools', '{"max_tokens": 9}', 'the second is not');
 select t.answer(:'w', :'g', 'x') \gset ignored_
+savepoint shared_bytes;
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.called(jsonb_build_array(jsonb_build_object('name', 'who', 'text', '{}' || repeat(' ', 499998)), jsonb_build_object('name', 'who', 'text', '{}' || repeat(' ', 499999))))) \gset ignored_
+select results_eq(format('select status, result from ai.tool_calls where generation_id = %L order by position', :'g'), $$ values ('queued', null), ('failed', '{"error": "the arguments are too long"}') $$,
+  'the calls of an answer share a million bytes');
+rollback to shared_bytes;
 
 -- The calls of one answer share its steps.
 savepoint shared_steps;
