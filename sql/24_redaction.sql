@@ -115,31 +115,34 @@ end
 $$;
 comment on function ai.redact(text, text, text, text, text[], text[], text[]) is 'Replaces what a detector finds by placeholders.';
 
--- Puts back what placeholders stand for. A value never holds a placeholder that was given out, so that the order does not matter.
+-- Puts back what placeholders stand for, each where it is, in one pass. Null: the text has more than 20,000 placeholders, or would have more
+-- bytes than an answer may (docs/hardening.md): a short answer may name a long original many times.
 create or replace function ai.restore(p_text text, p_placeholders text[], p_originals text[]) returns text
 language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_text text := p_text;
+  c_times constant integer := 20000;
+  c_bytes constant integer := 16777216;
+  v_known jsonb;
+  v_found text[];
 begin
-  if v_text collate "C" !~ ai.placeholder_pattern() then
-    return v_text;
+  if cardinality(p_placeholders) = 0 or p_text collate "C" !~ ai.placeholder_pattern() then
+    return p_text;
+  elsif regexp_replace(p_text collate "C", ai.placeholder_pattern(), '', 1, c_times + 1) <> p_text then
+    return null;
   end if;
-  -- A few are replaced one after the other, which takes a millisecond each in the longest text; many in one pass.
-  if cardinality(p_placeholders) <= 32 then
-    for i in 1 .. cardinality(p_placeholders) loop
-      v_text := replace(v_text, p_placeholders[i], p_originals[i]);
-    end loop;
-    return v_text;
+  v_known := jsonb_object(p_placeholders, p_originals);
+  v_found := array(select m.c[1] from regexp_matches(p_text collate "C", ai.placeholder_pattern(), 'g') with ordinality m (c, n) order by m.n);
+  if octet_length(p_text) + (select sum(f.times * coalesce(octet_length(v_known ->> f.placeholder) - octet_length(f.placeholder), 0))
+                               from (select u.placeholder, count(*) as times from unnest(v_found) u (placeholder) group by u.placeholder) f) > c_bytes then
+    return null;
   end if;
-  return (select string_agg(p.piece || coalesce(k.original, m.c[1], ''), '' order by p.n)
-            from regexp_split_to_table(v_text collate "C", ai.placeholder_pattern()) with ordinality p (piece, n)
-            left join regexp_matches(v_text collate "C", ai.placeholder_pattern(), 'g') with ordinality m (c, n) on m.n = p.n
-            left join unnest(p_placeholders, p_originals) k (placeholder, original) on k.placeholder = m.c[1]);
+  return (select string_agg(p.piece || coalesce(v_known ->> p.found, p.found, ''), '' order by p.n)
+            from unnest(regexp_split_to_array(p_text collate "C", ai.placeholder_pattern()), v_found) with ordinality p (piece, found, n));
 end
 $$;
-comment on function ai.restore(text, text[], text[]) is 'A text with what its placeholders stand for.';
+comment on function ai.restore(text, text[], text[]) is 'A text with what its placeholders stand for; null: that is too much.';
 
 revoke execute on function ai.placeholder_pattern(), ai.unused_character(text), ai.placeholders_in(text), ai.redact(text, text, text, text, text[], text[], text[]),
   ai.restore(text, text[], text[]) from public;

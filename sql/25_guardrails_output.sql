@@ -14,7 +14,7 @@ $$;
 comment on function ai.holds_output(uuid, uuid, text) is 'Whether an answer is shown at its end only: rules look at it, or placeholders are restored in it.';
 
 -- Called once when a generation ends. Rules see the answer with its placeholders; what these stand for is put back
--- afterwards: it is the asker's own. Forgets the redactions.
+-- afterwards: it is the asker's own. Where that is too much the placeholders stay, and a stage says so. Forgets the redactions.
 create or replace function ai.guard_output(p_tenant uuid, p_id uuid, p_user text, p_text text, out text text, out rejected jsonb, out stages jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -37,6 +37,10 @@ begin
   rejected := v_result.rejected;
   stages := v_result.stages;
   text := case when rejected is null then ai.restore(v_result.text, v_placeholders, v_originals) end;
+  if rejected is null and text is null then
+    text := v_result.text;
+    stages := stages || ai.stage('guardrails', 'redacted', 'too much to restore', null, '{"scope": "output"}');
+  end if;
 end
 $$;
 comment on function ai.guard_output(uuid, uuid, text, text) is

@@ -92,6 +92,11 @@ select is(cardinality(ai.placeholders_in(repeat('[EMAIL_1]', 1000))), 1, '1,000 
 select is(ai.restore('[EMAIL_1] [EMAIL_3] [email_1] [EMAIL_1', '{[EMAIL_1],[EMAIL_2]}', '{a@b.co,c@d.eu}'), 'a@b.co [EMAIL_3] [email_1] [EMAIL_1', 'only exactly what was given out comes back');
 select is(ai.restore(string_agg('[EMAIL_' || n || ']', ',' order by n) || ',[EMAIL_99]', array_agg('[EMAIL_' || n || ']'), array_agg('o' || n)), string_agg('o' || n, ',' order by n) || ',[EMAIL_99]', 'many come back in one pass')
   from generate_series(1, 33) n;
+select is(octet_length(ai.restore(repeat('[SECRET_1]', 16) || more, '{[SECRET_1]}', array[repeat('x', 1048576)])), expected, what)
+  from (values ('', 16777216, 'up to 16 MiB'), ('.', null, 'no more')) v (more, expected, what);
+select is(length(ai.restore(repeat('[IP_1]', n), '{[IP_1]}', '{x}')), expected, n || ' placeholders') from (values (20000, 20000), (20001, null)) v (n, expected);
+select is(length(ai.restore(repeat('[IP_1]', 20001), '{}', '{}')), 120006, 'of which none was given out');
+select is(ai.restore('[IP_1][IP_2]', '{[IP_1],[IP_2]}', '{[IP_2],x}'), '[IP_2]x', 'what is put back is not looked at again');
 
 select * from finish();
 rollback;

@@ -191,6 +191,11 @@ select is(row(o.text, o.rejected)::text, row('fine'::text, null::jsonb)::text, '
 select is(row(o.text, o.rejected, o.stages)::text, row(null::text, null::jsonb, null::jsonb)::text, 'no text, no rule') from ai.guard_output(t.alpha(), '0a000000-0000-7000-8000-0000000000c1', 'ann', null) o;
 select t.no_rules();
 
+-- A short answer may name a long original many times.
+insert into ai.redactions (tenant_id, generation_id, placeholder, original) values (t.alpha(), '0a000000-0000-7000-8000-0000000000c2', '[SECRET_1]', repeat('x', 1048576));
+select is(row(o.text, o.rejected, t.stages(o.stages))::text, row(repeat('[SECRET_1]', 17), null::jsonb, 'redacted too much to restore')::text, 'then placeholders stay, and a stage says so')
+  from ai.guard_output(t.alpha(), '0a000000-0000-7000-8000-0000000000c2', 'ann', repeat('[SECRET_1]', 17)) o;
+
 -- Ends without an answer
 select t.add('email', 'redact', p_restore => true);
 select t.guard('a@b.co', p_id => '0a000000-0000-7000-8000-0000000000d0');
