@@ -43,7 +43,8 @@ comment on function ai.private_use_error() is 'The error of a text that leaves n
 -- Applies a tenant's rules, and those of all tenants, to one text. p_asked: the part of it that may not give orders, for
 -- injection and emptiness (null: not to be checked). p_separator stands between the parts of p_text, and is in none.
 -- p_taken: placeholders that must not be given out. p_placeholders and p_originals: those given out before, for equal values
--- again. p_redacting: nothing but what redacts, for what joins the text later.
+-- again. p_redacting: nothing but what redacts, for what joins the text later. An output, for whose end others wait, is refused where the rules
+-- would have more than ten million characters to go through, or take too long.
 create or replace function ai.apply_guardrails(
   p_tenant uuid, p_kind text, p_scope text, p_text text, p_asked text, p_separator text, p_taken text[], p_placeholders text[], p_originals text[], p_redacting boolean,
   out text text, out rejected jsonb, out stages jsonb, out placeholders text[], out originals text[])
@@ -52,7 +53,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
+  c_most    constant bigint := 10000000;  -- characters, once for each rule: 6 to 80 ns each
   v_began   timestamptz := clock_timestamp();
+  v_length  bigint := case p_scope when 'output' then length(p_text) end;
   v_started timestamptz;
   v_rule    record;
   v_pattern text;
@@ -81,7 +84,14 @@ begin
     v_rules := v_rules + 1;
     v_found := 0;
     v_excess := false;
-    v_why := null;
+    v_why := case when v_rules * v_length > c_most then format('more than %s characters in all, once for each rule', c_most)
+                  when p_scope = 'output' and clock_timestamp() >= v_began + ai.judging_time() then 'the rules take too long' end;
+    if v_why is not null then
+      stages := stages || ai.stage('guardrails', 'rejected', v_rule.name, v_began, jsonb_build_object('detector', v_rule.detector, 'scope', p_scope));
+      text := null;
+      rejected := ai.guardrail_error(v_rule.name, v_rule.detector, p_scope, v_why);
+      exit;
+    end if;
     case v_rule.detector
       when 'empty' then
         v_found := case when p_asked is not null and ai.is_blank(p_asked) then 1 else 0 end;

@@ -191,6 +191,21 @@ select is(row(o.text, o.rejected)::text, row('fine'::text, null::jsonb)::text, '
 select is(row(o.text, o.rejected, o.stages)::text, row(null::text, null::jsonb, null::jsonb)::text, 'no text, no rule') from ai.guard_output(t.alpha(), '0a000000-0000-7000-8000-0000000000c1', 'ann', null) o;
 select t.no_rules();
 
+-- What an answer may take: ten million characters, once for each rule; and time.
+insert into ai.guardrails (tenant_id, name, scope, detector, action, options, position) select t.alpha(), 'rule ' || n, 'both', 'length', 'flag', '{"max_characters": 1000000}', n from generate_series(1, 100) n;
+select is(coalesce(o.rejected ->> 'message', 'passed') || ' / ' || t.stages(o.stages), expected, format('a hundred rules and %s characters', n))
+  from (values (99999, 'passed / passed'), (100000, 'passed / passed'),
+               (100001, 'the output was refused by the guardrail rule 100: more than 10000000 characters in all, once for each rule / rejected rule 100')) v (n, expected)
+ cross join lateral ai.guard_output(t.alpha(), null, 'ann', repeat('é', n)) o;
+select is((t.guard(repeat('x', 100001))).rejected, null, 'inputs have a bound of their own');
+savepoint no_time;
+create or replace function ai.judging_time() returns interval language sql immutable parallel safe security invoker return interval '0';
+select is(o.rejected ->> 'message' || ' / ' || t.stages(o.stages), 'the output was refused by the guardrail rule 1: the rules take too long / rejected rule 1', 'no time is left') from ai.guard_output(t.alpha(), null, 'ann', 'x') o;
+select is((t.guard('x')).rejected, null, 'inputs take the time of who asks');
+rollback to no_time;
+select t.no_rules();
+select is((ai.guard_output(t.alpha(), null, 'ann', repeat('x', 10000001))).rejected, null, 'without rules nothing is counted');
+
 -- A short answer may name a long original many times.
 insert into ai.redactions (tenant_id, generation_id, placeholder, original) values (t.alpha(), '0a000000-0000-7000-8000-0000000000c2', '[SECRET_1]', repeat('x', 1048576));
 select is(row(o.text, o.rejected, t.stages(o.stages))::text, row(repeat('[SECRET_1]', 17), null::jsonb, 'redacted too much to restore')::text, 'then placeholders stay, and a stage says so')
