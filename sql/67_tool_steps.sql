@@ -27,6 +27,17 @@ begin
   if jsonb_typeof(p_message -> 'tool_calls') is distinct from 'array' or p_message -> 'tool_calls' = '[]' then
     return;
   end if;
+  -- The names of the app's own tools once, not for each of the calls, which may be very many.
+  if exists (select from jsonb_array_elements(p_message -> 'tool_calls') c
+              where coalesce(c.value #>> '{function,name}', c.value #>> '{custom,name}') = any (array(select unnest(ai.app_tools(v_one.params, v_one.tools))))) then
+    return;
+  end if;
+  if v_one.steps >= v_one.max_steps or jsonb_array_length(p_message -> 'tool_calls') > c_calls then
+    action := 'fail';
+    error := jsonb_build_object('class', 'steps', 'code', 'PT508', 'message', case when v_one.steps >= v_one.max_steps then 'the model goes on calling tools'
+                                else 'the model called too many tools at once' end, 'hint', 'ai.generations.max_steps, ai.settings.max_steps');
+    return;
+  end if;
   -- Results are matched by the ids of calls, so no two have the same. Some providers give none, or count anew in each answer: then the calls are numbered
   -- on from those before.
   v_ids := coalesce(jsonb_path_query_array(v_one.messages, '$[*].tool_calls[*].id'), '[]');
@@ -35,16 +46,6 @@ begin
     from jsonb_array_elements(p_message -> 'tool_calls') with ordinality c (value, n)
    cross join (select count(distinct nullif(i.value ->> 'id', '')) < count(*) or bool_or(v_ids ? (i.value ->> 'id')) as again
                  from jsonb_array_elements(p_message -> 'tool_calls') i) o;
-  if exists (select from jsonb_array_elements(v_calls) c
-              where coalesce(c.value #>> '{function,name}', c.value #>> '{custom,name}') = any (ai.app_tools(v_one.params, v_one.tools))) then
-    return;
-  end if;
-  if v_one.steps >= v_one.max_steps or jsonb_array_length(v_calls) > c_calls then
-    action := 'fail';
-    error := jsonb_build_object('class', 'steps', 'code', 'PT508', 'message', case when v_one.steps >= v_one.max_steps then 'the model goes on calling tools'
-                                else 'the model called too many tools at once' end, 'hint', 'ai.generations.max_steps, ai.settings.max_steps');
-    return;
-  end if;
   -- All that the dialect put into the message goes back with the results: providers want their reasoning again, signed or sealed as they gave it.
   perform ai.add_messages(p_tenant, p_id,
     jsonb_build_array((p_message - '{logprobs,native_finish_reason}'::text[]) || jsonb_build_object('tool_calls', v_calls)));
