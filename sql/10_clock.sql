@@ -27,7 +27,8 @@ revoke execute on function ai.now() from public;
 -- for its guardrails. Counts bound both; this bounds what they have not foreseen.
 create or replace function ai.judging_time() returns interval
 language sql immutable parallel safe security invoker
-return interval '0.5 s';
+set search_path = pg_catalog, pg_temp
+as $$ select interval '0.5 s' $$;
 comment on function ai.judging_time() is 'How long one answer is held against its schema, or against guardrails, before that is given up.';
 revoke execute on function ai.judging_time() from public;
 

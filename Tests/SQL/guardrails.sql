@@ -199,7 +199,7 @@ select is(coalesce(o.rejected ->> 'message', 'passed') || ' / ' || t.stages(o.st
  cross join lateral ai.guard_output(t.alpha(), null, 'ann', repeat('é', n)) o;
 select is((t.guard(repeat('x', 100001))).rejected, null, 'inputs have a bound of their own');
 savepoint no_time;
-create or replace function ai.judging_time() returns interval language sql immutable parallel safe security invoker return interval '0';
+create or replace function ai.judging_time() returns interval language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$ select interval '0' $$;
 select is(o.rejected ->> 'message' || ' / ' || t.stages(o.stages), 'the output was refused by the guardrail rule 1: the rules take too long / rejected rule 1', 'no time is left') from ai.guard_output(t.alpha(), null, 'ann', 'x') o;
 select is((t.guard('x')).rejected, null, 'inputs take the time of who asks');
 rollback to no_time;

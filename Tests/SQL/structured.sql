@@ -132,7 +132,7 @@ select is(t.hostile(:'w', text), 'requeued', 'hostile: ' || left(text, 20)) from
   (select '{"city": "x", ' || string_agg(format('"k%s": 1', n), ', ') || '}' from generate_series(1, 3000) n)]) text;
 select is(t.end_of(:'w', repeat(' ', n) || '{"city": "Oslo"}', '{}'), expected, n + 16 || ' bytes: ' || expected) from (values (999984, 'succeeded'), (999985, 'failed')) v (n, expected);
 savepoint no_time;
-create or replace function ai.judging_time() returns interval language sql immutable parallel safe security invoker return interval '0';
+create or replace function ai.judging_time() returns interval language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$ select interval '0' $$;
 select t.ask_json() as g \gset
 select t.request(:'w') \gset ignored_
 select is(t.answer(:'w', :'g', '{"city": "Oslo"}'), 'requeued', 'an answer that takes too long does not fit');

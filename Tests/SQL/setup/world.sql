@@ -7,7 +7,7 @@
 \set QUIET on
 
 -- However busy the machine is: what stops by the clock is tested with no time at all.
-create or replace function ai.judging_time() returns interval language sql immutable parallel safe security invoker return interval '1 hour';
+create or replace function ai.judging_time() returns interval language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$ select interval '1 hour' $$;
 
 create schema t;
 grant usage on schema t to public;
