@@ -72,7 +72,7 @@ let package = Package(
     .testTarget(
       name: "WorkerTests",
       dependencies: [
-        "Worker", "HTTP", "Providers", "Sealing",
+        "Worker", "Postgres", "HTTP", "Providers", "Sealing",
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: strict),

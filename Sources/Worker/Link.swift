@@ -26,11 +26,13 @@ final class Link {
 
   var isOpen: Bool { connection != nil }
 
-  /// The connection, opened if there is none.
+  /// The connection, opened if there is none. Whatever the role or the database has for default, statements that several
+  /// workers run at once see what the others have committed: else they would refuse each other again and again.
   func open() async throws(PostgresError) -> Connection {
     if let connection { return connection }
     let opened = try await Connection.open(
       conninfo, applicationName: applicationName, on: executor)
+    try await opened.script("set default_transaction_isolation = 'read committed'")
     connection = opened
     return opened
   }

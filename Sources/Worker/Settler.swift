@@ -9,7 +9,7 @@ struct Settler {
 
   private static let settle =
     "select generation_id, attempt, result from ai.worker_settle($1, $2)"
-  /// Tries of a batch that failed for a passing reason, before it is taken apart.
+  /// Tries of a batch that failed because of the database's trouble, before it is taken apart: a smaller one may pass.
   private static let tries = 3
   /// Of one statement. More would gain nothing, and `jsonb` has a limit of 256 MiB.
   private static let largestCount = 500
@@ -65,7 +65,7 @@ struct Settler {
         failures += 1
         let isOutside = error.isOutside
         // Sending it again is safe: what was taken already is answered with `stale`.
-        if error.kind == .connection || (error.isPassing || isOutside) && failures < Self.tries {
+        if error.kind == .connection || isOutside && failures < Self.tries {
           await link.rest(after: error, "settling")
           continue
         }
@@ -103,29 +103,22 @@ struct Settler {
 }
 
 extension PostgresError {
-  /// Whether the trouble is the database's own and not what it was given: no space, no more connections (53), read-only
-  /// (25006), a schema that is being changed or rights that are missing (42), files that cannot be read or written (58, or XX
-  /// where the system's word for it has no code of its own, such as a quota), no partition for a row (23514 that names no
-  /// constraint), no room for a notification (54000 at the commit, so without a context).
+  /// Whether the trouble is the database's own and not what it was given, so that the same statement may well succeed later:
+  /// serialization and deadlock (40), space, memory, connections (53), locks and cancelled statements (55P03, 57014), an
+  /// operator at work (57P), a lost race for a stream's or a counter's next number (23505; no key is made of what an answer says),
+  /// read-only (25006), a schema that is being changed or rights that are missing (42), files that cannot be read or written
+  /// (58, or XX where the system's word for it has no code of its own, such as a quota), no partition for a row (23514 that
+  /// names no constraint), no room for a notification (54000 at the commit, so without a context).
   var isOutside: Bool {
     switch sqlState {
-    case "53000", "53100", "53300", "25006": true
+    case "23505", "25006", "55P03": true
     case "23514": constraint == nil
     case "54000": context == nil
-    case let state?: ["42", "58", "XX"].contains { state.hasPrefix($0) }
+    case let state?: ["40", "42", "53", "57", "58", "XX"].contains { state.hasPrefix($0) }
     case nil: false
     }
   }
 
   /// Whether what was called is not there, or not allowed.
   var isMissing: Bool { sqlState?.hasPrefix("42") ?? false }
-
-  /// Whether the same statement may well succeed a moment later: serialization and deadlock (40), a
-  /// lost race for a stream's next number (23505), resources (53), locks and cancelled statements
-  /// (55P03, 57014), an operator at work (57P).
-  var isPassing: Bool {
-    guard let sqlState else { return false }
-    return sqlState.hasPrefix("40") || sqlState.hasPrefix("53") || sqlState.hasPrefix("57")
-      || sqlState == "23505" || sqlState == "55P03"
-  }
 }

@@ -244,6 +244,25 @@ def test_a_store_that_is_away_does_not_lose_a_paid_answer(
     assert store.content(only(store.listing())) == content
 
 
+def test_a_file_waits_for_a_database_that_is_busy(files: Files, worker: Callable[..., Worker]) -> None:
+    # As a lock would that is not let go within lock_timeout.
+    files.database.execute(
+        "create function public.busy() returns trigger language plpgsql as"
+        " $$ begin raise exception 'canceling statement due to lock timeout' using errcode = '55P03'; end $$"
+    )
+    files.database.execute(
+        "create trigger busy before insert on ai.artifact_parts for each row execute function public.busy()"
+    )
+    process = worker(files.database)
+    asked = files.ask("image", files.model("image", "big=5000"), prompt="Kept.")
+    waiting.until(lambda: process.text.count("keeping a file failed") > 3, "the database to refuse the file")
+    files.database.execute("drop trigger busy on ai.artifact_parts")
+    row = files.ended(asked)
+    assert (row["status"], row["attempts"]) == ("succeeded", 1), row["error"]
+    assert len(files.content(only(row["artifacts"])) or b"") == 5000
+    simulated.books_are_consistent(files.database)
+
+
 def test_a_wrong_key_for_the_store_is_told_and_nothing_is_lost(
     files: Files, store: Store, worker: Callable[..., Worker]
 ) -> None:

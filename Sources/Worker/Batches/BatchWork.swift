@@ -342,7 +342,7 @@ struct BatchWork: Sendable {
         return try await link.query(
           sql, [step.worker, step.batch, String(step.number)] + parameters)
       } catch {
-        guard error.kind == .connection || error.isPassing || error.isOutside else {
+        guard error.kind == .connection || error.isOutside else {
           setup.logger.error(
             "the database refuses what is told of a provider batch",
             metadata: metadata.merging(["sqlstate": "\(error.sqlState ?? "none")"]) { $1 })

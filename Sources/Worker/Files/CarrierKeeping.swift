@@ -196,7 +196,7 @@ extension Carrier {
     }
   }
 
-  /// Asks until the database answers; what it refuses twice more is given up.
+  /// Asks until the database answers; what it refuses twice more, for no trouble of its own, is given up.
   private func asking(
     _ keep: Porter.Keep?, _ query: () async throws(PostgresError) -> QueryResult
   ) async throws(KeepError) -> QueryResult {
