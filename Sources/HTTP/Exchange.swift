@@ -41,6 +41,7 @@ final class Exchange {
   private var requestBytes = 0
   private var limits = (header: 0, fields: 0, body: 0, held: 0)
   private var publicOnly = false
+  private var isProxied = false
   private var allowedNetworks: [IPNetwork] = []
   /// Sockets that were opened, and those that were not, for want of a public address.
   private var sockets = (opened: 0, forbidden: 0)
@@ -113,7 +114,9 @@ final class Exchange {
     }
     // An empty proxy is none, whatever the environment says. Behind a proxy the address that is
     // connected to would be the proxy's.
-    set(CURLOPT_PROXY, request.publicOnly ? "" : configuration.proxy ?? "")
+    let proxy = request.publicOnly ? "" : configuration.proxy ?? ""
+    isProxied = !proxy.isEmpty
+    set(CURLOPT_PROXY, proxy)
     set(CURLOPT_NETRC, Int(CURL_NETRC_IGNORED.rawValue))
     set(CURLOPT_HTTP09_ALLOWED, 0)
 
@@ -442,10 +445,12 @@ extension Exchange {
     {
       return Self.forbidden
     }
-    let message =
-      errorText[0] != 0 ? String(cString: errorText) : String(cString: curl_easy_strerror(result))
-    return TransferFailure(
-      kind: TransferFailure.Kind(result, hasSentAnything: hasSentAnything), message: message)
+    let kind = TransferFailure.Kind(result, hasSentAnything: hasSentAnything)
+    // What libcurl says of a transfer may quote the proxy, whose name is the operator's, and its password. What it
+    // says of certificates does not.
+    let isQuotable = errorText[0] != 0 && (!isProxied || kind == .tls)
+    let message = isQuotable ? UnsafePointer(errorText) : curl_easy_strerror(result)
+    return TransferFailure(kind: kind, message: message.map { String(cString: $0) } ?? "")
   }
 }
 

@@ -1,10 +1,5 @@
+import FoundationEssentials
 package import HTTP
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#endif
 
 /// How the worker reaches providers, as its environment says.
 package struct NetworkSettings: Sendable {
@@ -26,11 +21,23 @@ package struct NetworkSettings: Sendable {
       environment(name).flatMap { $0.isEmpty ? nil : $0 }
     }
     transfers.certificateAuthorities = value("MARTLET_CA_FILE")
-    if let file = transfers.certificateAuthorities, access(file, R_OK) != 0 {
-      throw Problem(description: "MARTLET_CA_FILE: \(file) cannot be read")
+    if let file = transfers.certificateAuthorities {
+      guard let content = try? Data(contentsOf: URL(filePath: file)) else {
+        throw Problem(description: "MARTLET_CA_FILE: \(file) cannot be read")
+      }
+      guard String(decoding: content, as: UTF8.self).contains("CERTIFICATE-----") else {
+        throw Problem(description: "MARTLET_CA_FILE: there is no certificate (PEM) in \(file)")
+      }
     }
     transfers.proxy = value("MARTLET_PROXY")
-    if transfers.proxy == nil {
+    if let proxy = transfers.proxy {
+      // Not quoted: there may be a password in it.
+      guard ProxyURL.isValid(proxy) else {
+        throw Problem(
+          description: "MARTLET_PROXY is not a URL such as http://user:password@proxy:3128, "
+            + "special characters of user and password percent-encoded")
+      }
+    } else {
       let usual = ["https_proxy", "HTTPS_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
       ignoredProxy = usual.first { value($0) != nil }
     }

@@ -211,4 +211,21 @@ private func expectForbidden(_ outcome: TransferOutcome) {
     expectForbidden(await run(pool, post("http://10.9.8.7/x")).0)
     #expect(seen.withLock { $0 } == ["POST http://10.9.8.7/x HTTP/1.1"])
   }
+
+  @Test(
+    "what goes wrong with a proxy says neither its name nor its password",
+    arguments: [
+      "http://ann:s3cret#x@proxy.invalid:3128", "ftp://ann:s3cret@proxy.invalid:3128",
+      "http://ann:s3cret@proxy.invalid:3128", "http://ann:s3cret@127.0.0.1:9",
+    ])
+  func trouble(proxy: String) async throws {
+    let pool = try pool { $0.proxy = proxy }
+    defer { pool.stop() }
+    let (outcome, _) = await run(pool, post("http://10.9.8.7/x", publicOnly: false))
+    let failure = try #require(outcome.failure)
+    #expect(failure.kind == .connect)
+    for word in ["ann", "s3cret", "invalid", "127.0.0.1"] {
+      #expect(!failure.message.contains(word), "\(failure.message)")
+    }
+  }
 }

@@ -133,3 +133,13 @@ def test_a_proxy_of_the_environment_is_not_followed(
     row = ended(database, asked(database, member, model))
     assert (row["status"], row["output"]) == ("succeeded", "directly")
     assert "MARTLET_PROXY" in process.text
+
+
+def test_a_proxy_that_is_none_is_a_wrong_call_and_not_quoted(
+    database: Database, martlet: Callable[..., Process]
+) -> None:
+    env = {"DATABASE_URL": database.url, "MARTLET_PROXY": "http://ann:s3cret#x@proxy.internal:3128"}
+    process = martlet("work", env=env)
+    assert process.wait() == 2
+    assert "MARTLET_PROXY" in process.text
+    assert "s3cret" not in process.text

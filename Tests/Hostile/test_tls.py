@@ -103,3 +103,13 @@ def test_an_authority_that_cannot_be_read_is_a_wrong_call(
     process = martlet("work", env={"DATABASE_URL": database.url, "MARTLET_CA_FILE": str(tmp_path / "none.pem")})
     assert process.wait() == 2
     assert "MARTLET_CA_FILE" in process.text
+
+
+def test_a_file_without_a_certificate_is_a_wrong_call(
+    database: Database, martlet: Callable[..., Process], tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_text("-----BEGIN PRIVATE KEY-----")
+    for wrong in (tmp_path, tmp_path / "key.pem"):
+        process = martlet("work", env={"DATABASE_URL": database.url, "MARTLET_CA_FILE": str(wrong)})
+        assert process.wait() == 2
+        assert "MARTLET_CA_FILE" in process.text

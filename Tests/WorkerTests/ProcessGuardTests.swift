@@ -73,6 +73,41 @@ private func masked(_ argument: String) -> String {
     #expect(own.ignoredProxy == nil && own.transfers.proxy == "http://q:2")
   }
 
+  @Test(
+    "a proxy that is none is refused, and not quoted",
+    arguments: [
+      "http://ann:s3cret#x@proxy:3128", "http://ann:s3cret/x@proxy:3128",
+      "http://ann:s3cret?x@proxy:3128", "http://ann:s3cret@x@proxy:3128",
+      "http://ann:12#s3cret@proxy:3128", "http://ann:12/s3cret@proxy:3128",
+      "http://ann:s3cret@proxy:port", "http://ann:s3cret@proxy:65536",
+      "http://ann:s3cret@the proxy:3128", "ftp://ann:s3cret@proxy:3128", "http://ann:s3cret@",
+    ])
+  func noProxy(value: String) throws {
+    let problem = #expect(throws: NetworkSettings.Problem.self) {
+      try settings(["MARTLET_PROXY": value])
+    }
+    #expect(problem?.description.hasPrefix("MARTLET_PROXY") == true)
+    #expect(problem?.description.contains("s3cret") == false)
+  }
+
+  @Test(
+    "a proxy may have a user, a port and each scheme that libcurl knows",
+    arguments: [
+      "proxy", "proxy:3128", "10.1.2.3:3128", "http://proxy:3128/", "https://proxy",
+      "http://ann:s%23cret@proxy:3128", "http://[::1]:3128", "socks4://proxy", "socks4a://proxy",
+      "socks5://proxy:1080", "socks5h://ann:s3cret@proxy",
+    ])
+  func proxy(value: String) throws {
+    #expect(try settings(["MARTLET_PROXY": value]).transfers.proxy == value)
+  }
+
+  @Test(
+    "trusted authorities are a file with certificates",
+    arguments: ["/", "/dev/null", "/proc/version", "/none"])
+  func authorities(file: String) throws {
+    #expect(throws: NetworkSettings.Problem.self) { try settings(["MARTLET_CA_FILE": file]) }
+  }
+
   @Test("the memory for answers has bounds", arguments: ["63", "0", "-1", "x", "1048577", "1e9"])
   func memory(value: String) throws {
     #expect(throws: NetworkSettings.Problem.self) {
