@@ -27,6 +27,7 @@ extension Schema {
       -- roles ai_user, ai_developer, ai_admin, ai_worker and ai_monitor are.
 
       set client_min_messages = warning;
+      set standard_conforming_strings = on;
       do $$ begin
         perform pg_catalog.set_config('martlet.search_path', pg_catalog.current_setting('search_path'), false);
       end $$;
@@ -56,6 +57,7 @@ extension Schema {
       do $$ begin
         perform pg_catalog.set_config('search_path', pg_catalog.current_setting('martlet.search_path'), false);
       end $$;
+      reset standard_conforming_strings;
 
       """
   }

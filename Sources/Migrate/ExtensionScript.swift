@@ -56,8 +56,10 @@ extension Schema {
       \(GuardSQL.declarations)
       v_ran boolean := false;
       v_path text := pg_catalog.current_setting('search_path');
+      v_strings text := pg_catalog.current_setting('standard_conforming_strings');
       begin
       perform pg_catalog.set_config('client_min_messages', 'warning', true);
+      perform pg_catalog.set_config('standard_conforming_strings', 'on', true);
       -- Definer functions read tables by their owner's rights: functions and tables need one owner.
       if (select e.extowner from pg_catalog.pg_extension e where e.extname = 'martlet')
          is distinct from (select r.oid from pg_catalog.pg_roles r where r.rolname = current_user) then
@@ -85,6 +87,7 @@ extension Schema {
       \(door.recordFiles)
       end if;
       perform pg_catalog.set_config('search_path', v_path, true);
+      perform pg_catalog.set_config('standard_conforming_strings', v_strings, true);
       end
       """
   }

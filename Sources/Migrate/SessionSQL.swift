@@ -4,8 +4,10 @@ enum SessionSQL {
   static let lockKey = 0x6d_6172_746c_6574
 
   /// A role may have time limits that suit a web request; a migration takes the time it takes.
-  /// `lock_timeout` stays as it is: an operator who sets one wants it.
+  /// `lock_timeout` stays as it is: an operator who sets one wants it. In the files' strings a backslash is
+  /// a character like others.
   static let prepare = """
+    set standard_conforming_strings = on;
     set statement_timeout = 0;
     set idle_in_transaction_session_timeout = 0;
     set client_min_messages = warning;
@@ -23,7 +25,7 @@ enum SessionSQL {
   static let trustPath = "select pg_catalog.set_config('search_path', \(trustedPath), true)"
 
   /// Parses the bodies of all functions in the schema, which `check_function_bodies = off` put off.
-  /// Fails with SQLSTATE of what is wrong in one, and its name in the context.
+  /// Fails with SQLSTATE of what is wrong in one, and its name before the message: what PostgreSQL says has none.
   static let checkFunctions = """
     do $$
     declare
@@ -42,6 +44,8 @@ enum SessionSQL {
           perform pg_catalog.plpgsql_validator(v_function.oid);
         end if;
       end loop;
+    exception when others then
+      raise exception using errcode = sqlstate, message = v_function.oid::pg_catalog.regprocedure || ': ' || sqlerrm;
     end
     $$;
     """

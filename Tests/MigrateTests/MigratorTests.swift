@@ -133,6 +133,7 @@ struct MigratorTests {
       try await Fixture.migrate(database, try Fixture.schema(files: Fixture.files + [broken]))
     }
     #expect(error?.sqlState?.hasPrefix("42") == true)
+    #expect(error?.description.contains("ai.no(): ") == true)
     let connection = try await database.connect()
     #expect(try await connection.query("select to_regproc('ai.no') is null").bool(0, 0) == true)
   }

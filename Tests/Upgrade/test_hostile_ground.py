@@ -1,10 +1,14 @@
-"""Installing where somebody was before: a schema `ai` of another role, operators in a schema that all may write to."""
+"""Installing where somebody was before: a schema `ai` of another role, operators in a schema that all may write to,
+strings in which a backslash escapes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -99,3 +103,43 @@ def test_operators_of_the_sessions_path_are_not_bound(
         "   and pg_describe_object(classid, objid, 0) !~ 'public[.]'"
     )
     assert bound == []
+
+
+@contextlib.contextmanager
+def escape_strings(database: Database) -> Iterator[None]:
+    """Lets sessions of the database begin as those of old applications do."""
+    name = sql.Identifier(database.name)
+    setting = sql.SQL("alter database {} {} standard_conforming_strings")
+    database.superuser.execute(setting.format(name, sql.SQL("set")) + sql.SQL(" = off"))
+    yield
+    database.superuser.execute(setting.format(name, sql.SQL("reset")))
+    database.forget_connections()
+
+
+def strings(session: psycopg.Connection[dict[str, Any]]) -> str:
+    return session.execute("show standard_conforming_strings").fetchone()["standard_conforming_strings"]
+
+
+@pytest.mark.parametrize("door", ["martlet", "bundle", "bundle in one statement"])
+def test_backslashes_in_strings_stay_what_they_are(
+    fresh: str, empty_database: Database, migrate: Migrate, bundle: Path, programs: Programs, door: str
+) -> None:
+    with escape_strings(empty_database):
+        if door == "bundle in one statement":  # as migration tools do
+            with empty_database.connect() as session:
+                session.execute(bundle.read_bytes())
+                assert strings(session) == "off"
+        else:
+            result = migrate(empty_database) if door == "martlet" else programs.psql(empty_database.url, "-f", bundle)
+            assert result.returncode == 0, result.stderr
+    assert programs.dump(empty_database.url, "--schema-only") == fresh
+
+
+def test_backslashes_in_strings_stay_what_they_are_for_the_extension(packaged_database: Database) -> None:
+    with escape_strings(packaged_database), packaged_database.connect() as session:
+        session.execute("create extension martlet cascade")
+        session.execute("call ai.migrate()")
+        assert strings(session) == "off"
+    assert "\\[\\]" in packaged_database.value(
+        "select pg_get_constraintdef(oid) from pg_constraint where conname = 'artifact_stores_endpoint'"
+    )
