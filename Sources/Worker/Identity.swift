@@ -10,9 +10,6 @@ struct Identity: Sendable, Equatable {
   var maintenance: Duration
   var publication: Duration
 
-  /// The protocol of docs/worker-protocol.md that this worker speaks.
-  static let protocolNumber = 4
-
   /// Registers on `connection`.
   static func register(
     on connection: Connection, name: String, version: String
@@ -22,7 +19,7 @@ struct Identity: Sendable, Equatable {
       select worker_id, channel, heartbeat_ms, maintain_ms, publish_ms \
       from ai.worker_register($1, $2, $3)
       """,
-      [name, version, String(protocolNumber)])
+      [name, version, String(Worker.protocolNumber)])
     guard result.count == 1, let worker = result[0, 0],
       let channel = result[0, 1]
     else {

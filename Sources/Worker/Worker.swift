@@ -38,6 +38,8 @@ package final class Worker: Service {
     }
   }
 
+  /// The protocol of docs/worker-protocol.md that this worker speaks.
+  package static let protocolNumber = 4
   /// How long the database may take for the last reports.
   private static let lastReports = Duration.seconds(5)
   /// Tries to reach the database at the start, with `once`; without it there is no end of trying.

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import Migrate
+internal import Worker
 
 struct VersionCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -24,7 +25,7 @@ struct VersionCommand: AsyncParsableCommand {
 
   func run() async throws {
     let report = Report(
-      version: Version.current, workerProtocol: Version.workerProtocol,
+      version: Version.current, workerProtocol: Worker.protocolNumber,
       schema: try Schema.embedded().migrations.last?.version)
     if json {
       print(try jsonLine(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import re
 import subprocess
@@ -100,10 +101,14 @@ def test_a_worker_and_apps_go_on_while_the_schema_under_them_is_upgraded(
     assert process.terminate() == 0
 
 
-def test_what_is_known_of_the_earlier_worker_is_what_the_worker_of_now_speaks_or_a_version_before_it() -> None:
+def test_what_is_known_of_the_earlier_worker_is_what_the_worker_of_now_speaks_or_a_version_before_it(
+    martlet_bin: Path,
+) -> None:
     """When the number goes up, Tests/earlier_worker.py is to be that of the version that landed, or goes."""
     assert earlier.protocol(LANDED.read_text()) == PROTOCOL
     assert earlier.protocol_of_now() == PROTOCOL
+    version = subprocess.run([martlet_bin, "version", "--json"], capture_output=True, check=True, timeout=60).stdout
+    assert json.loads(version)["protocol"] == PROTOCOL
 
 
 def test_a_worker_of_the_version_before_works_for_the_schema_of_now_beside_one_of_now_and_through_the_upgrade(
