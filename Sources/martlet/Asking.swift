@@ -143,6 +143,7 @@ final class Asking: Sendable {
     do {
       // What came before LISTEN took hold.
       try await read(connection, &cursor, &printer)
+      if cursor.hasEnded { return await listener.close() }
       try await withThrowingTaskGroup(of: Void.self) { group in
         let (inputs, feed) = AsyncStream.makeStream(of: Input.self)
         group.addTask {
@@ -160,7 +161,6 @@ final class Asking: Sendable {
         defer { group.cancelAll() }
         var ticks = 0
         for await input in inputs {
-          if cursor.hasEnded { break }
           switch input {
           case .news(let payload):
             switch cursor.take(payload) {
