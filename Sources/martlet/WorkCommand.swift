@@ -67,7 +67,8 @@ struct WorkCommand: AsyncParsableCommand {
   @Flag(help: "Print what was done as JSON at the end.")
   var json = false
 
-  private static let environment = ProcessInfo.processInfo.environment
+  /// Without what is empty, which means the default.
+  private static let environment = ProcessInfo.processInfo.environment.filter { !$0.value.isEmpty }
 
   func validate() throws { _ = try settings() }
 
@@ -101,7 +102,7 @@ struct WorkCommand: AsyncParsableCommand {
     guard let format = LineLogHandler.Format(rawValue: format.lowercased()) else {
       throw ValidationError("--log-format: text or json")
     }
-    let isOnce = once || ["1", "true", "yes"].contains(environment["MARTLET_ONCE"]?.lowercased())
+    let isOnce = try once || truth("MARTLET_ONCE") ?? false
     let network: NetworkSettings
     do {
       network = try NetworkSettings { environment[$0] }
@@ -114,9 +115,18 @@ struct WorkCommand: AsyncParsableCommand {
   }
 
   private func number<Value: LosslessStringConvertible>(_ variable: String) throws -> Value? {
-    guard let text = Self.environment[variable], !text.isEmpty else { return nil }
+    guard let text = Self.environment[variable] else { return nil }
     guard let value = Value(text) else { throw ValidationError("\(variable) is not a number") }
     return value
+  }
+
+  private func truth(_ variable: String) throws -> Bool? {
+    switch Self.environment[variable]?.lowercased() {
+    case nil: nil
+    case "1", "true", "yes": true
+    case "0", "false", "no": false
+    default: throw ValidationError("\(variable): 1, true or yes, or 0, false or no")
+    }
   }
 
   func run() async throws {
@@ -137,9 +147,7 @@ struct WorkCommand: AsyncParsableCommand {
       secrets: Secrets(directory: environment["MARTLET_SECRETS_DIR"]) { environment[$0] },
       masters: masters, logger: logger)
     configuration.conninfo = databaseURL ?? environment["DATABASE_URL"] ?? ""
-    if let tools = environment["MARTLET_TOOLS_DATABASE_URL"], !tools.isEmpty {
-      configuration.tools = tools
-    }
+    configuration.tools = environment["MARTLET_TOOLS_DATABASE_URL"]
     configuration.toolConcurrency = settings.toolConcurrency
     configuration.name = name ?? environment["MARTLET_NAME"] ?? Self.defaultName
     configuration.version = Version.current

@@ -143,3 +143,15 @@ def test_a_proxy_that_is_none_is_a_wrong_call_and_not_quoted(
     assert process.wait() == 2
     assert "MARTLET_PROXY" in process.text
     assert "s3cret" not in process.text
+
+
+def test_an_empty_variable_is_none_and_a_wrong_one_is_a_wrong_call(
+    database: Database, martlet: Callable[..., Process]
+) -> None:
+    empty = dict.fromkeys(("MARTLET_LOG_LEVEL", "MARTLET_LOG_FORMAT", "MARTLET_NAME", "MARTLET_CONCURRENCY"), "")
+    env = {"DATABASE_URL": database.worker.url, **empty}
+    assert martlet("work", env={**env, "MARTLET_ONCE": "yes"}).wait() == 0
+    assert database.value("select name from ai.workers") != ""
+    process = martlet("work", env={**env, "MARTLET_ONCE": "x"})
+    assert process.wait() == 2
+    assert "MARTLET_ONCE" in process.text
