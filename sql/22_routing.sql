@@ -1,15 +1,22 @@
 -- Which models are asked, in which order: profiles, their rules, and the strategies of routes.
 
--- Whether a generation's metadata fit the condition of a rule or a route; null: any do. Asked for each route in every claim, for one tenant's
--- generation while others' wait: so a condition is small (ai.check_condition(); one that was stored larger fits nothing), and metadata of more than
--- 64 KiB fit none. Both deeper than the stack would fail the claims of all.
+-- A generation's metadata as conditions of rules and routes see them: those of more than 64 KiB as if they were empty. To be asked once for all conditions:
+-- it goes through the whole.
+create or replace function ai.comparable_metadata(p_metadata jsonb) returns jsonb
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$ select case when octet_length(p_metadata::text) <= 65536 then p_metadata else '{}' end $$;
+comment on function ai.comparable_metadata(jsonb) is 'Metadata that conditions are compared with; too large ones are empty.';
+
+-- Whether comparable metadata fit the condition of a rule or a route; null: any do. Asked for each route in every claim, for one tenant's generation while
+-- others' wait: so a condition is small (ai.check_condition()), and one that was stored larger fits nothing. Deeper than the stack it would fail the claims of all.
 create or replace function ai.fits_condition(p_metadata jsonb, p_condition jsonb) returns boolean
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
   select case when p_condition is null then true
-              when octet_length(p_condition::text) > 2000 or octet_length(p_metadata::text) > 65536 then false
-              else coalesce(p_metadata, '{}') @> p_condition end
+              when octet_length(p_condition::text) > 2000 then false
+              else p_metadata @> p_condition end
 $$;
 comment on function ai.fits_condition(jsonb, jsonb) is 'Whether metadata contain what a rule or a route asks for.';
 
@@ -37,7 +44,8 @@ language plpgsql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_profile text;
+  v_metadata constant jsonb := ai.comparable_metadata(p_metadata);
+  v_profile  text;
 begin
   select r.profile into v_profile
     from (select o.* from ai.profile_rules o where o.tenant_id = p_tenant and o.kind = p_kind
@@ -45,7 +53,7 @@ begin
    where r.enabled
      and (r.min_length is null or p_length >= r.min_length)
      and (r.max_length is null or p_length <= r.max_length)
-     and ai.fits_condition(p_metadata, r.metadata)
+     and ai.fits_condition(v_metadata, r.metadata)
      and (r.tier is null or r.tier = (select t.tier from ai.tenants t where t.id = p_tenant))
    order by r.tenant_id nulls last, r.position limit 1;
   return coalesce(v_profile, (select s.default_profile from ai.settings s));
@@ -145,6 +153,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_tokens  integer := (coalesce(p_bytes, 0)::bigint + 3) / 4;
+  v_metadata jsonb;
   v_profile record;
   v_fitting bigint[];
   v_weights integer[];
@@ -156,6 +165,7 @@ begin
     return case when v_last is not null then array[v_last] end;
   end if;
 
+  v_metadata := ai.comparable_metadata(p_metadata);
   select p.strategy, p.degrade into v_profile
     from (select o.* from ai.profiles o where o.tenant_id = p_tenant and o.name = p_profile and o.kind = p_kind
           union all select s.* from ai.profiles s where s.tenant_id is null and s.name = p_profile and s.kind = p_kind) p
@@ -174,7 +184,7 @@ begin
      and (r.min_input_tokens is null or v_tokens >= r.min_input_tokens)
      and (r.max_input_tokens is null or v_tokens <= r.max_input_tokens)
      and (r.stream is null or r.stream = coalesce(p_stream, false))
-     and ai.fits_condition(p_metadata, r.metadata)
+     and ai.fits_condition(v_metadata, r.metadata)
      and (r.tier is null or r.tier = (select t.tier from ai.tenants t where t.id = p_tenant));
   if not v_all_fit then
     -- Those that hold it, or else the largest.
@@ -252,7 +262,7 @@ end
 $$;
 comment on function ai.delete_profile(text, text) is 'Deletes the tenant''s own rows of a profile, its routes and rules; gives how many.';
 
-revoke execute on function ai.fits_condition(jsonb, jsonb), ai.check_condition(), ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text),
+revoke execute on function ai.comparable_metadata(jsonb), ai.fits_condition(jsonb, jsonb), ai.check_condition(), ai.delete_profile(text, text), ai.choose_profile(uuid, text, bigint, jsonb), ai.time_budget(uuid, text, text),
   ai.route_varies(uuid, text, text, integer), ai.draw(uuid, bigint), ai.route_rank(text, bigint, integer, integer, uuid),
   ai.route_models(uuid, text, text, text, integer, jsonb, boolean, uuid), ai.extract_model(), ai.why_degraded(uuid, text, text, bigint) from public;
 grant execute on function ai.delete_profile(text, text) to ai_admin;

@@ -47,7 +47,7 @@ begin
     select sum(c.changes)::bigint as version from ai.policy_changes c
   ), asked as materialized (
     -- Looks in the place of joins, and columns by name: each column costs its place in every node above it, and for each partition.
-    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.is_made, g.is_plain, g.has_files,
+    select p.*, g.user_id, g.kind, g.model, g.profile, g.stream, g.route, g.metadata, g.params, g.is_made, g.is_plain, g.may_have_files,
            (select array[k.lane_id, k.model_id, k.limited::integer]
               from ai.known_ways k
              where k.tenant_id = p.tenant_id and k.model = g.model and k.user_id = any (array['', g.user_id]) and k.version = (select n.version from now_is n)
@@ -56,11 +56,11 @@ begin
            coalesce((select r.input_bytes from ai.prepared r where r.generation_id = p.generation_id), octet_length(g.prompt), octet_length(g.messages::text))
              + octet_length(g.params::text)
              + case when g.params ? 'response_format' then 300 else 0 end
-             + case when g.has_files then ai.files_weight(p.tenant_id, p.generation_id, g.messages) else 0 end as input_bytes
+             + case when g.may_have_files then ai.files_weight(p.tenant_id, p.generation_id, g.messages) else 0 end as input_bytes
       from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets, p_leaders) p (generation_id, tenant_id, lane_id, attempts, target, leader_id)
       cross join lateral (
         select o.user_id, o.api_key_id, o.kind, o.model, o.profile, o.priority, o.stream, o.route, o.metadata, o.params, o.prompt, o.messages,
-               o.input_artifacts is not null or o.conversation_id is not null as has_files, greatest(o.created_at, o.run_after) + coalesce(o.deadline_ms, v_settings.deadline_ms) * interval '1 ms' as deadline_at,
+               o.input_artifacts is not null or o.conversation_id is not null as may_have_files, greatest(o.created_at, o.run_after) + coalesce(o.deadline_ms, v_settings.deadline_ms) * interval '1 ms' as deadline_at,
                o.purpose is not null as is_made, o.model is not null and o.route is null and o.batch_id is null as is_plain
           from ai.generations o
          where o.tenant_id = p.tenant_id and o.id = p.generation_id and o.id >= v_first and o.id <= v_last and o.status = 'queued' offset 0) g
@@ -73,7 +73,7 @@ begin
               from (select a.tenant_id, a.kind, a.model, a.profile, max(a.input_bytes) as bytes
                       from asked a where a.route is null and a.way is null group by 1, 2, 3, 4) d offset 0) w
   ), routed as materialized (
-    select a.generation_id, a.tenant_id, a.lane_id, a.attempts, a.target, a.leader_id, a.kind, a.profile, a.stream, a.params, a.is_made, a.is_plain, a.has_files, a.way, a.input_bytes,
+    select a.generation_id, a.tenant_id, a.lane_id, a.attempts, a.target, a.leader_id, a.kind, a.profile, a.stream, a.params, a.is_made, a.is_plain, a.may_have_files, a.way, a.input_bytes,
            coalesce(a.route, case when a.way is not null then array[a.way[2]]
                                   when w.varies then ai.route_models(a.tenant_id, a.kind, a.model, a.profile, a.input_bytes, a.metadata, a.stream, a.generation_id)
                                   else w.route end) as path
@@ -92,7 +92,7 @@ begin
          bool_or(not (r.m).enabled or not (select v.enabled from ai.providers v where v.id = (r.m).provider_id)) as disabled,
          coalesce(array_agg(r.generation_id) filter (where r.is_made), '{}') as made, bool_or(r.profile is not null) as profiled,
          bool_or(r.stream) as streamed, bool_and(r.way is not null and r.way[1] = r.lane_id) as placed,
-         bool_or(r.way[3] = 1) as limited, bool_or(r.has_files) as filed, bool_or(r.way is null and r.is_plain and r.attempts = 0) as new, (select n.version from now_is n) as version
+         bool_or(r.way[3] = 1) as limited, bool_or(r.may_have_files) as filed, bool_or(r.way is null and r.is_plain and r.attempts = 0) as new, (select n.version from now_is n) as version
     into v_go
     from (select o.*, (select m from ai.models m where m.id = o.path[o.target]) as m from routed o offset 0) r
    where (r.m).id is not null;
