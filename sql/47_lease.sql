@@ -215,7 +215,7 @@ begin
                                    else g.params || jsonb_build_object('max_tokens', u.output_bound) end) as request,
              g.params ? 'response_format' as has_format,
              case when g.has_files or g.is_of_conversation and r.messages is not null then coalesce(r.messages, g.messages) end as with_files,
-             m.name as model, m.wire_name, m.capabilities, v.options || m.options as options, m.max_output_tokens, v.tenant_id as provider_tenant, v.name as provider, v.dialect,
+             g.is_filling, m.name as model, m.wire_name, m.capabilities, v.options || m.options as options, m.max_output_tokens, v.tenant_id as provider_tenant, v.name as provider, v.dialect,
              v.base_url, v.headers, case when v_any.accounts then ai.provider_secret(v.id) else v.secret end as secret
         from unnest(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs, v_go.counters, v_go.amounts)
              u (generation_id, tenant_id, lane_id, attempts, target, path, model_id, leader_id, input_bytes, output_bound, counters, amounts)
@@ -224,7 +224,7 @@ begin
          select o.user_id, o.kind, o.profile, o.stream, o.replay, o.prompt, o.messages, greatest(o.created_at, o.run_after) as waiting_since, o.deadline_ms,
                 case when o.steps > 0 then ai.later_params(o.params, o.tools) else o.params end as params,
                 o.input_artifacts is not null as has_files, o.conversation_id is not null as is_of_conversation, o.batch_id is not null as is_of_batch,
-                o.stages is not null as has_stages, case when o.params ? 'response_format' or o.tools is not null then o.steps + o.repairs end as step
+                o.stages is not null as has_stages, o.purpose in ('chunks', 'rows') as is_filling, case when o.params ? 'response_format' or o.tools is not null then o.steps + o.repairs end as step
            from ai.generations o
           where o.tenant_id = u.tenant_id and o.id = u.generation_id and o.id >= v_first and o.id <= v_last offset 0) g
         join ai.models m on m.id = u.model_id
@@ -252,7 +252,9 @@ begin
            -- What providers and models say themselves comes after what is derived here, and what they cannot do last.
            case when coalesce(c.max_output_tokens, c.first_token_ms) is null then c.options
                 else jsonb_strip_nulls(jsonb_build_object('max_output_tokens', c.max_output_tokens, 'first_token_ms', c.first_token_ms)) || c.options end
-             || case when c.capabilities = '{}' then '{}' else ai.capability_options(c.capabilities, c.options) end,
+             || case when c.capabilities = '{}' then '{}' else ai.capability_options(c.capabilities, c.options) end
+             -- Answers that take long to settle: the plain ones of others do not wait for them.
+             || case when c.held or c.step is not null or c.is_filling then '{"settles_apart": true}'::jsonb else '{}' end,
            c.wire_name, c.stream and not c.held,
            case when v_any.caches or c.has_format or c.with_files is not null
                 then ai.complete_request(c.request, c.tenant_id, c.user_id, c.kind, c.profile, c.model, c.dialect, c.capabilities, c.options, v_any.caches, c.with_files)

@@ -35,7 +35,8 @@ final class Desk: Sendable {
   /// Results that may wait for the database before claiming pauses.
   private let backlog: Int
   let claimerWake = Wake()
-  let settlerWake = Wake()
+  private let settlerWake = Wake()
+  private let slowSettlerWake = Wake()
   private let firstsWake = Wake()
   private let latersWake = Wake()
   let handshakeWake = Wake()
@@ -198,9 +199,9 @@ final class Desk: Sendable {
   // MARK: Attempts
 
   /// Takes an attempt on; before anything is started for it.
-  func begin(_ fence: Fence, streams: Bool) {
+  func begin(_ fence: Fence, streams: Bool, settledWith company: Settlement.Company = .all) {
     let isNews = state.withLock { state in
-      state.roster.begin(fence)
+      state.roster.begin(fence, settledWith: company)
       guard streams else { return false }
       defer { state.gathering.begin(fence) }
       return !state.gathering.hasStreams
@@ -249,7 +250,8 @@ final class Desk: Sendable {
     let (isDropped, isAwaited) = state.withLock { state in
       defer { state.claimerWantsRoom = isOnce }
       var isDropped = false
-      for settlement in settlements {
+      for var settlement in settlements {
+        settlement.company = state.roster.company(of: settlement.fence)
         if state.roster.finished(settlement.fence) {
           news.formUnion(state.gathering.result(settlement))
         } else {
@@ -294,14 +296,23 @@ final class Desk: Sendable {
     if news.contains(.first) { firstsWake.signal() }
     if news.contains(.later) { latersWake.signal() }
     if news.contains(.result) { settlerWake.signal() }
+    if news.contains(.slowResult) { slowSettlerWake.signal() }
   }
 
   // MARK: Settling
 
-  var hasResults: Bool { state.withLock { $0.gathering.hasResults } }
+  func wake(of company: Settlement.Company) -> Wake {
+    company == .all ? settlerWake : slowSettlerWake
+  }
 
-  func takeResults() -> (identity: Identity, results: [Settlement]) {
-    state.withLock { ($0.identity, $0.gathering.takeResults()) }
+  func hasResults(for company: Settlement.Company) -> Bool {
+    state.withLock { $0.gathering.hasResults(for: company) }
+  }
+
+  func takeResults(
+    for company: Settlement.Company
+  ) -> (identity: Identity, results: [Settlement]) {
+    state.withLock { ($0.identity, $0.gathering.takeResults(for: company)) }
   }
 
   func settled(_ settlements: [Settlement], requeued: Int, stale: Int) {

@@ -122,7 +122,7 @@ struct Dispatcher {
     let order = rows.bytes(row, 18).flatMap { memory.keys.capture[$0] }
 
     if dialectName == LocalAnswers.name {
-      desk.begin(fence, streams: streams)
+      desk.begin(fence, streams: streams, settledWith: company(wishes))
       let capture = order.map { Capture($0, fence: fence, request: call.request, secret: nil) }
       memory.local.append(
         LocalCall(
@@ -139,7 +139,7 @@ struct Dispatcher {
       publicOnly: rows.bool(row, 17) ?? true, order: order)
     let files = try RequestFile.wanted(by: call.request)
     guard !files.isEmpty, let porter else { return try send(ready) }
-    desk.begin(fence, streams: streams)
+    desk.begin(fence, streams: streams, settledWith: company(wishes))
     porter.fetch(
       Porter.Fetch(fence: fence, files: files, deadline: ready.deadline) { contents, memory in
         self.send(ready, with: contents, memory)
@@ -206,7 +206,7 @@ struct Dispatcher {
           porter: $0, provider: call.baseURL, publicOnly: ready.publicOnly,
           deadline: ready.deadline, memory: memory)
       })
-    desk.begin(fence, streams: ready.streams)
+    desk.begin(fence, streams: ready.streams, settledWith: company(wishes))
     let transfer = pool.start(request, sink: attempt)
     if desk.started(fence, transfer) { pool.cancel(transfer) }
   }
@@ -259,16 +259,22 @@ struct Dispatcher {
   }
 
   /// What the worker itself obeys among the options of a call: times in milliseconds, where 0 or less
-  /// is none, and whether the model can stream.
+  /// is none, whether the model can stream, and whether others wait while the answer is settled.
   private struct Wishes: Decodable {
     var stall: Int?
     var firstToken: Int?
     var streaming: Bool?
+    var settlesApart: Bool?
     enum CodingKeys: String, CodingKey {
       case stall = "stall_ms"
       case firstToken = "first_token_ms"
       case streaming
+      case settlesApart = "settles_apart"
     }
+  }
+
+  private func company(_ wishes: Wishes?) -> Settlement.Company {
+    wishes?.settlesApart == true ? .slow : .all
   }
 
   /// nil where there are none, as in most calls.
@@ -282,13 +288,14 @@ struct Dispatcher {
     return wishes
   }
 
-  /// Whether something in quotes ends with `_ms`, or with `streaming`.
+  /// Whether something in quotes ends with `_ms`, `streaming` or `_apart`.
   private static func mayHoldWishes(_ options: [UInt8]) -> Bool {
     options.indices.contains { index in
       guard options[index] == UInt8(ascii: "\"") else { return false }
       let before = options[..<index]
       return before.suffix(3).elementsEqual("_ms".utf8)
         || before.suffix(9).elementsEqual("streaming".utf8)
+        || before.suffix(6).elementsEqual("_apart".utf8)
     }
   }
 

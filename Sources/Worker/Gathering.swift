@@ -4,6 +4,8 @@
 /// - A first text goes at once: whoever watches a stream waits for it, and it must not stand behind the texts of others.
 /// - Later texts go at most every `interval`, and more seldom where that would keep the database busy.
 ///
+/// Results leave for each company of answers by themselves.
+///
 /// Nothing of an attempt overtakes anything else of it: while one of its texts is being said, a later one waits, and its
 /// result, too. What was not published before the result is taken goes with it as its tail.
 struct Gathering: Sendable {
@@ -28,6 +30,11 @@ struct Gathering: Sendable {
     static let first = News(rawValue: 1)
     static let later = News(rawValue: 2)
     static let result = News(rawValue: 4)
+    static let slowResult = News(rawValue: 8)
+
+    static func result(for company: Settlement.Company) -> News {
+      company == .all ? .result : .slowResult
+    }
   }
 
   private struct Stream {
@@ -53,7 +60,7 @@ struct Gathering: Sendable {
   /// When later texts were taken last, and when they may be again.
   private var tookLater: Instant?
   private var nextLater: Instant?
-  private var results: [Settlement] = []
+  private var results: [Settlement.Company: [Settlement]] = [:]
   /// Results of attempts whose last text is under way.
   private var held: [Fence: Settlement] = [:]
 
@@ -83,14 +90,13 @@ struct Gathering: Sendable {
     }
     var settlement = settlement
     if let stream = forget(settlement.fence) { settlement.tail = stream.pending }
-    results.append(settlement)
-    return .result
+    return report(settlement)
   }
 
   /// The attempt is nobody's any more; what it said is void.
   mutating func drop(_ fence: Fence) {
     forget(fence)
-    results.removeAll { $0.fence == fence }
+    for company in results.keys { results[company]?.removeAll { $0.fence == fence } }
   }
 
   mutating func dropEverything() {
@@ -139,12 +145,11 @@ struct Gathering: Sendable {
     }
   }
 
-  var hasResults: Bool { !results.isEmpty }
+  func hasResults(for company: Settlement.Company) -> Bool { results[company]?.isEmpty == false }
 
-  /// Takes all results, with their tails.
-  mutating func takeResults() -> [Settlement] {
-    defer { results = [] }
-    return results
+  /// Takes all results of a company, with their tails.
+  mutating func takeResults(for company: Settlement.Company) -> [Settlement] {
+    results.removeValue(forKey: company) ?? []
   }
 
   // MARK: Parts
@@ -168,8 +173,7 @@ struct Gathering: Sendable {
       }
       if var result = held.removeValue(forKey: delta.fence) {
         result.tail = stream.pending
-        results.append(result)
-        news.insert(.result)
+        news.formUnion(report(result))
       } else {
         news.formUnion(queue(&stream, delta.fence))
         streams[delta.fence] = stream
@@ -187,6 +191,11 @@ struct Gathering: Sendable {
     self[lane].append(fence)
     guard self[lane].count == 1 else { return [] }
     return lane == .first ? .first : .later
+  }
+
+  private mutating func report(_ settlement: Settlement) -> News {
+    results[settlement.company, default: []].append(settlement)
+    return .result(for: settlement.company)
   }
 
   @discardableResult

@@ -16,6 +16,7 @@ struct Roster: Sendable {
     var transfer: TransferID?
     var ending: Ending?
     var isFinished = false
+    let company: Settlement.Company
   }
 
   private var entries: [Fence: Entry] = [:]
@@ -30,9 +31,9 @@ struct Roster: Sendable {
 
   func holds(_ fence: Fence) -> Bool { entries[fence] != nil }
 
-  mutating func begin(_ fence: Fence) {
+  mutating func begin(_ fence: Fence, settledWith company: Settlement.Company = .all) {
     guard entries[fence] == nil else { return }
-    entries[fence] = Entry()
+    entries[fence] = Entry(company: company)
     transferring += 1
   }
 
@@ -58,6 +59,9 @@ struct Roster: Sendable {
   }
 
   func ending(of fence: Fence) -> Ending? { entries[fence]?.ending }
+
+  /// With which answers an attempt's is settled.
+  func company(of fence: Fence) -> Settlement.Company { entries[fence]?.company ?? .all }
 
   /// The answer is there. False where nothing is to be reported: it was dropped.
   mutating func finished(_ fence: Fence) -> Bool {

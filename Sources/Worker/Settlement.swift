@@ -2,6 +2,13 @@ import Providers
 
 /// What is reported of one attempt.
 struct Settlement: Sendable {
+  /// Which answers an answer is settled with, in one transaction.
+  enum Company: Sendable, CaseIterable {
+    case all
+    /// Those that the database has to look at, which may take it long: nobody else waits for them.
+    case slow
+  }
+
   enum Outcome: String, Sendable {
     case succeeded
     case failed
@@ -11,6 +18,7 @@ struct Settlement: Sendable {
 
   var fence: Fence
   var outcome: Outcome
+  var company = Company.all
   /// Text that was not published.
   var tail = ""
   /// The answer, or as much as came.

@@ -1,8 +1,9 @@
 import Logging
 import Postgres
 
-/// Reports results to the database. One statement at a time; what arrives meanwhile goes with the next.
+/// Reports results of a company to the database. One statement at a time; what arrives meanwhile goes with the next.
 struct Settler {
+  let company: Settlement.Company
   let desk: Desk
   let setup: Setup
   let executor: ThreadExecutor
@@ -13,6 +14,8 @@ struct Settler {
   private static let tries = 3
   /// Of one statement. More would gain nothing, and `jsonb` has a limit of 256 MiB.
   private static let largestCount = 500
+  /// Of the slow ones: each may take half a second, and those behind it wait.
+  private static let largestSlowCount = 16
   private static let largestBytes = 8 << 20
   /// How long what the database refused waits before it is tried again.
   private static let refusedPause = Duration.seconds(3)
@@ -28,11 +31,11 @@ struct Settler {
         refused = await settle(refused, desk.identity, link)
         refusedAt = refused.isEmpty ? nil : .now + Self.refusedPause
       }
-      guard desk.hasResults else {
-        await desk.settlerWake.wait(until: refusedAt)
+      guard desk.hasResults(for: company) else {
+        await desk.wake(of: company).wait(until: refusedAt)
         continue
       }
-      let (identity, results) = desk.takeResults()
+      let (identity, results) = desk.takeResults(for: company)
       if !results.isEmpty {
         refused += await settle(results, identity, link)
         if !refused.isEmpty && refusedAt == nil { refusedAt = .now + Self.refusedPause }
@@ -47,7 +50,9 @@ struct Settler {
   ) async -> [Settlement] {
     var bisection = Bisection(
       Bisection.ranges(
-        of: results.map(\.size), count: Self.largestCount, bytes: Self.largestBytes))
+        of: results.map(\.size),
+        count: company == .all ? Self.largestCount : Self.largestSlowCount,
+        bytes: Self.largestBytes))
     var failures = 0
     while desk.identity == identity {
       let batch: [Settlement]

@@ -134,8 +134,11 @@ package final class Worker: Service {
       desk: desk, dispatcher: dispatcher, setup: setup, executor: threads.claim)
     loops.addTask(executorPreference: threads.claim) { await claimer.run() }
     loops.addTask(executorPreference: threads.claim) { await ear.run() }
-    let settler = Settler(desk: desk, setup: setup, executor: threads.settle)
-    loops.addTask(executorPreference: threads.settle) { await settler.run() }
+    let settling = [(Settlement.Company.all, threads.settle), (.slow, threads.slowSettle)]
+    for (company, thread) in settling {
+      let settler = Settler(company: company, desk: desk, setup: setup, executor: thread)
+      loops.addTask(executorPreference: thread) { await settler.run() }
+    }
     for (lane, thread) in [(Gathering.Lane.first, threads.firstTexts), (.later, threads.texts)] {
       let publisher = Publisher(lane: lane, desk: desk, pool: pool, setup: setup, executor: thread)
       loops.addTask(executorPreference: thread) { await publisher.run() }
@@ -239,6 +242,7 @@ package final class Worker: Service {
 private struct LoopThreads {
   let claim: ThreadExecutor
   let settle: ThreadExecutor
+  let slowSettle: ThreadExecutor
   let firstTexts: ThreadExecutor
   let texts: ThreadExecutor
   let pulse: ThreadExecutor
@@ -247,6 +251,7 @@ private struct LoopThreads {
   init() throws(PostgresError) {
     claim = try ThreadExecutor()
     settle = try ThreadExecutor()
+    slowSettle = try ThreadExecutor()
     firstTexts = try ThreadExecutor()
     texts = try ThreadExecutor()
     pulse = try ThreadExecutor()
@@ -255,7 +260,7 @@ private struct LoopThreads {
 
   /// To be called when the loops have ended.
   func stop() {
-    for thread in [claim, settle, firstTexts, texts, pulse, handshake] { thread.stop() }
+    for thread in [claim, settle, slowSettle, firstTexts, texts, pulse, handshake] { thread.stop() }
   }
 }
 

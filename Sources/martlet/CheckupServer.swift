@@ -72,7 +72,7 @@ extension Checkup {
       """)
   }
 
-  /// A worker needs eight connections, two more as soon as it streams, and up to four more for provider batches.
+  /// A worker needs eight connections, two more as soon as it streams, one more as soon as an answer is settled apart, and up to four more for provider batches.
   func connections() async -> Finding {
     await told(
       "connections",
@@ -95,13 +95,13 @@ extension Checkup {
                                 - coalesce(current_setting('reserved_connections', true)::integer, 0),
                (select count(*) from sessions), 'Raise max_connections, or put a pooler before the apps.'
       ), judged as (
-        select l.*, case when l.most < 8 or l.taken >= l.most then 'fail' when l.most < 10 or l.most - l.taken < 4 then 'warn' else 'ok' end as state from limits l
+        select l.*, case when l.most < 8 or l.taken >= l.most then 'fail' when l.most < 11 or l.most - l.taken < 4 then 'warn' else 'ok' end as state from limits l
       )
       select j.state,
              case when j.state = 'ok' then pg_catalog.format('%s has %s of %s left', j.whose, j.most - j.taken, j.most)
                   when j.most < 8 then pg_catalog.format('%s may have %s, and a worker needs 8', j.whose, j.most)
                   when j.taken >= j.most then pg_catalog.format('%s has all of its %s taken: nobody can connect', j.whose, j.most)
-                  when j.most < 10 then pg_catalog.format('%s may have %s, and a worker that streams needs 10', j.whose, j.most)
+                  when j.most < 11 then pg_catalog.format('%s may have %s, and a worker that streams and looks at answers needs 11', j.whose, j.most)
                   else pg_catalog.format('%s has %s of %s left; provider batches take up to 4 more', j.whose, j.most - j.taken, j.most) end,
              case when j.state <> 'ok' then j.hint end
         from judged j

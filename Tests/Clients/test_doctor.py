@@ -166,11 +166,11 @@ def test_a_limit_of_connections_is_found_before_it_is_reached(database: Database
     assert connections(doctor(database.url))[0] == "ok"
     limit(7)
     assert connections(doctor(database.url)) == ("fail", f"role {role} may have 7, and a worker needs 8")
-    for most in (8, 9):
+    for most in (8, 10):
         limit(most)
-        message = f"role {role} may have {most}, and a worker that streams needs 10"
+        message = f"role {role} may have {most}, and a worker that streams and looks at answers needs 11"
         assert connections(doctor(database.url)) == ("warn", message)
-    limit(10)
+    limit(11)
     assert connections(doctor(database.url))[0] == "ok"
     limit(12)
     with sessions(database, 8):

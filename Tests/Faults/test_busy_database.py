@@ -10,7 +10,9 @@ from asking import ask
 from databases import Database
 from processes import Simulator, Worker
 from psycopg import sql
+from psycopg.types.json import Jsonb
 from simulated import Providers, all_ended, books_agree_with_the_provider, ended
+from waiting import until
 
 
 def test_an_answer_waits_with_its_content_however_often_the_database_is_too_busy(
@@ -34,6 +36,36 @@ def test_an_answer_waits_with_its_content_however_often_the_database_is_too_busy
     database.execute("drop trigger busy on ai.generations")
     row = ended(database, asked)
     assert (row["status"], row["output"]) == ("succeeded", "Patience")
+    books_agree_with_the_provider(database, simulator)
+
+
+def test_plain_answers_do_not_wait_for_one_that_the_database_looks_at(
+    database: Database, simulator: Simulator, worker: Callable[..., Worker]
+) -> None:
+    # The database looks at the answer of one tenant until the lock is let go.
+    database.execute(
+        "create function public.look() returns trigger language plpgsql as"
+        " $$ begin perform pg_advisory_xact_lock_shared(42, 0); return new; end $$"
+    )
+    database.execute(
+        "create trigger look before update on ai.generations for each row"
+        " when (new.output is not null and new.params ? 'response_format') execute function public.look()"
+    )
+    providers = Providers(database, simulator)
+    model = providers.model("answer=%7B%22a%22%3A1%7D")
+    eye = database.connect()
+    eye.execute("select pg_advisory_lock(42, 0)")
+    worker(database)
+    [slow] = ask(
+        database.connect(user=database.member()), model, 1, params=Jsonb({"response_format": {"type": "json_object"}})
+    )
+    looking = "select count(*) from pg_locks where locktype = 'advisory' and classid = 42 and not granted"
+    until(lambda: database.value(looking), "the database looks at the answer")
+    [plain] = ask(database.connect(user=database.member()), model, 1)
+    assert ended(database, plain)["status"] == "succeeded"
+    assert database.value("select status from ai.generations where id = %s", slow) == "running"
+    eye.execute("select pg_advisory_unlock(42, 0)")
+    assert ended(database, slow)["status"] == "succeeded"
     books_agree_with_the_provider(database, simulator)
 
 

@@ -26,8 +26,15 @@ update ai.providers set options = '{"a": 1, "b": 1}', headers = '{"x-y": "z"}' w
 update ai.models set options = '{"b": 2}', max_output_tokens = 99 where name = 'mtap/one';
 select t.ask() as g \gset
 select is((select options from ai.worker_claim(:'w', 10, null) where generation_id = :'g'), '{"a": 1, "b": 2, "max_output_tokens": 99}', 'options');
-update ai.models set options = '{}', max_output_tokens = null where name = 'mtap/one';
+update ai.models set options = '{"settles_apart": false}', max_output_tokens = null where name = 'mtap/one';
 update ai.providers set options = '{}', headers = '{}' where name = 'mtap-first';
+insert into ai.generations (tenant_id, user_id, prompt, model, params) values (t.alpha(), 'ann', 'x', 'mtap/one', '{"response_format": {"type": "json_object"}}') returning id as g \gset
+select is((select options from ai.worker_claim(:'w', 10, null) where generation_id = :'g'), '{"settles_apart": true}', 'nobody waits for an answer that is looked at, whatever options say');
+insert into ai.guardrails (tenant_id, name, scope, detector, action) values (t.alpha(), 'out', 'output', 'email', 'redact');
+select t.ask() as g \gset
+select is((select options from ai.worker_claim(:'w', 10, null) where generation_id = :'g'), '{"settles_apart": true}', 'nor for one that guardrails look at');
+delete from ai.guardrails;
+update ai.models set options = '{}' where name = 'mtap/one';
 select t.ask('numbers', p_model => 'mtap/embed', p_kind => 'embedding') as g \gset
 select is((select request from ai.worker_claim(:'w', 10, null) where generation_id = :'g'), '{"input": "numbers", "params": {}}', 'an embedding has an input');
 

@@ -69,7 +69,7 @@ private struct Bench {
   }
 
   func result() throws -> Settlement {
-    let results = desk.takeResults().results
+    let results = desk.takeResults(for: .all).results
     #expect(results.count == 1)
     return try #require(results.first)
   }
@@ -260,7 +260,7 @@ private struct Bench {
     _ = bench.body("data: half\n\n")
     _ = bench.desk.end(bench.fence, .dropped)
     bench.finish(.cancelled)
-    #expect(!bench.desk.hasResults)
+    #expect(!bench.desk.hasResults(for: .all))
     #expect(bench.desk.takeTexts(.first).deltas.isEmpty)
     #expect(bench.desk.isIdle)
   }
@@ -275,7 +275,7 @@ private struct Bench {
     _ = bench.desk.reborn(as: identity)
     _ = bench.body("data: more\n\n")
     bench.finish(.cancelled)
-    let taken = bench.desk.takeResults()
+    let taken = bench.desk.takeResults(for: .all)
     #expect(taken.results.isEmpty && taken.identity.worker == "w2")
     #expect(bench.desk.takeTexts(.first).deltas.isEmpty)
     #expect(bench.desk.isIdle)

@@ -26,10 +26,20 @@ import Testing
     #expect(!desk.isIdle, "the call is under way")
     desk.handBack(fence)
     #expect(!desk.isIdle, "nobody has been told yet")
-    let results = desk.takeResults().results
+    let results = desk.takeResults(for: .all).results
     #expect(results.map(\.outcome) == [.released] && results.map(\.sent) == [false])
     desk.settled(results, requeued: 1, stale: 0)
     #expect(desk.isIdle)
+  }
+
+  @Test("an attempt's result is taken with the answers that it began for")
+  func company() {
+    let desk = desk()
+    desk.begin(fence, streams: false, settledWith: .slow)
+    desk.begin(fence, streams: false)
+    desk.finished(Settlement(fence: fence, outcome: .succeeded))
+    #expect(!desk.hasResults(for: .all))
+    #expect(desk.takeResults(for: .slow).results.map(\.fence) == [fence])
   }
 
   @Test("a claim that failed is over")

@@ -81,6 +81,26 @@ private func succeeded(_ number: Int) -> Settlement {
         == [.init(fence: fence(1), part: 3, text: "cd")])
   }
 
+  @Test(
+    "results leave for each company by themselves, and wake whoever takes them",
+    arguments: Settlement.Company.allCases)
+  func companies(company: Settlement.Company) {
+    let other = company == .all ? Settlement.Company.slow : .all
+    var gathering = begun(1)
+    _ = gathering.text("b", of: fence(1))
+    let taken = gathering.take(.later, at: start)
+    var one = succeeded(1)
+    one.company = company
+    var two = succeeded(2)
+    two.company = company
+    #expect(gathering.result(one) == [], "its last text is under way")
+    #expect(gathering.result(two) == .result(for: company))
+    #expect(gathering.published(taken) == .result(for: company))
+    #expect(!gathering.hasResults(for: other) && gathering.takeResults(for: other).isEmpty)
+    gathering.drop(fence(2))
+    #expect(gathering.takeResults(for: company).map(\.fence.low) == [1])
+  }
+
   @Test("while a text of a stream is being said, the next waits, and so does the result")
   func inOrder() {
     var gathering = begun(1)
@@ -91,10 +111,10 @@ private func succeeded(_ number: Int) -> Settlement {
     #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
     let ended = gathering.result(succeeded(1))
     #expect(ended == [])
-    #expect(!gathering.hasResults)
+    #expect(!gathering.hasResults(for: .all))
     let said = gathering.published(taken)
     #expect(said == .result)
-    #expect(gathering.takeResults().map(\.tail) == ["c"])
+    #expect(gathering.takeResults(for: .all).map(\.tail) == ["c"])
     #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
     #expect(!gathering.hasStreams)
   }
@@ -137,7 +157,7 @@ private func succeeded(_ number: Int) -> Settlement {
     #expect(news == .result)
     _ = gathering.text("late", of: fence(2))
     #expect(gathering.take(.later, at: start + .seconds(1)).isEmpty)
-    #expect(gathering.takeResults().map(\.tail) == ["b"])
+    #expect(gathering.takeResults(for: .all).map(\.tail) == ["b"])
     #expect(gathering.due(.later, at: start + .seconds(1)) == nil)
   }
 
@@ -148,7 +168,7 @@ private func succeeded(_ number: Int) -> Settlement {
     _ = gathering.text("all", of: fence(1))
     _ = gathering.result(succeeded(1))
     #expect(gathering.due(.first, at: start + .seconds(1)) == nil)
-    #expect(gathering.takeResults().map(\.tail) == ["all"])
+    #expect(gathering.takeResults(for: .all).map(\.tail) == ["all"])
   }
 
   @Test("results are taken together, once")
@@ -158,9 +178,9 @@ private func succeeded(_ number: Int) -> Settlement {
       let news = gathering.result(succeeded(number))
       #expect(news == .result)
     }
-    #expect(gathering.takeResults().map(\.fence.low) == [1, 2, 3])
-    #expect(!gathering.hasResults)
-    #expect(gathering.takeResults().isEmpty)
+    #expect(gathering.takeResults(for: .all).map(\.fence.low) == [1, 2, 3])
+    #expect(!gathering.hasResults(for: .all))
+    #expect(gathering.takeResults(for: .all).isEmpty)
   }
 
   @Test("texts that were refused go again, before what came later, under the same number")
@@ -184,7 +204,7 @@ private func succeeded(_ number: Int) -> Settlement {
     _ = gathering.result(succeeded(1))
     let news = gathering.giveBack(taken)
     #expect(news == .result)
-    #expect(gathering.takeResults().map(\.tail) == ["bc"])
+    #expect(gathering.takeResults(for: .all).map(\.tail) == ["bc"])
   }
 
   @Test("a dropped attempt says nothing more, whatever was under way")
@@ -197,14 +217,14 @@ private func succeeded(_ number: Int) -> Settlement {
     #expect(late == [])
     _ = gathering.result(succeeded(2))
     gathering.drop(fence(2))
-    #expect(!gathering.hasResults)
+    #expect(!gathering.hasResults(for: .all))
     _ = gathering.text("b", of: fence(3))
     let taken = gathering.take(.later, at: start)
     _ = gathering.result(succeeded(3))
     gathering.drop(fence(3))
     let news = gathering.published(taken)
     #expect(news == [])
-    #expect(!gathering.hasResults)
+    #expect(!gathering.hasResults(for: .all))
   }
 
   @Test("an answer about texts of an earlier life concerns nobody")
@@ -264,7 +284,7 @@ private func succeeded(_ number: Int) -> Settlement {
         gathering.finished(lane, at: now)
       }
       func settle() {
-        for result in gathering.takeResults() {
+        for result in gathering.takeResults(for: .all) {
           let number = Int(result.fence.low)
           for other in underWay.values.joined() {
             #expect(other.fence != result.fence, "seed \(seed): the result beside a text")
