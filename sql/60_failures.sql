@@ -49,5 +49,20 @@ set search_path = pg_catalog, pg_temp
 as $$ select p_sqlstate in ('40P01', '40001', '55P03', '57014', '57P01') $$;
 comment on function ai.says_again(text) is 'Whether an SQLSTATE says to try again or to stop, and nothing about what was done.';
 
-revoke execute on function ai.token_count(jsonb), ai.says_again(text) from public;
+-- Whose doing an error is that was raised while one generation was worked on, by its SQLSTATE and the constraint that it names: `database`, whose own trouble it
+-- is (PostgresError.isOutside in the worker), and may be over the next time; `generation`, which will raise it again; or `unclear`: what is usually the database's,
+-- and is of one row now and then (a race that is lost, or a row that is there twice; memory; a schema that is being changed, or rights that are missing, or a function
+-- that is wrong for some; what has no code of its own, such as a text that is too long, or a page that is damaged).
+create or replace function ai.fault_of(p_sqlstate text, p_constraint text) returns text
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when p_sqlstate in ('23505', '53200') or left(p_sqlstate, 2) in ('42', 'XX') then 'unclear'
+              when left(p_sqlstate, 2) in ('08', '25', '28', '40', '53', '57', '58') or p_sqlstate in ('55P03', '55006')
+                   or p_sqlstate = '23514' and coalesce(p_constraint, '') = '' then 'database'  -- no partition for a row
+              else 'generation' end
+$$;
+comment on function ai.fault_of(text, text) is 'Whose doing an error is: database, generation, or unclear.';
+
+revoke execute on function ai.token_count(jsonb), ai.says_again(text), ai.fault_of(text, text) from public;
 revoke execute on function ai.classify_failure(text, text, integer, text, text, boolean, boolean), ai.backoff_ms(integer, integer, integer) from public;

@@ -116,29 +116,67 @@ as $$
 $$;
 comment on function ai.shown_text(uuid) is 'What subscribers have seen of the current attempt.';
 
--- Declares workers dead that were silent for longer than their lease, and concludes what they held as abandoned, with
--- an estimate of its cost; also what a worker leased while it was being declared dead. Of one worker, or (null) of all.
--- At most 1,000 a call; gives how many. Locks the workers, then like ai.conclude_attempts().
-create or replace function ai.rescue_generations(p_worker uuid) returns integer
+-- Concludes what dead workers held as abandoned, with what was shown of it; gives how many. Locks like ai.conclude_attempts().
+create or replace function ai.conclude_abandoned(p_ids uuid[]) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_results jsonb;
 begin
+  select coalesce(jsonb_agg(jsonb_build_object('id', l.generation_id, 'attempt', l.attempt, 'outcome', 'failed', 'signal', 'abandoned', 'sent', true,
+                                               'output', ai.shown_text(l.generation_id), 'error_message', 'the worker died or was cut off from the database')), '[]')
+    into v_results
+    from unnest(p_ids) u (id)
+    join ai.leases l on l.generation_id = u.id;
+  return (select count(*) from ai.conclude_attempts(null, v_results) c where c.result <> 'stale');
+end
+$$;
+comment on function ai.conclude_abandoned(uuid[]) is 'Books what dead workers held as abandoned, and re-queues or ends it; gives how many.';
+
+-- Declares workers dead that were silent for longer than their lease, and concludes what they held as abandoned, with
+-- an estimate of its cost; also what a worker leased while it was being declared dead. Of one worker, or (null) of all. One that cannot be
+-- concluded is passed over, with a warning. At most 1,000 a call; gives how many. Locks the workers, then like ai.conclude_attempts().
+create or replace function ai.rescue_generations(p_worker uuid) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ids   uuid[];
+  v_id    uuid;
+  v_named text;  -- the constraint that an error names
+  v_count integer := 0;
+begin
   update ai.workers w set ended_at = ai.now(), ending = 'dead'
     from ai.settings s
    where w.ended_at is null and w.heartbeat_at < ai.now() - s.lease_ms * interval '1 ms';
 
-  select jsonb_agg(jsonb_build_object('id', l.generation_id, 'attempt', l.attempt, 'outcome', 'failed', 'signal', 'abandoned', 'sent', true,
-                                      'output', ai.shown_text(l.generation_id), 'error_message', 'the worker died or was cut off from the database'))
-    into v_results
-    from (select l.* from ai.leases l join ai.workers w on w.id = l.worker_id and w.ended_at is not null
-           where p_worker is null or l.worker_id = p_worker limit 1000) l;
-  if v_results is null then
+  v_ids := array(select l.generation_id from ai.leases l join ai.workers w on w.id = l.worker_id and w.ended_at is not null
+                  where p_worker is null or l.worker_id = p_worker limit 1000);
+  if v_ids = '{}' then
     return 0;
   end if;
-  return (select count(*) from ai.conclude_attempts(null, v_results) c where c.result <> 'stale');
+  begin
+    return ai.conclude_abandoned(v_ids);
+  exception when others then
+    -- What is wrong with one must not keep all others with a dead worker.
+    get stacked diagnostics v_named = constraint_name;
+    if ai.fault_of(sqlstate, v_named) = 'database' then
+      raise;
+    end if;
+  end;
+  foreach v_id in array v_ids loop
+    begin
+      v_count := v_count + ai.conclude_abandoned(array[v_id]);
+    exception when others then
+      get stacked diagnostics v_named = constraint_name;
+      if ai.fault_of(sqlstate, v_named) = 'database' then
+        raise;
+      end if;
+      raise warning 'generation % cannot be taken back from a dead worker: %', v_id, sqlstate;
+    end;
+  end loop;
+  return v_count;
 end
 $$;
 comment on function ai.rescue_generations(uuid) is 'Takes back what dead workers held, books it as abandoned, and re-queues or ends it; gives how many.';
@@ -163,5 +201,6 @@ end
 $$;
 comment on function ai.worker_stop(uuid) is 'Unregisters a worker; gives how many generations were taken back.';
 
-revoke execute on function ai.conclude_attempts(uuid, jsonb), ai.worker_settle(uuid, jsonb), ai.shown_text(uuid), ai.rescue_generations(uuid), ai.worker_stop(uuid) from public;
+revoke execute on function ai.conclude_attempts(uuid, jsonb), ai.worker_settle(uuid, jsonb), ai.shown_text(uuid), ai.conclude_abandoned(uuid[]),
+  ai.rescue_generations(uuid), ai.worker_stop(uuid) from public;
 grant execute on function ai.worker_settle(uuid, jsonb), ai.worker_stop(uuid) to ai_worker;

@@ -224,11 +224,19 @@ begin
   for v_one in
     select distinct w.tenant_id, w.generation_id from ai.waiting w where w.deadline_at <= p_now order by w.generation_id limit 1000
   loop
-    if ai.stop_waiting(v_one.tenant_id, v_one.generation_id) then
-      perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'failed',
-        '{"class": "deadline", "code": "PT504", "message": "what it waited for did not come within deadline_ms"}');
-      v_count := v_count + 1;
-    end if;
+    begin
+      if ai.stop_waiting(v_one.tenant_id, v_one.generation_id) then
+        perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'failed',
+          '{"class": "deadline", "code": "PT504", "message": "what it waited for did not come within deadline_ms"}');
+        v_count := v_count + 1;
+      end if;
+    exception when others then
+      -- What is wrong with one must not keep the rest of maintenance from being done. What only says `again` goes on.
+      if ai.says_again(sqlstate) then
+        raise;
+      end if;
+      raise warning 'generation % cannot be ended: %', v_one.generation_id, sqlstate;
+    end;
   end loop;
   return v_count;
 end
@@ -262,7 +270,9 @@ declare
   v_next  text := '';
   v_late  bigint[];  -- lanes of what is late
   v_ids   uuid[];
-  v_owners uuid[];
+  v_one   record;
+  v_owner uuid;
+  v_count integer := 0;
 begin
   if v_place ~ '^[0-9]{1,18}:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
     v_lane := split_part(v_place, ':', 1);
@@ -310,19 +320,24 @@ begin
     return 0;
   end if;
 
-  with gone as (
-    delete from ai.queue q
-     where q.ctid = any (array(select o.ctid from unnest(v_late, v_ids) u (lane_id, generation_id)
-                                 join ai.queue o on o.lane_id = u.lane_id and o.generation_id = u.generation_id
-                                order by o.generation_id for update of o skip locked))
-    returning q.generation_id, q.tenant_id
-  )
-  select array_agg(g.generation_id), array_agg(g.tenant_id) into v_ids, v_owners from gone g;
-  if v_ids is null then
-    return 0;
-  end if;
-  perform ai.end_unclaimable(v_ids, v_owners, p_now);
-  return cardinality(v_ids);
+  for v_one in select u.lane_id, u.generation_id from unnest(v_late, v_ids) u (lane_id, generation_id) order by u.generation_id loop
+    begin
+      delete from ai.queue q
+       where q.ctid = any (array(select o.ctid from ai.queue o where o.lane_id = v_one.lane_id and o.generation_id = v_one.generation_id for update skip locked))
+      returning q.tenant_id into v_owner;
+      if found then
+        perform ai.end_unclaimable(array[v_one.generation_id], array[v_owner], p_now);
+        v_count := v_count + 1;
+      end if;
+    exception when others then
+      -- What is wrong with one must not keep the others from their end. What only says `again` goes on.
+      if ai.says_again(sqlstate) then
+        raise;
+      end if;
+      raise warning 'generation % cannot be ended: %', v_one.generation_id, sqlstate;
+    end;
+  end loop;
+  return v_count;
 end
 $$;
 comment on function ai.end_queued_overdue(timestamptz) is 'Ends what is queued beyond its deadline in parked lanes and paused batches; gives how many.';

@@ -103,22 +103,30 @@ begin
              limit 1000 for update skip locked) r
      order by r.generation_id
   loop
-    delete from ai.queue q
-     where q.ctid = any (array(select o.ctid from ai.queue o
-                                where o.lane_id = any (array(select n.id from ai.lanes n where n.tenant_id = v_one.tenant_id))
-                                  and o.generation_id = v_one.generation_id
-                                  for update skip locked));
-    if not found then
-      delete from ai.delayed d
-       where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.generation_id for update skip locked));
-    end if;
-    if found then
-      perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
-      v_count := v_count + 1;
-    elsif exists (select from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id and g.finished_at is null) then
-      continue;  -- on its way from one table to another, or held by somebody: the next call finds it
-    end if;
-    perform ai.forget_cancellations(v_one.generation_id);
+    begin
+      delete from ai.queue q
+       where q.ctid = any (array(select o.ctid from ai.queue o
+                                  where o.lane_id = any (array(select n.id from ai.lanes n where n.tenant_id = v_one.tenant_id))
+                                    and o.generation_id = v_one.generation_id
+                                    for update skip locked));
+      if not found then
+        delete from ai.delayed d
+         where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.generation_id for update skip locked));
+      end if;
+      if found then
+        perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
+        v_count := v_count + 1;
+      elsif exists (select from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id and g.finished_at is null) then
+        continue;  -- on its way from one table to another, or held by somebody: the next call finds it
+      end if;
+      perform ai.forget_cancellations(v_one.generation_id);
+    exception when others then
+      -- What is wrong with one must not keep the others from their end, nor any worker from its claim. What only says `again` goes on.
+      if ai.says_again(sqlstate) then
+        raise;
+      end if;
+      raise warning 'generation % cannot be cancelled: %', v_one.generation_id, sqlstate;
+    end;
   end loop;
   return v_count;
 end

@@ -174,11 +174,19 @@ begin
     return 0;
   end if;
   for v_one in select distinct u.tenant_id, u.conversation_id from (select * from ai.unrecorded_answers order by id limit 1000) u loop
-    perform from ai.conversations c where c.tenant_id = v_one.tenant_id and c.id = v_one.conversation_id for no key update skip locked;
-    if found or not exists (select from ai.conversations c where c.tenant_id = v_one.tenant_id and c.id = v_one.conversation_id) then
-      perform ai.append_unrecorded(v_one.tenant_id, v_one.conversation_id);
-      v_done := v_done + 1;
-    end if;
+    begin
+      perform from ai.conversations c where c.tenant_id = v_one.tenant_id and c.id = v_one.conversation_id for no key update skip locked;
+      if found or not exists (select from ai.conversations c where c.tenant_id = v_one.tenant_id and c.id = v_one.conversation_id) then
+        perform ai.append_unrecorded(v_one.tenant_id, v_one.conversation_id);
+        v_done := v_done + 1;
+      end if;
+    exception when others then
+      -- What is wrong with one must not keep the rest of maintenance from being done. What only says `again` goes on.
+      if ai.says_again(sqlstate) then
+        raise;
+      end if;
+      raise warning 'answers of conversation % cannot be recorded: %', v_one.conversation_id, sqlstate;
+    end;
   end loop;
   return v_done;
 end

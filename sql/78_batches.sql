@@ -280,7 +280,15 @@ begin
        and exists (select from ai.lanes l where l.batch_id = b.id and exists (select from ai.queue q where q.lane_id = l.id offset 0))
      order by 1, 2
   loop
-    v_count := v_count + ai.end_queued_of_batch(v_batch.tenant_id, v_batch.id, false);
+    begin
+      v_count := v_count + ai.end_queued_of_batch(v_batch.tenant_id, v_batch.id, false);
+    exception when others then
+      -- What is wrong with one must not keep the rest of maintenance from being done. What only says `again` goes on.
+      if ai.says_again(sqlstate) then
+        raise;
+      end if;
+      raise warning 'batch % cannot be ended: %', v_batch.id, sqlstate;
+    end;
   end loop;
   delete from ai.parked_lanes p
    using ai.lanes l join ai.batches b on b.tenant_id = l.tenant_id and b.id = l.batch_id

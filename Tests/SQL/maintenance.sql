@@ -360,5 +360,40 @@ select t.pass('16 s');
 select t.worker('another') as other \gset
 select is(t.maintain(:'other') ->> 'claimable', 'true', 'and so is what was rescued');
 
+-- One that cannot be taken back, cancelled or ended keeps nobody else from it
+set local client_min_messages = error;
+create function t.no_end() returns trigger language plpgsql as $$ begin raise exception 'no end' using errcode = '54001'; end $$;
+create trigger no_end before update on ai.generations for each row when (new.prompt = 'endless' and new.status <> 'running') execute function t.no_end();
+select t.worker('dead') as dead, t.ask('endless') as bad, t.ask('well') as good \gset
+select count(*) from t.claim(:'dead') \g /dev/null
+select t.pass('16 s');
+select t.worker('live') as live \gset
+select is(ai.worker_maintain(:'live') ->> 'rescued', '1', 'what a dead worker held is taken back, but for one');
+select is(t.place(:'bad'), 'lease', 'that stays where it is');
+select is(t.place(:'good'), 'delayed', 'and the other is tried again');
+delete from ai.leases where generation_id = :'bad';
+delete from ai.delayed;
+select t.ask('endless') as bad, t.ask('well') as good \gset
+insert into ai.cancellations (generation_id, tenant_id, requested_at) select g, t.alpha(), ai.now() from unnest(array[:'bad', :'good']::uuid[]) g;
+select is(ai.end_cancelled(), 1, 'what was cancelled between two attempts ends, but for one');
+select is(t.place(:'bad'), 'queue', 'that stays where it is');
+select is(t.status(:'good'), 'cancelled', 'and the other is cancelled');
+delete from ai.cancellations;
+delete from ai.queue;
+select t.ask('endless', p_deadline_ms => 1000) as bad, t.ask('well', p_deadline_ms => 1000) as good \gset
+select ai.park(array[q.lane_id], array[0], array[ai.now() + interval '1 hour']) from ai.queue q where q.generation_id = :'good' \g /dev/null
+select t.pass('2 s');
+select is(ai.worker_maintain(:'live') ->> 'queued_overdue', '1', 'what is late in a lane that is parked ends, but for one');
+select is(t.place(:'bad'), 'queue', 'that stays where it is');
+select is(t.status(:'good'), 'failed', 'and the other ends');
+delete from ai.queue;
+select t.ask('endless') as bad, t.ask('well') as good \gset
+delete from ai.queue;
+insert into ai.waiting (generation_id, for_id, tenant_id, lane_id, deadline_at)
+select g, ai.uuid_v7(), t.alpha(), (select min(l.id) from ai.lanes l where l.tenant_id = t.alpha()), ai.now() - interval '1 second' from unnest(array[:'bad', :'good']::uuid[]) g;
+select is(ai.worker_maintain(:'live') ->> 'overdue', '1', 'what waited for another beyond its deadline ends, but for one');
+select is((select count(*) from ai.waiting where generation_id = :'bad'), 1::bigint, 'that stays where it is');
+select is(t.status(:'good'), 'failed', 'and the other ends');
+
 select * from finish();
 rollback;
