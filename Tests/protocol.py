@@ -44,6 +44,11 @@ class PlainWorker:
             self.wait_ms = header["wait_ms"]
         return [Attempt(call["generation_id"], call["attempt"]) for call in calls]
 
+    def claim_one(self) -> tuple[list[Attempt], dict[str, Any]]:
+        """Claims the next one alone; gives it, and the header."""
+        *calls, header = self._rows("select * from ai.worker_claim_one(%s)", self.id)
+        return [Attempt(call["generation_id"], call["attempt"]) for call in calls], header
+
     def settle(self, attempts: list[Attempt], **result: Any) -> dict[Attempt, str]:
         """Reports the same result for each, by default a success; returns what became of them."""
         result = {"outcome": "succeeded", "output": "yes", "sent": True, **result}

@@ -8,7 +8,7 @@
 -- null cursor, and who comes first would be all who come.
 
 -- Takes up to p_limit rows off the queue (sql/44_picking.sql), prepares them (sql/46_prepare.sql) and leases them to the worker
--- (sql/47_lease.sql). Locks: delayed or queue rows (skipping what others hold), counters, then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
+-- (sql/47_lease.sql): all of them or none. Where that fails, ai.worker_claim_one() finds out whose doing it is. Locks: delayed or queue rows (skipping what others hold), counters, then leases (new), then generations. Raises PT404 for a worker that is not registered or was declared
 -- dead, PT400 for a limit out of 1 … 10000 and for a cursor that is none.
 --
 -- The planner settings: every join here goes from a few keys to an index, whatever the statistics of tables that fill
@@ -49,7 +49,6 @@ declare
   v_tries   smallint[] := '{}';
   v_targets smallint[] := '{}';
   v_prepares boolean[] := '{}';
-  v_leaders uuid[];
   v_until   timestamptz;
   v_is      record;
   v_stopped bigint[] := '{}';
@@ -98,7 +97,7 @@ begin
     v_is.only_lane := null;  -- there may be others by now
   end if;
   if v_is.only_lane is null then
-    v_after := coalesce(substring(current_setting('ai.claimed_after', true) from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')::uuid, c_first);
+    v_after := ai.claimed_after();
     -- Of more tenants than p_limit each gets one.
     with recursive tenants as (
       (select a.tenant_id from ai.active_lanes a order by a.tenant_id limit 1)
@@ -136,34 +135,10 @@ begin
 
   v_taken := cardinality(v_ids);
   if v_taken > 0 then
-    if true = any (v_prepares) then
-      with prepared as materialized (
-        select * from ai.prepare_generations(v_ids, v_owners, v_targets, v_prepares)
-      ), picked as materialized (
-        select u.*, p.outcome, p.leader_id
-          from unnest(v_ids, v_owners, v_lanes, v_tries, v_targets) u (id, owner, lane, tries, target)
-          left join prepared p on p.generation_id = u.id
-         where p.outcome is distinct from 'ended'
-      ), later as (
-        insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
-        select p.lane, p.id, p.owner, p.tries, p.target, true from picked p where p.outcome = 'later'
-      )
-      select array_agg(p.id), array_agg(p.owner), array_agg(p.lane), array_agg(p.tries), array_agg(p.target), array_agg(p.leader_id)
-        into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
-        from picked p
-       where p.outcome is distinct from 'later';
-    end if;
-    if v_batched then
-      return query
-        select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
-               l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
-          from ai.lease_to_batches(p_worker, v_now, coalesce(v_ids, '{}'), v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
-    else
-      return query
-        select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
-               l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
-          from ai.lease_generations(p_worker, v_now, coalesce(v_ids, '{}'), v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
-    end if;
+    return query
+      select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
+             l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
+        from ai.lease_taken(p_worker, v_now, v_ids, v_owners, v_lanes, v_tries, v_targets, v_prepares, v_batched) l;
     get diagnostics v_leased = row_count;
   end if;
 
@@ -192,6 +167,56 @@ end
 $$;
 comment on function ai.worker_claim(uuid, integer, text) is
   'Leases up to p_limit queued generations to a worker. The last row is a header with the next cursor; see docs/worker-protocol.md.';
+
+-- Prepares what was taken off the queue and leases it, to the worker or to provider batches where p_batched (some have priority batch). Gives the
+-- calls. Locks as ai.prepare_generations() and ai.lease_to_batches().
+create or replace function ai.lease_taken(
+  p_worker uuid, p_now timestamptz, p_ids uuid[], p_owners uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_prepares boolean[], p_batched boolean)
+returns table (generation_id uuid, attempt smallint, kind text, dialect text, base_url text, secret text, headers jsonb, options jsonb,
+               model text, stream boolean, request jsonb, timeout_ms integer, secret_ref bigint, tenant_only boolean, public_only boolean, seal jsonb)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_leaders uuid[];
+begin
+  if true = any (p_prepares) then
+    with prepared as materialized (
+      select * from ai.prepare_generations(p_ids, p_owners, p_targets, p_prepares)
+    ), picked as materialized (
+      select u.*, p.outcome, p.leader_id
+        from unnest(p_ids, p_owners, p_lanes, p_tries, p_targets) u (id, owner, lane, tries, target)
+        left join prepared p on p.generation_id = u.id
+       where p.outcome is distinct from 'ended'
+    ), later as (
+      insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+      select p.lane, p.id, p.owner, p.tries, p.target, true from picked p where p.outcome = 'later'
+    )
+    select coalesce(array_agg(p.id), '{}'), array_agg(p.owner), array_agg(p.lane), array_agg(p.tries), array_agg(p.target), array_agg(p.leader_id)
+      into p_ids, p_owners, p_lanes, p_tries, p_targets, v_leaders
+      from picked p
+     where p.outcome is distinct from 'later';
+  end if;
+  if p_batched then
+    return query select * from ai.lease_to_batches(p_worker, p_now, p_ids, p_owners, p_lanes, p_tries, p_targets, v_leaders);
+  else
+    return query select * from ai.lease_generations(p_worker, p_now, p_ids, p_owners, p_lanes, p_tries, p_targets, v_leaders);
+  end if;
+end
+$$;
+comment on function ai.lease_taken(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], boolean[], boolean) is
+  'Prepares and leases what a claim took off the queue; gives the calls. Internal: ai.worker_claim(), ai.worker_claim_one().';
+
+-- Behind which tenant the next claim of this session begins its round.
+create or replace function ai.claimed_after() returns uuid
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(substring(current_setting('ai.claimed_after', true) from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$')::uuid,
+                  '00000000-0000-0000-0000-000000000000')
+$$;
+comment on function ai.claimed_after() is 'The tenant whose turn it was last in this session. Internal: claims.';
 
 -- Moves to the queue what was delayed until p_now, at most 10,000 a call. Locks those rows, skipping what others hold.
 create or replace function ai.queue_what_is_due(p_now timestamptz) returns integer
@@ -259,6 +284,7 @@ end
 $$;
 comment on function ai.end_unclaimable(uuid[], uuid[], timestamptz) is 'Ends generations that were claimed but cannot be called, with the reason.';
 
-revoke execute on function ai.worker_claim(uuid, integer, text), ai.queue_what_is_due(timestamptz),
+revoke execute on function ai.worker_claim(uuid, integer, text), ai.queue_what_is_due(timestamptz), ai.claimed_after(),
+  ai.lease_taken(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], boolean[], boolean),
   ai.end_unclaimable(uuid[], uuid[], timestamptz) from public;
 grant execute on function ai.worker_claim(uuid, integer, text) to ai_worker;

@@ -10,6 +10,10 @@ struct Claimer {
 
   private static let sql =
     "select \(Dispatcher.columns) from ai.worker_claim($1, $2, $3)"
+  private static let single = """
+    select \(Dispatcher.columns), faulty_id, faulty_state, faulty_ended \
+    from ai.worker_claim_one($1)
+    """
 
   /// Until cancelled or stopped.
   func run() async {
@@ -56,12 +60,55 @@ struct Claimer {
           if error.kind == .connection { reconcileAt = .now }
           // The heartbeat will find out whether this worker was declared dead.
           if error.sqlState == "PT404" { desk.pulseWake.signal() }
+          var trouble = error
+          var goesOn = false
+          if error.mayConcernOne {
+            do throws(PostgresError) {
+              goesOn = try await claimSingly(upTo: limit, worker, keyring, link)
+            } catch {
+              // What was claimed, and could not be opened, is handed back.
+              reconcileAt = .now
+              // An older schema cannot do it. Else it is the same trouble.
+              if error.kind == .connection { trouble = error }
+            }
+          }
           desk.claimFailed(retryAt: .now)
-          await link.rest(after: error, "a claim")
+          if !goesOn { await link.rest(after: trouble, "a claim") }
         }
       }
     }
     await link.close()
+  }
+
+  /// Claims one by one what could not be claimed together, so that who is served does not depend on a generation of
+  /// somebody else's. The database takes what cannot be claimed alone, too, out of the way.
+  ///
+  /// - Returns: whether something came of it, so that claims may go on at once.
+  private func claimSingly(
+    upTo limit: Int, _ worker: String, _ keyring: Keyring, _ link: Link
+  ) async throws(PostgresError) -> Bool {
+    var goesOn = false
+    for _ in 0..<limit where !desk.isStopping {
+      let rows = try await link.query(Self.single, [worker])
+      let keys = try await keyring.open(rows, worker, link)
+      let started = dispatcher.start(rows, keys)
+      if started.count > 0 {
+        desk.count { $0.claimed += started.count }
+        goesOn = true
+      }
+      guard started.header.waitMilliseconds != nil else { break }
+      guard let row = (0..<rows.count).last, let faulty = rows[row, 19] else { continue }
+      let hasEnded = rows.bool(row, 21) ?? false
+      setup.logger.error(
+        hasEnded
+          ? "a generation cannot be claimed, and has ended"
+          : "a generation cannot be claimed, and waits",
+        metadata: ["generation": "\(faulty)", "sqlstate": "\(rows[row, 20] ?? "none")"])
+      // Of what waits it is not known whether it was to blame: then the others may fare as badly.
+      guard hasEnded else { return false }
+      goesOn = true
+    }
+    return goesOn
   }
 
   /// Gives back what is leased to this worker although it never heard of it. Between two claims of

@@ -11,7 +11,7 @@ final class Link {
   private let executor: ThreadExecutor?
   private var connection: Connection?
   private var backoff = Backoff()
-  /// The statement that the server refused last. That another one is taken does not mean that all is well again.
+  /// The statement that the server refused. That another one is taken does not mean that all is well again.
   private var refused: String?
 
   init(_ setup: Setup, desk: Desk, purpose: String, on executor: ThreadExecutor? = nil) {
@@ -51,7 +51,7 @@ final class Link {
       return result
     } catch {
       if error.kind == .connection || error.sqlState == "25006" { forget() }
-      if error.kind == .server { refused = sql }
+      if error.kind == .server { refused = refused ?? sql }
       throw error
     }
   }

@@ -124,6 +124,16 @@ extension PostgresError {
     }
   }
 
+  /// Whether one of many rows may be why the server refused a statement for all of them, so that they are to be tried one by one:
+  /// not where the same can be expected of each, or is over the next time. Beside what is not outside, what is, mostly, and may be
+  /// one row's: a key that is there twice, memory, time, a function that is wrong for some, what has no code of its own.
+  /// Whether it was, the database says (`ai.fault_of`).
+  var mayConcernOne: Bool {
+    guard kind == .server, let sqlState else { return false }
+    return !isOutside || ["23505", "53200", "57014"].contains(sqlState)
+      || ["42", "XX"].contains { sqlState.hasPrefix($0) }
+  }
+
   /// Whether what was called is not there, or not allowed.
   var isMissing: Bool { sqlState?.hasPrefix("42") ?? false }
 }

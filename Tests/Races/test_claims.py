@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import threading
+import uuid
 from collections import Counter
 
+import psycopg
 from crowd import at_once
 from databases import Database, Member
 from protocol import Attempt, PlainWorker
@@ -85,6 +87,61 @@ def test_a_claim_that_is_rolled_back_leaves_everything_as_it_was(
     leftovers.settle(leftovers.claim(1000, look_at_everything=True))
     assert database.value("select count(*) from ai.generations where status = 'succeeded' and attempts = 1") == 300
     assert database.value("select count(*) from ai.llm_calls where status = 'succeeded'") == 300
+
+
+def test_what_cannot_be_claimed_ends_once_and_nothing_else_does(database: Database, dice: random.Random) -> None:
+    """Workers whose claims fail claim one by one, beside each other and beside claims that do not fail, with limits."""
+    members = [database.member() for _ in range(3)]
+    database.execute("insert into ai.limits (per, metric, period, amount) values ('member', 'requests', 'day', 100000)")
+    database.execute("create table public.ends (id uuid)")
+    database.execute(
+        "create function public.refuse() returns trigger language plpgsql as"
+        " $$ begin if exists (select from ai.generations g where g.id = new.generation_id"
+        " and g.metadata ? 'poison') then raise exception 'no' using errcode = '22001'; end if; return new; end $$"
+    )
+    database.execute("create trigger refuse before insert on ai.leases for each row execute function public.refuse()")
+    database.execute(
+        "create function public.note_end() returns trigger language plpgsql as"
+        " $$ begin insert into public.ends values (new.id); return null; end $$"
+    )
+    database.execute(
+        "create trigger note_end after update on ai.generations for each row when (new.finished_at is not null)"
+        " execute function public.note_end()"
+    )
+    for member in members:
+        database.connect(user=member).execute(
+            "insert into ai.generations (prompt, metadata) select 'question ' || n,"
+            " case when n %% 7 = 0 then '{\"poison\": true}'::jsonb end from generate_series(1, 70) n",
+            [],
+        )
+
+    def work(number: int, dice: random.Random) -> list[uuid.UUID]:
+        worker = PlainWorker(database)
+        ended: list[uuid.UUID] = []
+        while True:
+            try:
+                claimed = worker.claim(dice.randrange(1, 20), look_at_everything=True)
+                if not claimed and not worker.wait_ms:
+                    return ended
+            except psycopg.errors.StringDataRightTruncation:
+                claimed = []
+                for _ in range(dice.randrange(1, 20)):
+                    one, header = worker.claim_one()
+                    claimed += one
+                    if header["faulty_id"]:
+                        assert (header["faulty_state"], header["faulty_ended"]) == ("22001", True)
+                        ended.append(header["faulty_id"])
+            assert set(worker.settle(claimed).values()) <= {"ended"}
+
+    ended = [one for share in at_once(4, work, dice) for one in share]
+    guilty = {row["id"] for row in database.execute("select id from ai.generations where metadata ? 'poison'")}
+    assert len(guilty) == 30
+    assert Counter(ended) == Counter(guilty)
+    ends = {row["id"]: row["n"] for row in database.execute("select id, count(*) as n from public.ends group by id")}
+    assert (len(ends), set(ends.values())) == (210, {1})
+    statuses = database.execute("select status, attempts, count(*) as n from ai.generations group by 1, 2 order by 1")
+    assert [tuple(row.values()) for row in statuses] == [("failed", 0, 30), ("succeeded", 1, 180)]
+    assert database.value("select count(*) from ai.queue") + database.value("select count(*) from ai.leases") == 0
 
 
 def test_of_several_reports_of_the_same_attempt_one_counts(

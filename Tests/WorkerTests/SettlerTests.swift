@@ -29,6 +29,31 @@ import Testing
     #expect(!isOutside(sqlState))
   }
 
+  @Test(
+    "what may be one row's doing is looked for one by one",
+    arguments: [
+      "22001", "54001", "54000", "23502", "23505", "P0001", "PT422", "0A000", "42883", "42501",
+      "53200", "57014", "XX000", "XX001",
+    ])
+  func ofOne(sqlState: String) {
+    var error = PostgresError(.server, "no", sqlState: sqlState)
+    error.context = "PL/pgSQL function"
+    #expect(error.mayConcernOne)
+  }
+
+  @Test(
+    "what the database fares with as badly for each, or not at all the next time, is not",
+    arguments: [
+      "40001", "40P01", "25006", "55P03", "53100", "53300", "57P01", "57P03", "58030", "23514",
+      "54000",
+    ])
+  func ofAll(sqlState: String) {
+    #expect(!PostgresError(.server, "no", sqlState: sqlState).mayConcernOne)
+    #expect(!PostgresError(.connection, "gone", sqlState: "57P01").mayConcernOne)
+    #expect(!PostgresError(.connection, "gone").mayConcernOne)
+    #expect(!PostgresError(.input, "a NUL").mayConcernOne)
+  }
+
   @Test("a check names its constraint, a limit of what was given says where it was met")
   func named() {
     #expect(isOutside("23514") && !isOutside("23514") { $0.constraint = "generations_output" })

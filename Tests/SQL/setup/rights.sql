@@ -207,6 +207,7 @@ function visible_places(): user
 function whoami(): user worker monitor definer -- tells only who asks
 function worker_cancellations(uuid): worker definer -- a worker's own leases
 function worker_claim(uuid, integer, text): worker definer -- the queue, as a worker
+function worker_claim_one(uuid): worker definer -- the queue, as a worker; ends only what cannot be leased
 function worker_artifact_done(uuid, text, uuid, uuid): worker definer -- a registered worker; jobs that it was given
 function worker_artifact_jobs(uuid, integer): worker definer -- a registered worker; where objects lie, not what they hold
 function worker_part(uuid, uuid, uuid, integer): worker definer -- a registered worker; it sends the files of all tenants
