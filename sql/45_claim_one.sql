@@ -4,8 +4,8 @@
 -- Takes the next generation off the queue, in the turn of tenants in which ai.worker_claim() would with a null cursor, prepares it and leases it. The header says
 -- whether there was any (wait_ms 0), and of one that could not be leased what it raised (faulty_state) and what was done (ai.fault_of()):
 --   - What raises twice for a reason of its own ends as failed (faulty_ended). Nothing that it had begun is left: its reservations are given back.
---   - Where it cannot be told whose doing it was, or its end raises, too, it waits for c_aside in ai.delayed, and for its deadline at most. So does what is not
---     ready within statement_timeout although it has all of it; what somebody cancels is cancelled.
+--   - Where it cannot be told whose doing it was, or its end raises, too, it waits in ai.delayed for c_aside, or for its deadline where that is nearer. So does what
+--     is not ready within statement_timeout although it has all of it; what somebody cancels is cancelled.
 --   - The database's own trouble is raised, and nothing was done.
 -- Only these are covered: what is taken off the queue. What raises for all, to take rows off it (sql/44_picking.sql) or to see what is stopped, is raised;
 -- the chores of ai.worker_claim() (what is due, cancelled, parked) are left to it.
@@ -91,7 +91,12 @@ begin
   end if;
   if not faulty_ended then
     insert into ai.delayed (generation_id, due_at, lane_id, tenant_id, attempts, target, prepare)
-    values (faulty_id, v_now + c_aside, v_one.lanes[1], v_one.last_tenant, v_one.tries[1], v_one.targets[1], v_one.prepares[1]);
+    select g.id, case when d.deadline_at > v_now then least(d.deadline_at, v_now + c_aside) else v_now + c_aside end,
+           v_one.lanes[1], g.tenant_id, v_one.tries[1], v_one.targets[1], v_one.prepares[1]
+      from ai.settings s
+     cross join ai.generations g
+     cross join lateral (select greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' as deadline_at) d
+     where g.tenant_id = v_one.last_tenant and g.id = faulty_id;
   end if;
   return next;
 end

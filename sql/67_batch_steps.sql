@@ -102,25 +102,33 @@ begin
        and b.cancel_at is null and b.state in ('gathering', 'sending', 'running')
      order by b.id for update skip locked
   loop
-    if v_one.state = 'gathering' then
-      for v_round in 1 .. 50 loop
-        v_ids := array(select l.generation_id from ai.leases l where l.batched and l.worker_id = v_one.id
-                          and exists (select from ai.cancellations c where c.generation_id = l.generation_id) order by 1 limit 1000);
-        exit when v_ids = '{}';
-        perform ai.conclude_members(v_one.id, v_ids, 'release');
-      end loop;
-    elsif not exists (select from ai.leases l where l.batched and l.worker_id = v_one.id
-                        and not exists (select from ai.cancellations c where c.generation_id = l.generation_id)) then
-      if v_one.intent_at is null and v_one.worker_id is null then
-        -- It never was at the provider.
-        perform ai.end_batch(v_one.id, 'cancelled', 'release', p_now);
-      else
-        update ai.provider_batches b
-           set cancel_at = p_now, action = case when b.worker_id is null and b.state = 'running' and not b.guessed then 'cancel' else b.action end,
-               due_at = case when b.worker_id is null and b.state = 'running' then p_now else b.due_at end
-         where b.id = v_one.id;
+    begin
+      if v_one.state = 'gathering' then
+        for v_round in 1 .. 50 loop
+          v_ids := array(select l.generation_id from ai.leases l where l.batched and l.worker_id = v_one.id
+                            and exists (select from ai.cancellations c where c.generation_id = l.generation_id) order by 1 limit 1000);
+          exit when v_ids = '{}';
+          perform ai.conclude_members(v_one.id, v_ids, 'release');
+        end loop;
+      elsif not exists (select from ai.leases l where l.batched and l.worker_id = v_one.id
+                          and not exists (select from ai.cancellations c where c.generation_id = l.generation_id)) then
+        if v_one.intent_at is null and v_one.worker_id is null then
+          -- It never was at the provider.
+          perform ai.end_batch(v_one.id, 'cancelled', 'release', p_now);
+        else
+          update ai.provider_batches b
+             set cancel_at = p_now, action = case when b.worker_id is null and b.state = 'running' and not b.guessed then 'cancel' else b.action end,
+                 due_at = case when b.worker_id is null and b.state = 'running' then p_now else b.due_at end
+           where b.id = v_one.id;
+        end if;
       end if;
-    end if;
+    exception when others then
+      -- What is wrong with one batch must not keep the others from their steps. What only says `again` goes on.
+      if ai.says_again(sqlstate) then
+        raise;
+      end if;
+      raise warning 'members of provider batch % cannot be cancelled: %', v_one.id, sqlstate;
+    end;
   end loop;
 end
 $$;

@@ -97,7 +97,8 @@ $$;
 comment on function ai.tell_results(uuid, uuid, smallint) is 'Adds the results of tools to what the next call of a generation says.';
 
 -- Tools have ended: their generations go on once all have. Locks, generation by generation in the order of their ids, all that each waits for; of two
--- that end at once the second sees that the first is gone. Does nothing for a generation that has ended meanwhile.
+-- that end at once the second sees that the first is gone. Does nothing for a generation that has ended meanwhile; one that cannot be told what its tools gave ends
+-- as failed.
 create or replace function ai.settle_tools(p_tenants uuid[], p_calls uuid[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -107,6 +108,7 @@ as $$
 declare
   v_one   record;
   v_place record;
+  v_named text;  -- the constraint that an error names
 begin
   for v_one in
     select c.tenant_id, c.generation_id, c.step, array_agg(c.id) as ids
@@ -114,19 +116,32 @@ begin
       join ai.tool_calls c on c.tenant_id = u.tenant_id and c.id = u.id and c.settled_at is null
      group by 1, 2, 3 order by 2
   loop
-    perform from ai.waiting w where w.generation_id = v_one.generation_id order by w.for_id for update;
-    update ai.tool_calls c set settled_at = ai.now(), ticket = null where c.tenant_id = v_one.tenant_id and c.id = any (v_one.ids);
-    v_place := null;
-    with gone as (
-      delete from ai.waiting w where w.generation_id = v_one.generation_id and w.for_id = any (v_one.ids) returning w.*
-    )
-    select * into v_place from gone g limit 1;
-    continue when not found or exists (select from ai.waiting w where w.generation_id = v_one.generation_id);
-    perform ai.tell_results(v_one.tenant_id, v_one.generation_id, v_one.step);
-    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target)
-    values (v_place.lane_id, v_one.generation_id, v_one.tenant_id, v_place.attempts, v_place.target);
-    perform ai.list_lanes(array[v_place.lane_id]);
-    perform ai.wake_workers();
+    begin
+      perform from ai.waiting w where w.generation_id = v_one.generation_id order by w.for_id for update;
+      update ai.tool_calls c set settled_at = ai.now(), ticket = null where c.tenant_id = v_one.tenant_id and c.id = any (v_one.ids);
+      v_place := null;
+      with gone as (
+        delete from ai.waiting w where w.generation_id = v_one.generation_id and w.for_id = any (v_one.ids) returning w.*
+      )
+      select * into v_place from gone g limit 1;
+      continue when not found or exists (select from ai.waiting w where w.generation_id = v_one.generation_id);
+      perform ai.tell_results(v_one.tenant_id, v_one.generation_id, v_one.step);
+      insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target)
+      values (v_place.lane_id, v_one.generation_id, v_one.tenant_id, v_place.attempts, v_place.target);
+      perform ai.list_lanes(array[v_place.lane_id]);
+      perform ai.wake_workers();
+    exception when others then
+      -- What one cannot be told must not keep the results of all others from theirs.
+      get stacked diagnostics v_named = constraint_name;
+      if ai.fault_of(sqlstate, v_named) <> 'generation' then
+        raise;
+      end if;
+      raise warning 'generation % cannot go on after its tools: %', v_one.generation_id, sqlstate;
+      update ai.tool_calls c set settled_at = ai.now(), ticket = null where c.tenant_id = v_one.tenant_id and c.id = any (v_one.ids);
+      perform ai.stop_waiting(v_one.tenant_id, v_one.generation_id);
+      perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'failed',
+        jsonb_build_object('class', 'unprepared', 'code', 'PT500', 'message', 'what follows its tools could not be done', 'sqlstate', sqlstate));
+    end;
   end loop;
 end
 $$;

@@ -107,6 +107,10 @@ select is((select status from ai.generations where id = :'g'), 'queued', 'it is 
 select is(t.blamed(:'w', :'g', state), state || ' aside delayed queued', state || ' may be anybody''s: it waits') from unnest(array['XX000', 'XX001', '42883', '42501', '42P01', '23505', '53200']) state;
 select results_eq(format('select d.due_at - ai.now() between ''59 seconds'' and ''1 minute'', d.attempts, d.target, d.lane_id = (select id from ai.lanes where tenant_id = t.alpha() and priority = ''normal'' and counters = ''{}'' and batch_id is null)
                             from ai.delayed d where d.generation_id = %L', :'g'), 'values (true, 0::smallint, 1::smallint, true)', 'for a minute, and comes back to its place');
+update ai.generations set deadline_ms = extract(epoch from ai.now() - created_at) * 1000 + 20000 where id = :'g';
+select is(t.blamed(:'w', :'g', 'XX000'), 'XX000 aside delayed queued', 'where its deadline is nearer');
+select ok((select due_at - ai.now() between '19 seconds' and '20 seconds' from ai.delayed where generation_id = :'g'), 'it waits until then');
+update ai.generations set deadline_ms = null where id = :'g';
 update t.poison set times = 0 where id = :'g';
 select t.pass('61 seconds');
 select is((select count(*) from t.claim(:'w') where id = :'g'), 1::bigint, 'then it is claimed, if all is well');

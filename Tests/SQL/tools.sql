@@ -391,6 +391,19 @@ select is(t.as_role('mtap_ann', format('select ai.cancel(%L)', :'g')), 'ok 1', '
 select is(t.run(:'w', :'c', :'k'), 'ok', 'the run may end');
 select is(t.status(:'g'), 'cancelled', 'the generation stays cancelled');
 select is((select count(*) from t.claim(:'w')), 0::bigint, 'and is not asked');
+-- What one generation cannot be told keeps the results of all others from nobody.
+set local client_min_messages = error;
+select t.ask_tools('{who}') as bad, t.ask_tools('{who}') as good \gset
+select count(*) from t.claim(:'w') \g /dev/null
+select t.answer(:'w', g, '', t.called('[{"name": "who", "arguments": {}}]')) from unnest(array[:'bad', :'good']::uuid[]) g \g /dev/null
+create function t.too_long() returns trigger language plpgsql as $$ begin raise exception 'what it would be told' using errcode = '54000'; end $$;
+create trigger too_long before update on ai.prepared for each row when (new.generation_id = :'bad') execute function t.too_long();
+select ai.worker_tools_done(:'w', jsonb_agg(jsonb_build_object('id', c.call_id, 'sqlstate', 'P0001', 'message', 'no'))) from ai.worker_tools(:'w', 10) c \g /dev/null
+select is(t.place(:'good'), 'queue', 'the other goes on');
+select is((t.generation(:'bad')).error, '{"class": "unprepared", "code": "PT500", "message": "what follows its tools could not be done", "sqlstate": "54000"}', 'that one ends');
+select is_empty(format('select from ai.waiting where generation_id = %L union all select from ai.tool_calls where generation_id = %1$L and settled_at is null', :'bad'), 'and waits for nothing');
+drop trigger too_long on ai.prepared;
+-- Nobody runs it.
 select t.ask_tools() as g \gset
 select t.request(:'w') \gset ignored_
 select t.answer(:'w', :'g', '', t.called('[{"name": "who"}]')) \gset ignored_
