@@ -95,13 +95,29 @@ final class Keyring {
       }
     }
     guard !missing.isEmpty else { return found }
-    let list = "{" + missing.map { String($0) }.joined(separator: ",") + "}"
-    let rows = try await link.query(Self.ask, [worker, list])
-    for row in 0..<rows.count {
-      guard let ref = rows.int(row, 0) else { continue }
-      let value = Result { () throws(Failure) in try secret(rows, row) }
-      if case .success(let value) = value { secrets.insert(value, for: ref, at: now) }
-      found[ref] = value
+    // All at once; where the database cannot give all, each by itself: one that a vault cannot open is
+    // of no concern to others.
+    var groups = [missing]
+    while let group = groups.popLast() {
+      let list = "{" + group.map { String($0) }.joined(separator: ",") + "}"
+      do throws(PostgresError) {
+        let rows = try await link.query(Self.ask, [worker, list])
+        for row in 0..<rows.count {
+          guard let ref = rows.int(row, 0) else { continue }
+          let value = Result { () throws(Failure) in try secret(rows, row) }
+          if case .success(let value) = value { secrets.insert(value, for: ref, at: now) }
+          found[ref] = value
+        }
+      } catch {
+        let state = error.sqlState ?? ""
+        guard error.kind == .server, !error.isOutside, state != "PT404" else { throw error }
+        if group.count == 1 {
+          found[group[0]] = .failure(
+            Self.failure("sealed_secret", "the database cannot open the secret: \(state)"))
+        } else {
+          groups = group.map { [$0] }
+        }
+      }
     }
     return found
   }

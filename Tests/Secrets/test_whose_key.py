@@ -196,6 +196,37 @@ def test_a_vault_is_asked_for_what_is_not_sealed_here(
     assert provider.keys[3:] == ["sk-vault-changed"]
 
 
+def test_a_key_that_the_vault_cannot_open_is_of_no_concern_to_others(
+    database: Database, member: Member, keeper: Keeper, provider: KeyedProvider, worker: Callable[..., Worker]
+) -> None:
+    model = keeper.shared_provider(provider)
+    database.execute(
+        """
+        create schema vault;
+        create table vault.secrets
+          (id uuid default gen_random_uuid(), name text, value text, updated_at timestamptz default now());
+        create function vault.opened(p_value text) returns text language plpgsql immutable as $$
+          begin
+            if p_value = 'damaged' then
+              raise exception 'invalid ciphertext' using errcode = '22023';
+            end if;
+            return p_value;
+          end $$;
+        create view vault.decrypted_secrets as
+          select id, name, vault.opened(value) as decrypted_secret, updated_at from vault.secrets;
+        """
+    )
+    put = "insert into vault.secrets (name, value) values (%s, %s)"
+    database.execute(put, "OWN_API_KEY", "sk-vault-operator")
+    database.execute(put, f"martlet/{member.tenant_id}/OWN_API_KEY", "damaged")
+    # Both are in one claim.
+    refused, well = asked(database, member, model), asked(database, database.member(), model)
+    worker(database)
+    assert ended(database, well)["status"] == "succeeded"
+    assert ended(database, refused)["error"]["code"] == "sealed_secret"
+    assert provider.keys == ["sk-vault-operator"]
+
+
 def test_a_vault_that_somebody_else_has_made_is_no_vault(database: Database) -> None:
     stranger = database.login()
     database.execute(f"create schema vault authorization {stranger.name}")
