@@ -1,13 +1,29 @@
 -- One idempotency key of a tenant, one question: a question that was admitted before is not admitted again, whatever has become
 -- since of the defaults, the template or the batch that it came with.
 
--- Whether the key stands for one of these questions, as the app gave them (ai.admit_question()): their hashes are kept with keys.
+-- The text of a JSON value, the same for all that are equal: to jsonb 1 and 1.0 are, though it writes either as it was given.
+create or replace function ai.equal_text(p_json jsonb) returns text
+language sql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+  select case when g.written ~ '\.[0-9]*0(?![0-9])'
+              -- A string is taken whole, so that nothing in it counts for a number.
+              then regexp_replace(g.written, '("(?:[^"\\]|\\.)*")|(\.[0-9]*[1-9])0+(?![0-9])|\.0+(?![0-9])', '\1\2', 'g')
+              else g.written end
+    from (select p_json::text as written) g
+$$;
+comment on function ai.equal_text(jsonb) is 'Text of a JSON value without the zeros at the ends of its numbers: the same for equal values.';
+
+-- Whether the key stands for one of these questions, as the app gave them (ai.admit_question()): their hashes are kept with keys;
+-- of those from before ai.equal_text(), of the text as it was.
 create or replace function ai.key_stands_for(p_tenant uuid, p_key text, p_questions jsonb[]) returns boolean
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select exists (select from ai.idempotency_keys k
-                  where k.tenant_id = p_tenant and k.key = p_key and k.input_hash = any (array(select sha256(convert_to(q::text, 'UTF8')) from unnest(p_questions) q)))
+                  where k.tenant_id = p_tenant and k.key = p_key and k.input_hash = any (array(select sha256(convert_to(w.written, 'UTF8'))
+                                                                                                 from unnest(p_questions) q cross join lateral (values (q::text), (ai.equal_text(q))) w (written))))
 $$;
 comment on function ai.key_stands_for(uuid, text, jsonb[]) is 'Whether an idempotency key was used with one of these questions (ai.admit_question()).';
 
@@ -26,7 +42,7 @@ begin
     raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'PT400';
   end if;
   insert into ai.idempotency_keys (tenant_id, key, generation_id, input_hash)
-  values (p_tenant, p_key, p_id, sha256(convert_to(p_question::text, 'UTF8')))
+  values (p_tenant, p_key, p_id, sha256(convert_to(ai.equal_text(p_question), 'UTF8')))
   on conflict do nothing;
   if found then
     return true;
@@ -61,5 +77,5 @@ as $$
 $$;
 comment on function ai.idempotent_generation(text) is 'Id of the caller''s generation that was inserted with this idempotency key; null: none.';
 
-revoke execute on function ai.key_stands_for(uuid, text, jsonb[]), ai.take_key(uuid, text, uuid, jsonb, text), ai.idempotent_generation(text) from public;
+revoke execute on function ai.equal_text(jsonb), ai.key_stands_for(uuid, text, jsonb[]), ai.take_key(uuid, text, uuid, jsonb, text), ai.idempotent_generation(text) from public;
 grant execute on function ai.idempotent_generation(text) to ai_user;

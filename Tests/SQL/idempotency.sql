@@ -79,6 +79,18 @@ select is(t.generate('mtap_ann', $$ 'by template', idempotency_key => 'by templa
 select is(t.generate('mtap_ann', $$ 'by another', idempotency_key => 'by another', template => 'mtap-idem', model => 'mtap/one' $$), 'PT404', 'of what is new it is missed');
 update ai.settings set default_profile = 'medium';
 
+-- Numbers that are equal are the same input, however they are written; also under a key of a version that kept the text as it was
+select t.generate('mtap_ann', $$ 'numbers', idempotency_key => 'numbers', params => '{"seed": 1.0, "temperature": 0.50, "stop": ["1.0", "\"2.50"]}', metadata => '[1e2, 100.0]' $$) as numbers \gset
+select is(t.generate('mtap_ann', $$ 'numbers', idempotency_key => 'numbers', params => '{"temperature": 0.5, "seed": 1, "stop": ["1.0", "\"2.50"]}', metadata => '[100, 1000e-1]' $$), :'numbers', 'equal numbers');
+select is(t.generate('mtap_ann', $$ 'numbers', idempotency_key => 'numbers', params => '{"temperature": 0.5, "seed": 10, "stop": ["1.0", "\"2.50"]}', metadata => '[100, 100]' $$), 'PT409', 'others');
+select is(t.generate('mtap_ann', $$ 'numbers', idempotency_key => 'numbers', params => '{"temperature": 0.5, "seed": 1, "stop": ["1", "\"2.50"]}', metadata => '[100, 100]' $$), 'PT409', 'in strings every character counts');
+select is(ai.equal_text('{"a": 1.0, "b\\\"1.0": [0.10, -10.010, 100, "x 1.0", "\\", 2.0]}'), '{"a": 1, "b\\\"1.0": [0.1, -10.01, 100, "x 1.0", "\\", 2]}',
+          'no zeros are left at the ends of numbers');
+select t.generate('mtap_ann', $$ 'earlier', idempotency_key => 'earlier', params => '{"seed": 1.0}' $$) as earlier \gset
+update ai.idempotency_keys k set input_hash = sha256(convert_to(jsonb_build_array('ann', 'chat', 'earlier', null, null, null, '{"seed": 1.0}'::jsonb, false, 'normal', null, null, null)::text, 'UTF8'))
+ where k.tenant_id = t.alpha() and k.key = 'earlier';
+select is(t.generate('mtap_ann', $$ 'earlier', idempotency_key => 'earlier', params => '{"seed": 1.0}' $$), :'earlier', 'a key that an earlier version took stands for its question');
+
 -- A key is remembered whatever becomes of its generation, and forgotten with time
 select t.worker() as w \gset
 select count(*) from t.claim(:'w') \g /dev/null
