@@ -98,6 +98,7 @@ language plpgsql stable parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  c_deep constant jsonpath := 'strict $.**{900}';  -- workers and providers read 1,000 levels, some of which are the request's own
   v_bytes bigint;
 begin
   if coalesce(p_kind, '') not in ('chat', 'embedding', 'completion', 'classification', 'rerank', 'moderation', 'image', 'transcription', 'speech')
@@ -114,6 +115,10 @@ begin
     raise exception 'the input is too long'
       using errcode = 'PT413', detail = format('%s bytes; the limit is %s.', v_bytes, p_max_bytes),
             hint = 'ai.settings.max_input_bytes';
+  end if;
+  if p_messages @? c_deep or p_params @? c_deep or p_metadata @? c_deep then
+    raise exception '% goes too deep', case when p_messages @? c_deep then 'messages' when p_params @? c_deep then 'params' else 'metadata' end
+      using errcode = 'PT400', detail = 'It has more than 900 levels of arrays and objects.', hint = 'What lies deeper can be given as text, in a string.';
   end if;
   if p_prompt is not null and p_prompt !~ '[^[:space:]]' then
     raise exception 'the prompt is empty' using errcode = 'PT400';

@@ -69,6 +69,18 @@ select is(t.try(format('prompt, model, metadata = ''x'', ''mtap/one'', %L', json
 update ai.settings set max_input_bytes = 4194304;
 select is(t.try(format('prompt, model = repeat(''x'', %s), ''mtap/one''', n)), expected, format('a prompt of %s bytes: %s', n, expected)) from (values (4194304, 'ok'), (4194305, 'PT413'), (20000000, 'PT413')) v (n, expected);
 
+-- Depth: what no worker could read
+create function t.nested(p_levels integer) returns jsonb language sql as $$ select (repeat('[', p_levels) || repeat(']', p_levels))::jsonb $$;
+select is(t.try_with('params', quote_literal(jsonb_build_object('x', t.nested(n)))), expected, format('params of %s levels', n + 1)) from (values (899, 'ok'), (900, 'PT400'), (1500, 'PT400')) v (n, expected);
+select is(t.try_with('params', quote_literal(jsonb_build_object(key, value))), 'PT400', format('params.%s', key))
+  from (values ('tools', t.nested(1000)), ('response_format', jsonb_build_object('type', 'json_schema', 'json_schema', t.nested(1000)))) v (key, value);
+select is(t.try_with('metadata', quote_literal(t.nested(n))), expected, format('metadata of %s levels', n)) from (values (900, 'ok'), (901, 'PT400')) v (n, expected);
+select is(t.try_messages(jsonb_build_array(jsonb_build_object('role', 'user', 'content', 'x', 'y', t.nested(n)))::text), expected, format('messages of %s levels', n + 2))
+  from (values (898, 'ok'), (899, 'PT400')) v (n, expected);
+set local session authorization mtap_ann;
+select throws_ok(format($$ insert into ai.generations (prompt, model, params) values ('x', 'mtap/one', %L) $$, jsonb_build_object('x', t.nested(1000))), 'PT400', 'params goes too deep', 'and is told why');
+reset session authorization;
+
 -- Params
 select is(t.try_with('params', quote_literal(params)), expected, format('params %s: %s', params, expected))
   from (values
