@@ -55,18 +55,23 @@ $$;
 comment on function ai.app_tools(jsonb, text[]) is 'Names of the tools in params.tools that are the app''s own.';
 
 -- The params of the calls after the first. A model that has to call a tool each time never comes to an answer, so a tool_choice that forces it to holds for
--- the first call only; but `required` stays where the app has tools of its own, since a call of those ends the generation. Never raises, because one
--- statement makes the calls of all tenants.
+-- the first call only, in Gemini's own words, too; but `required` stays where the app has tools of its own, since a call of those ends the generation. Never
+-- raises, because one statement makes the calls of all tenants.
 create or replace function ai.later_params(p_params jsonb, p_tools text[]) returns jsonb
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when c.name = any (p_tools) then p_params - 'tool_choice'
-              when ai.app_tools(p_params, p_tools) <> '{}' then p_params
-              when c.mode = 'required' then jsonb_set(p_params, c.mode_at, '"auto"')
-              when c.word in ('required', 'any') then p_params - 'tool_choice'
-              else p_params end
-    from (select p_params -> 'tool_choice' as choice) g
+  select case when c.name = any (p_tools) then l.params - 'tool_choice'
+              when g.own <> '{}' then l.params
+              when c.mode = 'required' then jsonb_set(l.params, c.mode_at, '"auto"')
+              when c.word in ('required', 'any') then l.params - 'tool_choice'
+              else l.params end
+    from (select p_params -> 'tool_choice' as choice, ai.app_tools(p_params, p_tools) as own,
+                 array[case jsonb_typeof(p_params -> 'tool_config') when 'object' then 'tool_config' else 'toolConfig' end, 'functionCallingConfig'] as config_at) g
+   cross join lateral (
+     select case when upper(p_params #> g.config_at ->> 'mode') = 'ANY'
+                      and (g.own = '{}' or nullif(p_params #> g.config_at -> 'allowedFunctionNames', '[]') <@ to_jsonb(p_tools))
+                 then p_params #- g.config_at else p_params end as params) l
    cross join lateral (
      select coalesce(g.choice ->> 'type', g.choice #>> '{}') as word, coalesce(g.choice #>> '{function,name}', g.choice ->> 'name') as name,
             coalesce(g.choice #>> '{allowed_tools,mode}', g.choice ->> 'mode') as mode,

@@ -219,6 +219,17 @@ select is(t.later('"required"', app), '"required"', what)
                ('[{"functionDeclarations": [{"name": "mine"}]}]', 'Gemini''s')) v (app, what);
 select is(t.later('{"type": "function", "function": {"name": "who"}}', '[{"type": "custom", "custom": {"name": "mine"}}]'), null, 'but not one of the database''s');
 select is(ai.later_params('{"tool_choice": "required"}', '{who}'), '{}', 'without tools in params');
+-- In Gemini's own words.
+select is(ai.later_params(params, '{who}'), later, what)
+  from (values ('{"toolConfig": {"functionCallingConfig": {"mode": "ANY"}, "retrievalConfig": {}}}'::jsonb, '{"toolConfig": {"retrievalConfig": {}}}'::jsonb, 'who had to call one may answer'),
+               ('{"tool_config": {"functionCallingConfig": {"mode": "any", "allowedFunctionNames": ["who"]}}}', '{"tool_config": {}}', 'or this one'),
+               ('{"tool_choice": "required", "toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}', '{"toolConfig": {}}', 'in both words'),
+               ('{"toolConfig": {"functionCallingConfig": {"mode": "AUTO"}}}', '{"toolConfig": {"functionCallingConfig": {"mode": "AUTO"}}}', 'who may still may'),
+               ('{"tools": [{"functionDeclarations": [{"name": "mine"}]}], "toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}',
+                '{"tools": [{"functionDeclarations": [{"name": "mine"}]}], "toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}', 'a tool of the app''s ends what is required'),
+               ('{"tools": [{"functionDeclarations": [{"name": "mine"}]}], "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["who"]}}}',
+                '{"tools": [{"functionDeclarations": [{"name": "mine"}]}], "toolConfig": {}}', 'where it may be called'),
+               ('{"toolConfig": ["ANY"], "tool_config": 1}', '{"toolConfig": ["ANY"], "tool_config": 1}', 'and what is none stays')) v (params, later, what);
 select t.ask_tools('{who}', p_params => '{"tool_choice": "required", "max_tokens": 9}') as g \gset
 select t.request(:'w') as r \gset
 select is(:'r'::jsonb #>> '{params,tool_choice}', 'required', 'the first call is forced');
