@@ -273,6 +273,40 @@ import Testing
     #expect(gemini.signal == (isStatus ? .http : .embeddedError))
   }
 
+  /// OpenRouter does, of a provider behind it.
+  @Test(arguments: [false, true], [false, true])
+  func anErrorInsideOfTheChoiceIsAFailure(_ stream: Bool, _ hasBegun: Bool) throws {
+    let text = hasBegun ? "Hal" : ""
+    let choice = { (message: String) in
+      #"{"index":0,"\#(message)":{"role":"assistant","content":"\#(text)"},"finish_reason":"error","error":{"code":429,"message":"Slow down"}}"#
+    }
+    let usage = #""usage":{"prompt_tokens":9,"completion_tokens":3}"#
+    let body =
+      stream
+      ? "data: {\"choices\":[\(choice("delta"))],\(usage)}\n\ndata: [DONE]\n\n"
+      : "{\"choices\":[\(choice("message"))],\(usage)}"
+    let failure = try #require(try read(call(stream: stream), text: body).failure)
+    #expect(failure.signal == (hasBegun ? .embeddedError : .http))
+    #expect(failure.httpStatus == (hasBegun ? 200 : 429))
+    #expect(failure.code == "429")
+    #expect(failure.message == "Slow down")
+    #expect(failure.partial?.output == text)
+    #expect(failure.partial?.usage == ProvidersTests.usage(input: 9, output: 3))
+  }
+
+  @Test func aChoiceWithNothingButAnErrorIsAFailure() throws {
+    let reading = try read(
+      call(), text: #"{"choices":[{"index":0,"error":{"code":"server_error","message":"gone"}}]}"#)
+    #expect(reading.failure?.signal == .embeddedError)
+    #expect(reading.failure?.code == "server_error")
+    let fine = try read(
+      call(),
+      text:
+        #"{"choices":[{"message":{"role":"assistant","content":"x"},"error":null,"finish_reason":"stop"}]}"#
+    )
+    #expect(fine.reply?.output == "x")
+  }
+
   @Test func anErrorBehindAPartOfAnAnswerIsInsideOfIt() throws {
     for begun in [#""content":"Hal""#, #""reasoning":"Hm""#] {
       let failure = try #require(

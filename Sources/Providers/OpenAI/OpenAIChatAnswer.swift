@@ -56,7 +56,10 @@ struct OpenAIChatAnswer: AnswerAssembler {
       text = read(delta, whole: false)
     }
     if let logprobs = choice["logprobs"] { message.logprobs.add(logprobs) }
-    if let reason = choice["finish_reason"]?.string, !reason.isEmpty {
+    if ProviderError.isError(choice) {
+      text += endText()
+      fault = Failure(embedded: ProviderError(choice))
+    } else if let reason = choice["finish_reason"]?.string, !reason.isEmpty {
       text += endText()
       finish(reason)
     }
@@ -72,6 +75,8 @@ struct OpenAIChatAnswer: AnswerAssembler {
     let choices = json["choices"]?.elements ?? []
     guard let choice = choices.first(where: { ($0["index"]?.int ?? 0) == 0 }) ?? choices.first
     else { return "" }
+    // OpenRouter says so of a provider that failed under way, perhaps behind a part of its answer.
+    if ProviderError.isError(choice) { fault = Failure(embedded: ProviderError(choice)) }
     var text = ""
     if isCompletion, let whole = choice["text"], whole.kind == .string {
       text = readContent(whole)
@@ -82,7 +87,7 @@ struct OpenAIChatAnswer: AnswerAssembler {
     }
     text += endText()
     if let logprobs = choice["logprobs"] { message.logprobs.add(logprobs) }
-    finish(choice["finish_reason"]?.string ?? "stop")
+    if fault == nil { finish(choice["finish_reason"]?.string ?? "stop") }
     isComplete = fault == nil
     return text
   }
