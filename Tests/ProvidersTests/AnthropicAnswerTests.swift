@@ -75,6 +75,72 @@ import Testing
         == decode(#"{"role":"assistant","content":null,"refusal":"Not this."}"#))
   }
 
+  @Test func thinkingGoesBackInThePlaceWhereItCame() throws {
+    let blocks = #"""
+      [{"type":"thinking","thinking":"1","signature":"a"},{"type":"text","text":"Grüße 🐦\n"},
+       {"type":"redacted_thinking","data":"b"},{"type":"tool_use","id":"t1","name":"f","input":{}},
+       {"type":"thinking","thinking":"2","signature":"c"},{"type":"text","text":"and."},
+       {"type":"tool_use","id":"t2","name":"g","input":{"n":1}}]
+      """#
+    let reading = try read(
+      call("anthropic"), text: #"{"type":"message","content":\#(blocks),"stop_reason":"tool_use"}"#)
+    let message = try #require(reading.reply?.message)
+    #expect(reading.reply?.output == "Grüße 🐦\nand.")
+    #expect(
+      try reading.message()["thinking_blocks"] as? NSArray
+        == decode(
+          #"""
+          {"x":[{"type":"thinking","thinking":"1","signature":"a"},
+            {"type":"redacted_thinking","data":"b","after":{"characters":8,"tool_calls":0}},
+            {"type":"thinking","thinking":"2","signature":"c","after":{"characters":8,"tool_calls":1}}]}
+          """#)["x"] as? NSArray)
+    let body = try requestBody(
+      call(
+        "anthropic",
+        request:
+          #"{"messages":[{"role":"user","content":"x"},\#(String(decoding: message, as: UTF8.self))]}"#
+      ))
+    let messages = try #require(body["messages"] as? [NSDictionary])
+    #expect(
+      messages[1]["content"] as? NSArray == (try decode(#"{"x":\#(blocks)}"#)["x"] as? NSArray))
+  }
+
+  @Test(arguments: [
+    // Less was left than was said.
+    (
+      #""content":"a""#, #"{"characters":5,"tool_calls":3}"#,
+      #"[{"type":"text","text":"a"},{"type":"thinking","thinking":"1","signature":"s"}]"#
+    ),
+    // What is nothing but space stays with what follows.
+    (
+      #""content":"\n b""#, #"{"characters":1,"tool_calls":0}"#,
+      #"[{"type":"thinking","thinking":"1","signature":"s"},{"type":"text","text":"\n b"}]"#
+    ),
+    (
+      #""content":[{"type":"text","text":"a"}]"#, #"{"characters":1,"tool_calls":0}"#,
+      #"[{"type":"thinking","thinking":"1","signature":"s"},{"type":"text","text":"a"}]"#
+    ),
+    (
+      #""content":"a""#, #"{"characters":-1,"tool_calls":-1}"#,
+      #"[{"type":"thinking","thinking":"1","signature":"s"},{"type":"text","text":"a"}]"#
+    ),
+  ])
+  func aMessageThatWasChangedGoesBackWithItsThinking(
+    _ content: String, _ after: String, _ expected: String
+  ) throws {
+    let block = #"{"type":"thinking","thinking":"1","signature":"s","after":\#(after)}"#
+    let body = try requestBody(
+      call(
+        "anthropic",
+        request: #"""
+          {"messages":[{"role":"user","content":"x"},
+            {"role":"assistant",\#(content),"thinking_blocks":[\#(block)]}]}
+          """#))
+    let messages = try #require(body["messages"] as? [NSDictionary])
+    #expect(
+      messages[1]["content"] as? NSArray == (try decode(#"{"x":\#(expected)}"#)["x"] as? NSArray))
+  }
+
   @Test func unknownEventsBlocksAndDeltasArePassedOver() throws {
     let reading = try read(
       call("anthropic", stream: true),

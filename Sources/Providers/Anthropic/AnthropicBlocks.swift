@@ -93,9 +93,9 @@ struct AnthropicBlocks: Sendable {
         message.content += block.body
       case .thinking:
         message.reasoning += block.body
-        message.thinkingBlocks.append(thinking(block))
+        message.thinkingBlocks.append(thinking(block, behind: message))
       case .redacted:
-        message.thinkingBlocks.append(thinking(block))
+        message.thinkingBlocks.append(thinking(block, behind: message))
       case .tool:
         let input = block.body.isEmpty ? block.input : block.body
         message.toolCalls.append(ToolCall(id: block.id, name: block.name, arguments: input))
@@ -130,7 +130,8 @@ struct AnthropicBlocks: Sendable {
     return blocks.count - 1
   }
 
-  private func thinking(_ block: Block) -> [UInt8] {
+  /// A block that came behind text or calls says behind how many of their characters and how many of them.
+  private func thinking(_ block: Block, behind message: AssistantMessage) -> [UInt8] {
     var writer = JSONWriter(reserving: block.body.utf8.count + 64)
     writer.beginObject()
     if block.kind == .redacted {
@@ -140,6 +141,15 @@ struct AnthropicBlocks: Sendable {
       writer.member("type", "thinking")
       writer.member("thinking", block.body)
       writer.member("signature", block.signature)
+    }
+    if !message.content.isEmpty || !message.toolCalls.isEmpty {
+      writer.key("after")
+      writer.beginObject()
+      writer.key("characters")
+      writer.int(message.content.unicodeScalars.count)
+      writer.key("tool_calls")
+      writer.int(message.toolCalls.count)
+      writer.endObject()
     }
     writer.endObject()
     return writer.bytes

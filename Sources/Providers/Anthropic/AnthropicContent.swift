@@ -14,8 +14,9 @@ enum AnthropicContent {
     writer.endArray()
   }
 
-  /// Writes the member `content` of an assistant's message: thinking first, as Anthropic demands,
-  /// then what was said, then the calls. What another API sealed of its reasoning stays away.
+  /// Writes the member `content` of an assistant's message: thinking first, then what was said, then the
+  /// calls; thinking that came behind some of these, behind as much of them, since Anthropic demands it back
+  /// in its place. What another API sealed of its reasoning stays away.
   static func writeAssistant(
     _ message: JSON, _ place: String, to writer: inout JSONWriter
   ) throws(Failure) {
@@ -24,19 +25,57 @@ enum AnthropicContent {
     }
     writer.key("content")
     writer.beginArray()
+    let text = message["content"]?.string?.unicodeScalars
+    var said = 0
+    let calls = message["tool_calls"]?.elements ?? []
+    var called = 0
     for block in message["thinking_blocks"]?.elements ?? []
-    where block["type"]?.string != "reasoning" { writer.splice(block) }
-    if let content = message["content"] {
+    where block["type"]?.string != "reasoning" {
+      if let after = block["after"] {
+        if let text, let end = after["characters"]?.int, end > said {
+          let piece = String(String.UnicodeScalarView(text.dropFirst(said).prefix(end - said)))
+          // The API refuses text of nothing but space; so it stays with what follows.
+          if piece.contains(where: { !$0.isWhitespace }) {
+            writeText(piece, cacheControl: nil, to: &writer)
+            said = end
+          }
+        }
+        let end = min(after["tool_calls"]?.int ?? 0, calls.count)
+        while called < end {
+          try writeToolUse(calls[called], "\(place).tool_calls[\(called)]", to: &writer)
+          called += 1
+        }
+      }
+      writeThinking(block, to: &writer)
+    }
+    if let text, said > 0 {
+      let rest = String(String.UnicodeScalarView(text.dropFirst(said)))
+      if rest.contains(where: { !$0.isWhitespace }) {
+        writeText(rest, cacheControl: nil, to: &writer)
+      }
+    } else if let content = message["content"] {
       let parts = content.kind == .array ? content.elements : [content]
       try writeParts(parts, place, to: &writer)
     }
     if let refusal = message["refusal"]?.string, !refusal.isEmpty {
       writeText(refusal, cacheControl: nil, to: &writer)
     }
-    for (number, call) in (message["tool_calls"]?.elements ?? []).enumerated() {
-      try writeToolUse(call, "\(place).tool_calls[\(number)]", to: &writer)
+    while called < calls.count {
+      try writeToolUse(calls[called], "\(place).tool_calls[\(called)]", to: &writer)
+      called += 1
     }
     writer.endArray()
+  }
+
+  /// A block as it came.
+  private static func writeThinking(_ block: JSON, to writer: inout JSONWriter) {
+    guard block["after"] != nil else { return writer.splice(block) }
+    writer.beginObject()
+    for (name, value) in block.members where name != "after" {
+      writer.key(name)
+      writer.splice(value)
+    }
+    writer.endObject()
   }
 
   static func writeToolResult(

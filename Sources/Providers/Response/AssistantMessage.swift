@@ -10,8 +10,8 @@ struct ToolCall: Sendable {
 }
 
 /// The assistant's message in OpenAI's chat form. Beside OpenAI's members it may have `reasoning`
-/// (text), `thinking_blocks` (Anthropic's, which it wants back unchanged), `thought_signatures` (Gemini's,
-/// likewise), `logprobs` (which OpenAI has beside the message) and `native_finish_reason` (where the
+/// (text), `thinking_blocks` (Anthropic's, which it wants back unchanged; the member `after` of one that came
+/// behind text or calls says behind how much of them), `thought_signatures` (Gemini's, likewise), `logprobs` (which OpenAI has beside the message) and `native_finish_reason` (where the
 /// provider's own word says more than OpenAI's).
 struct AssistantMessage: Sendable {
   /// Members that are Martlet's, not OpenAI's: taken out before a message goes back to OpenAI.
