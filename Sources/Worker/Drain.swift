@@ -1,9 +1,18 @@
+import Postgres
 import Synchronization
 
 /// Whether a loop beside the claims has anything left to do, for `once`. What it does may put generations back into the
 /// queue, and claims may give it something to do: so it is asked each time that claims found nothing, and answers for that time.
+///
+/// Where the database refuses to tell for good, there is nothing to wait for either, and the worker ends with that.
 final class Drain: Sendable {
-  private let rounds = Mutex((asked: 0, over: 0))
+  private struct State {
+    var asked = 0
+    var over = 0
+    var refusal: PostgresError?
+  }
+
+  private let state = Mutex(State())
   private let wake: Wake
 
   /// - Parameter wake: the loop's.
@@ -13,22 +22,28 @@ final class Drain: Sendable {
   ///
   /// - Parameter round: from 1.
   func isOver(_ round: Int) -> Bool {
-    let (isOver, isNew) = rounds.withLock { rounds in
-      defer { rounds.asked = round }
-      return (rounds.over == round, rounds.asked != round)
+    let (isOver, isNew) = state.withLock { state in
+      defer { state.asked = round }
+      return (state.over == round, state.asked != round)
     }
     if isNew { wake.signal() }
     return isOver
   }
 
   /// To be read before the loop looks, and given to `foundNothing`.
-  var round: Int { rounds.withLock { $0.asked } }
+  var round: Int { state.withLock { $0.asked } }
+
+  /// Why the last look that ended a round found nothing.
+  var refusal: PostgresError? { state.withLock { $0.refusal } }
 
   /// A look that began in this round has found nothing to do, and nothing is under way. True: somebody waits for that.
-  func foundNothing(_ round: Int) -> Bool {
-    rounds.withLock { rounds in
-      defer { rounds.over = round }
-      return rounds.over != round
+  ///
+  /// - Parameter refusal: why; nil: there is nothing to do.
+  func foundNothing(_ round: Int, because refusal: PostgresError? = nil) -> Bool {
+    state.withLock { state in
+      state.refusal = refusal
+      defer { state.over = round }
+      return state.over != round
     }
   }
 }

@@ -55,6 +55,9 @@ struct ToolRunner: Sendable {
           await wake.wait(until: .now + Self.look)
         } catch {
           if Task.isCancelled { break }
+          if error.isMissing, reports.underWay == 0, drain.foundNothing(round, because: error) {
+            desk.workerWake.signal()
+          }
           await link.rest(after: error, "running tools")
         }
       }

@@ -116,7 +116,8 @@ package final class Worker: Service {
         "released": "\(tally.released)", "stale": "\(tally.stale)",
         "safety_poll_found": "\(tally.safetyPollFound)",
       ])
-    if let refusal = desk.refusal { throw WorkerError(refusal) }
+    let unlooked = desk.isOnceDone ? drains.lazy.compactMap(\.refusal).first : nil
+    if let refusal = desk.refusal ?? unlooked { throw WorkerError(refusal) }
     return tally
   }
 

@@ -180,6 +180,18 @@ def test_a_worker_that_works_once_runs_the_tools_and_goes_on(shop: Shop, worker:
     ]
 
 
+def test_a_worker_that_works_once_ends_where_it_may_not_ask_for_tools(
+    shop: Shop, worker: Callable[..., Worker]
+) -> None:
+    shop.ask("who")
+    shop.database.execute("revoke execute on function ai.worker_tools(uuid, integer) from ai_worker")
+    process = worker(shop.database, once=True, ready=False, env={"MARTLET_TOOLS_DATABASE_URL": shop.tools.url})
+    assert process.wait() == 1
+    assert "permission denied for function worker_tools" in process.text
+    assert shop.database.value("select count(*) from ai.leases") == 0
+    assert shop.database.value("select status from ai.generations") in ("queued", "running")
+
+
 def test_a_tool_has_the_rights_of_the_login_for_tools_whatever_it_resets(shop: Shop, running: Worker) -> None:
     told = shop.told("who")
     assert told == {"session": shop.tools.name, "current": shop.tools.name, "user": shop.member.user_id}

@@ -1,3 +1,4 @@
+import Postgres
 import Testing
 
 @testable import Worker
@@ -23,6 +24,18 @@ import Testing
     #expect(!drain.isOver(1))
     #expect(drain.foundNothing(drain.round))
     #expect(drain.isOver(1))
+  }
+
+  @Test("who may not ask any more has nothing to do, and says why until it may")
+  func refused() {
+    let drain = Drain(Wake())
+    #expect(!drain.isOver(1))
+    #expect(drain.foundNothing(1, because: PostgresError(.server, "no", sqlState: "42501")))
+    #expect(drain.isOver(1))
+    #expect(drain.refusal?.sqlState == "42501")
+    #expect(!drain.isOver(2))
+    #expect(drain.foundNothing(2))
+    #expect(drain.refusal == nil)
   }
 
   @Test("asking wakes the loop, once for each round")

@@ -108,6 +108,9 @@ final class BatchLoop: Sendable {
     } catch {
       // The heartbeat will find out whether this worker was declared dead.
       if error.sqlState == "PT404" { desk.pulseWake.signal() }
+      if error.isMissing, known.isEmpty, drain.foundNothing(round, because: error) {
+        desk.workerWake.signal()
+      }
       await link.rest(after: error, "asking after batches")
       return .now
     }
