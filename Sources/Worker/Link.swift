@@ -26,13 +26,11 @@ final class Link {
 
   var isOpen: Bool { connection != nil }
 
-  /// The connection, opened if there is none. Whatever the role or the database has for default, statements that several
-  /// workers run at once see what the others have committed: else they would refuse each other again and again.
+  /// The connection, opened if there is none.
   func open() async throws(PostgresError) -> Connection {
     if let connection { return connection }
-    let opened = try await Connection.open(
+    let opened = try await Connection.ofWorker(
       conninfo, applicationName: applicationName, on: executor)
-    try await opened.script("set default_transaction_isolation = 'read committed'")
     connection = opened
     return opened
   }
@@ -73,6 +71,18 @@ final class Link {
   func close() async {
     await connection?.close()
     connection = nil
+  }
+}
+
+extension Connection {
+  /// A connection for a worker's own statements. Whatever the role or the database has for default, those that several
+  /// workers run at once see what the others have committed: else they would refuse each other again and again.
+  static func ofWorker(
+    _ conninfo: String, applicationName: String, on executor: ThreadExecutor? = nil
+  ) async throws(PostgresError) -> Connection {
+    let opened = try await open(conninfo, applicationName: applicationName, on: executor)
+    try await opened.script("set default_transaction_isolation = 'read committed'")
+    return opened
   }
 }
 

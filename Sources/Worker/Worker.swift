@@ -170,7 +170,7 @@ package final class Worker: Service {
     var tries = 0
     while !Task.isCancelled, !isToStop.load(ordering: .relaxed) {
       do throws(PostgresError) {
-        let connection = try await Connection.open(
+        let connection = try await Connection.ofWorker(
           setup.conninfo, applicationName: "martlet register")
         let identity = try await Identity.register(
           on: connection, name: setup.name, version: setup.version)
@@ -226,7 +226,7 @@ package final class Worker: Service {
   /// The last call: the database takes back whatever this worker still holds.
   private func say(_ setup: Setup, farewellOf identity: Identity) async {
     do throws(PostgresError) {
-      let connection = try await Connection.open(
+      let connection = try await Connection.ofWorker(
         setup.conninfo, applicationName: "martlet stop")
       try await connection.query("select ai.worker_stop($1)", [identity.worker])
       await connection.close()

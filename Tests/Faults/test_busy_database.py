@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from asking import ask
 from databases import Database
 from processes import Simulator, Worker
@@ -69,8 +70,9 @@ def test_plain_answers_do_not_wait_for_one_that_the_database_looks_at(
     books_agree_with_the_provider(database, simulator)
 
 
+@pytest.mark.parametrize("default", ["repeatable read", "serializable"])
 def test_workers_see_what_the_others_have_committed_whatever_the_default(
-    database: Database, simulator: Simulator, worker: Callable[..., Worker]
+    database: Database, simulator: Simulator, worker: Callable[..., Worker], default: str
 ) -> None:
     database.execute("create table public.levels (level text)")
     database.execute("grant insert on public.levels to public")
@@ -78,17 +80,20 @@ def test_workers_see_what_the_others_have_committed_whatever_the_default(
         "create function public.note_level() returns trigger language plpgsql as"
         " $$ begin insert into public.levels values (current_setting('transaction_isolation')); return null; end $$"
     )
-    for table in ("leases", "llm_calls", "stream_events"):
+    for table in ("workers", "leases", "llm_calls", "stream_events"):
         database.execute(
-            f"create trigger note_level after insert on ai.{table} for each row execute function public.note_level()"
+            f"create trigger note_level after insert or update on ai.{table}"
+            " for each row execute function public.note_level()"
         )
     database.execute(
-        sql.SQL("alter role {} set default_transaction_isolation = 'repeatable read'")
-        .format(sql.Identifier(database.worker.name))
+        sql.SQL("alter role {} set default_transaction_isolation = {}")
+        .format(sql.Identifier(database.worker.name), sql.Literal(default))
         .as_string()
     )
     providers = Providers(database, simulator)
-    worker(database)
+    process = worker(database)
     ask(database.connect(user=database.member()), providers.model("tokens=20"), 5, stream=True)
     all_ended(database)
+    assert process.terminate() == 0
+    assert database.value("select ending from ai.workers") == "stopped"
     assert {row["level"] for row in database.execute("select level from public.levels")} == {"read committed"}
