@@ -6,6 +6,8 @@ struct Bisection: Sendable {
   enum Step: Sendable, Equatable {
     /// Send these as they are.
     case send(Range<Int>)
+    /// Send this one by itself, with more time than statements have.
+    case sendPatiently(Int)
     /// Send this one without its content.
     case sendBare(Int)
     case done
@@ -16,6 +18,7 @@ struct Bisection: Sendable {
   static let patience = 3
 
   private var open: [Range<Int>]
+  private var late: Int?
   private var bare: Int?
   private var refusals = 0
   /// Elements that are refused even without content, or were not tried any more: for another time.
@@ -26,26 +29,45 @@ struct Bisection: Sendable {
 
   var step: Step {
     if let bare { return .sendBare(bare) }
+    if let late { return .sendPatiently(late) }
     return open.last.map { .send($0) } ?? .done
   }
 
   /// The database took what `step` said.
   mutating func accepted() {
     refusals = 0
-    if bare != nil { bare = nil } else { _ = open.popLast() }
+    if bare != nil {
+      bare = nil
+    } else if late != nil {
+      late = nil
+    } else {
+      _ = open.popLast()
+    }
   }
 
   /// The database refused what `step` said.
   ///
-  /// - Parameter whatever: it would have refused anything else as well. Then an element is not to go without its content, which
-  ///   might pass, and the content would be lost.
-  mutating func refused(whatever: Bool = false) {
+  /// - Parameters:
+  ///   - whatever: it would have refused anything else as well. Then an element is not to go without its content, which
+  ///     might pass, and the content would be lost.
+  ///   - wasLate: because it took too long. Then an element has more time by itself; what is too much for that, too, is its content.
+  mutating func refused(whatever: Bool = false, wasLate: Bool = false) {
     if let index = bare {
       bare = nil
       return leave(index)
     }
+    if let index = late {
+      late = nil
+      if whatever && !wasLate { return leave(index) }
+      bare = index
+      return
+    }
     guard let range = open.popLast() else { return }
     if range.count == 1 {
+      if wasLate {
+        late = range.lowerBound
+        return
+      }
       if whatever { return leave(range.lowerBound) }
       bare = range.lowerBound
       return

@@ -37,11 +37,20 @@ final class Link {
 
   /// Runs one statement, once. A lost connection is forgotten; so is one to a database that is read-only: a new one may
   /// lead to another server, and an old one stays as it is when only the default was changed.
+  ///
+  /// - Parameter settings: SQL that makes settings of the transaction that the statement is.
   @discardableResult
-  func query(_ sql: String, _ parameters: [String?]) async throws(PostgresError) -> QueryResult {
+  func query(
+    _ sql: String, _ parameters: [String?], under settings: String? = nil
+  ) async throws(PostgresError) -> QueryResult {
     let connection = try await open()
     do {
-      let result = try await connection.query(sql, parameters)
+      let result =
+        if let settings {
+          try await connection.query(sql, parameters, under: settings)
+        } else {
+          try await connection.query(sql, parameters)
+        }
       if refused == nil || refused == sql {
         refused = nil
         backoff.reset()
@@ -83,6 +92,22 @@ extension Connection {
     let opened = try await open(conninfo, applicationName: applicationName, on: executor)
     try await opened.script("set default_transaction_isolation = 'read committed'")
     return opened
+  }
+
+  /// Runs one statement in a transaction with settings of its own.
+  fileprivate func query(
+    _ sql: String, _ parameters: [String?], under settings: String
+  ) async throws(PostgresError) -> QueryResult {
+    do {
+      try script("begin; \(settings)")
+      let result = try query(sql, parameters)
+      try script("commit")
+      return result
+    } catch {
+      // What broke off by itself needs none, and a lost connection takes none.
+      try? script("rollback")
+      throw error
+    }
   }
 }
 

@@ -50,11 +50,12 @@ struct Settlement: Sendable {
     return 512 + texts + (reply?.message?.count ?? 0) + numbers * 12 + (sealed?.size ?? 0)
   }
 
-  /// The report in place of one that the database cannot take.
-  var withoutContent: Settlement {
+  /// The report in place of one that the database cannot take, or not in time.
+  func withoutContent(isLate: Bool = false) -> Settlement {
     var settlement = Settlement(fence: fence, outcome: .failed)
+    let trouble = isLate ? "takes too long to store" : "cannot store"
     settlement.failure = Failure(
-      .malformed, message: "the database cannot store what the provider answered")
+      .malformed, message: "the database \(trouble) what the provider answered")
     settlement.httpStatus = httpStatus
     settlement.reply = Reply()
     settlement.reply?.usage = reply?.usage

@@ -17,6 +17,12 @@ struct Settler {
   /// Of the slow ones: each may take half a second, and those behind it wait.
   private static let largestSlowCount = 16
   private static let largestBytes = 8 << 20
+  /// For a result that takes by itself longer than a statement of the role may: a minute, for what is paid for is worth it. Nobody's
+  /// lock is waited for so long, since with it the time would say nothing of the result.
+  private static let patience = """
+    select set_config('statement_timeout', greatest(s.setting::integer, 60000)::text, true), set_config('lock_timeout', '3s', true)
+      from pg_catalog.pg_settings s where s.name = 'statement_timeout'
+    """
   /// How long what the database refused waits before it is tried again.
   private static let refusedPause = Duration.seconds(3)
 
@@ -54,15 +60,20 @@ struct Settler {
         count: company == .all ? Self.largestCount : Self.largestSlowCount,
         bytes: Self.largestBytes))
     var failures = 0
+    var wasLate = false
     while desk.identity == identity {
       let batch: [Settlement]
+      var isPatient = false
       switch bisection.step {
       case .done: return bisection.left.map { results[$0] }
       case .send(let range): batch = Array(results[range])
-      case .sendBare(let index): batch = [results[index].withoutContent]
+      case .sendPatiently(let index):
+        batch = [results[index]]
+        isPatient = true
+      case .sendBare(let index): batch = [results[index].withoutContent(isLate: wasLate)]
       }
       do throws(PostgresError) {
-        try await send(batch, identity, link)
+        try await send(batch, identity, link, patiently: isPatient)
         bisection.accepted()
         failures = 0
       } catch {
@@ -70,7 +81,7 @@ struct Settler {
         failures += 1
         let isOutside = error.isOutside
         // Sending it again is safe: what was taken already is answered with `stale`.
-        if error.kind == .connection || isOutside && failures < Self.tries {
+        if error.kind == .connection || isOutside && failures < Self.tries && !isPatient {
           await link.rest(after: error, "settling")
           continue
         }
@@ -78,20 +89,22 @@ struct Settler {
         setup.logger.error(
           "the database refuses results",
           metadata: ["results": "\(batch.count)", "sqlstate": "\(error.sqlState ?? "none")"])
-        bisection.refused(whatever: isOutside)
+        wasLate = error.sqlState == "57014"
+        bisection.refused(whatever: isOutside, wasLate: wasLate)
       }
     }
     return []
   }
 
   private func send(
-    _ batch: [Settlement], _ identity: Identity, _ link: Link
+    _ batch: [Settlement], _ identity: Identity, _ link: Link, patiently: Bool
   ) async throws(PostgresError) {
     var json = JSONBuffer(reserving: batch.count * 1_024)
     json.beginArray()
     for settlement in batch { settlement.write(to: &json) }
     json.endArray()
-    let answers = try await link.query(Self.settle, [identity.worker, json.text])
+    let answers = try await link.query(
+      Self.settle, [identity.worker, json.text], under: patiently ? Self.patience : nil)
     var requeued = 0
     var stale = 0
     for row in 0..<answers.count {

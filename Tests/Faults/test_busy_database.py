@@ -70,6 +70,50 @@ def test_plain_answers_do_not_wait_for_one_that_the_database_looks_at(
     books_agree_with_the_provider(database, simulator)
 
 
+def too_slow(database: Database, unless: str) -> None:
+    """What has an answer takes longer to store than a statement may, `unless` this holds."""
+    database.execute(
+        "create function public.slow() returns trigger language plpgsql as $$ begin"
+        f" if {unless} then return new; end if;"
+        " raise exception 'canceling statement due to statement timeout' using errcode = '57014'; end $$"
+    )
+    database.execute(
+        "create trigger slow before update on ai.generations for each row when (new.output is not null)"
+        " execute function public.slow()"
+    )
+
+
+def test_an_answer_that_takes_longer_than_a_statement_may_has_more_time_by_itself(
+    database: Database, simulator: Simulator, worker: Callable[..., Worker]
+) -> None:
+    too_slow(database, "current_setting('statement_timeout') = '1min'")
+    providers = Providers(database, simulator)
+    worker(database)
+    [asked] = ask(database.connect(user=database.member()), providers.model("answer=Patience"), 1)
+    row = ended(database, asked)
+    assert (row["status"], row["output"]) == ("succeeded", "Patience")
+    books_agree_with_the_provider(database, simulator)
+
+
+def test_an_answer_that_takes_too_long_in_any_case_is_given_up_with_its_price(
+    database: Database, simulator: Simulator, worker: Callable[..., Worker]
+) -> None:
+    too_slow(database, "false")
+    providers = Providers(database, simulator)
+    worker(database)
+    [asked] = ask(database.connect(user=database.member()), providers.model("usage=input:1000,output:50"), 1)
+    row = ended(database, asked)
+    assert (row["status"], row["output"]) == ("failed", None)
+    assert row["error"]["message"] == "the database takes too long to store what the provider answered"
+    calls = database.execute("select input_tokens, output_tokens, estimated, cost from ai.llm_calls")
+    assert [(call["input_tokens"], call["output_tokens"], call["estimated"]) for call in calls] == [
+        (1000, 50, False)
+    ] * len(calls)
+    assert row["cost"] == sum(call["cost"] for call in calls) > 0
+
+
+
+
 @pytest.mark.parametrize("default", ["repeatable read", "serializable"])
 def test_workers_see_what_the_others_have_committed_whatever_the_default(
     database: Database, simulator: Simulator, worker: Callable[..., Worker], default: str

@@ -23,6 +23,9 @@ import Testing
         } else {
           bisection.refused()
         }
+      case .sendPatiently:
+        Issue.record("nothing was late")
+        bisection.refused()
       case .sendBare(let index):
         statements += 1
         if venom.contains(index) {
@@ -87,6 +90,30 @@ import Testing
     }
     #expect(bisection.left.sorted() == Array(0..<500))
     #expect(statements < 30)
+  }
+
+  @Test("what takes too long is halved, then has more time, and only then goes without its content")
+  func late() {
+    var bisection = Bisection([0..<2])
+    bisection.refused(whatever: true, wasLate: true)
+    #expect(bisection.step == .send(0..<1))
+    bisection.refused(whatever: true, wasLate: true)
+    #expect(bisection.step == .sendPatiently(0))
+    bisection.accepted()
+    #expect(bisection.step == .send(1..<2))
+    bisection.refused(whatever: true, wasLate: true)
+    bisection.refused(whatever: true, wasLate: true)
+    #expect(bisection.step == .sendBare(1))
+    bisection.accepted()
+    #expect(bisection.step == .done && bisection.left.isEmpty)
+  }
+
+  @Test("nor does it where the time went by for another reason")
+  func lateForAnotherReason() {
+    var bisection = Bisection([0..<1])
+    bisection.refused(whatever: true, wasLate: true)
+    bisection.refused(whatever: true)
+    #expect(bisection.step == .done && bisection.left == [0])
   }
 
   @Test("batches are cut by count and by size, and no element is lost")

@@ -98,7 +98,7 @@ import Testing
     var json = JSONBuffer()
     settlement.write(to: &json)
     #expect(json.text.hasSuffix(#""sealed":{"key":"k","facts":"AQID","request":"/w=="}}"#))
-    #expect(settlement.withoutContent.sealed == nil)
+    #expect(settlement.withoutContent().sealed == nil)
   }
 }
 

@@ -159,7 +159,7 @@ private let fence = Fence(high: 0x01a1_fcc3_44d1_7d47, low: 0x822e_2189_e104_5b8
     #expect(numbers.map { $0.map(\.floatValue) } == [[1, 0.5], [-0.25, 2], [3, 4]])
     #expect(json["embedding"] == nil)
     #expect(json["finish_reason"] == nil)
-    #expect(try written(settlement.withoutContent)["embeddings"] == nil)
+    #expect(try written(settlement.withoutContent())["embeddings"] == nil)
   }
 
   @Test("a report without content keeps the fence, the usage and the times")
@@ -170,7 +170,7 @@ private let fence = Fence(high: 0x01a1_fcc3_44d1_7d47, low: 0x822e_2189_e104_5b8
     settlement.reply?.output = "poison"
     settlement.reply?.usage = Usage()
     settlement.latency = 5
-    let json = try written(settlement.withoutContent)
+    let json = try written(settlement.withoutContent())
     #expect(json["outcome"] as? String == "failed")
     #expect(json["signal"] as? String == "malformed")
     #expect(json["attempt"] as? Int == 3)

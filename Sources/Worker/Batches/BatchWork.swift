@@ -262,7 +262,7 @@ struct BatchWork: Sendable {
       if try await tell(one.text, link) { continue }
       guard case .answered(let outcome) = answer.content else { continue }
       try await settle(
-        [Self.settlement(answer.fence, outcome).withoutContent], link)
+        [Self.settlement(answer.fence, outcome).withoutContent()], link)
     }
   }
 
