@@ -158,6 +158,10 @@ static const unsigned char migrations_37[] = {
 #embed "../../migrations/20261122200000_spans.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_38[] = {
+#embed "../../migrations/20261123090000_repairs.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -665,6 +669,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_35, "20261122120000_known_ways.sql"),
   FILE_ENTRY(migrations_36, "20261122150000_row_changes.sql"),
   FILE_ENTRY(migrations_37, "20261122200000_spans.sql"),
+  FILE_ENTRY(migrations_38, "20261123090000_repairs.sql"),
   {0, 0, 0},
 };
 
