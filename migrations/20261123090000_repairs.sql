@@ -5,3 +5,7 @@
 alter table ai.artifact_stores
   drop constraint if exists artifact_stores_endpoint,
   add constraint artifact_stores_endpoint check (endpoint ~ '^https?://[A-Za-z0-9.:_\[\]-]+$' and length(endpoint) <= 300);
+
+alter table ai.maintenance add column partition_problems jsonb not null default '{}';
+comment on column ai.maintenance.partition_problems is
+  'What ai.tend_partitions() cannot do at present: {"ai.make_partitions() of ai.llm_calls": {"table", "code", "message", "since"}}.';

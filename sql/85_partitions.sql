@@ -229,17 +229,19 @@ comment on function ai.drop_old_rows(timestamptz) is 'Deletes from default parti
 
 -- Makes and drops partitions, for maintenance. Gives {"partitions_made", "partitions_dropped"}; what is wrong with one table holds up no other: it is a warning, and
 -- "partitions_failed" has the last SQLSTATE. Who holds a lock is waited for once: then the rest is left to the next tick, and there is "partitions_blocked".
+-- Either stays in ai.maintenance.partition_problems until the same chore succeeds.
 create or replace function ai.tend_partitions(p_now timestamptz) returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_one   record;
-  v_count integer;
-  v_done  jsonb := '{"partitions_made": 0, "partitions_dropped": 0}';
+  v_one      record;
+  v_count    integer;
+  v_done     jsonb := '{"partitions_made": 0, "partitions_dropped": 0}';
+  v_problems jsonb := (select m.partition_problems from ai.maintenance m);
 begin
   for v_one in
-    select p.table_name, c.done, c.chore
+    select p.table_name, c.done, c.chore, format('ai.%s() of ai.%s', c.chore, p.table_name) as what
       from ai.partitioning p
      cross join (values (1, 'partitions_made', 'make_partitions'), (2, 'partitions_dropped', 'drop_old_partitions')) c (n, done, chore)
      order by c.n, p.table_name
@@ -247,15 +249,20 @@ begin
     begin
       execute format('select ai.%I($1, $2)', v_one.chore) into v_count using p_now, v_one.table_name;
       v_done := ai.added_up(v_done, jsonb_build_object(v_one.done, v_count));
-    exception
-      when lock_not_available or deadlock_detected then
-        return v_done || '{"partitions_blocked": true}';
+      v_problems := v_problems - v_one.what;
+    exception when others then
+      v_problems := v_problems || jsonb_build_object(v_one.what, jsonb_build_object(
+        'table', v_one.table_name, 'code', sqlstate, 'message', sqlerrm, 'since', coalesce(v_problems #> array[v_one.what, 'since'], to_jsonb(p_now))));
+      if sqlstate in ('55P03', '40P01') then
+        v_done := v_done || '{"partitions_blocked": true}';
+        exit;
+      end if;
       -- Rows go to the default meanwhile.
-      when others then
-        v_done := v_done || jsonb_build_object('partitions_failed', sqlstate);
-        raise warning 'ai.%() of ai.%: %', v_one.chore, v_one.table_name, sqlerrm;
+      v_done := v_done || jsonb_build_object('partitions_failed', sqlstate);
+      raise warning '%: %', v_one.what, sqlerrm;
     end;
   end loop;
+  update ai.maintenance m set partition_problems = v_problems where m.partition_problems <> v_problems;
   return v_done;
 end
 $$;

@@ -28,6 +28,7 @@ struct Checkup {
       findings.append(identity.finding)
       let life = await WorkerLife.read(connection)
       findings.append(checkup.workers(life))
+      findings += await checkup.partitions()
       findings += await checkup.secrets()
       findings += await checkup.masterKeys()
       findings.append(await checkup.prices())

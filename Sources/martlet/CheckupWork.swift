@@ -21,6 +21,41 @@ extension Checkup {
     )
   }
 
+  /// What upkeep could not do for the partitions of each table, the last time that it tried.
+  func partitions() async -> [Finding] {
+    let rows: QueryResult
+    do {
+      rows = try await connection.query(
+        """
+        select p.key, p.value ->> 'since', p.value ->> 'message', p.value ->> 'table', p.value ->> 'code' in ('55P03', '40P01')
+          from ai.maintenance m cross join jsonb_each(m.partition_problems) p order by p.key
+        """)
+    } catch {
+      return [Finding("partitions", error)]
+    }
+    guard !rows.isEmpty else {
+      return [Finding("partitions", .ok, "made and dropped in time, as far as upkeep has tried")]
+    }
+    return (0..<rows.count).map { row in
+      let message = "\(rows[row, 0] ?? "") fails since \(rows[row, 1] ?? ""): \(rows[row, 2] ?? "")"
+      let table = rows[row, 3] ?? ""
+      guard rows.bool(row, 4) == true else {
+        return Finding(
+          "partitions", .fail, message,
+          hint: """
+            Mend what the message names, such as a partition that is in the way: \\d+ ai.\(table). Upkeep tries again each \
+            minute; until then rows go to ai.\(table)_default, and what is old stays.
+            """)
+      }
+      return Finding(
+        "partitions", .warn, message,
+        hint: """
+          End the transaction that holds the lock: select pid, xact_start, query from pg_stat_activity where pid in \
+          (select pid from pg_locks where relation::regclass::text like 'ai.\(table)%');
+          """)
+    }
+  }
+
   /// The keys that the worker will need, as far as this process has them or the database has them sealed.
   func secrets() async -> [Finding] {
     let rows: QueryResult

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,45 @@ def test_an_unreachable_database_is_the_only_finding(doctor: Doctor) -> None:
     assert list(findings) == ["connection"]
     assert findings["connection"][0]["hint"]
     assert "hunter2" not in json.dumps(findings)
+
+
+def test_what_keeps_partitions_from_being_made_is_told(database: Database, doctor: Doctor) -> None:
+    """A partition that is in the way, then somebody who holds a lock."""
+    upkeep = "select ai.tend_partitions(now())"
+    what = "ai.make_partitions() of ai.llm_calls"
+    last = (
+        "select ai.partition_time('llm_calls', relname) as time from pg_class"
+        " where relname ~ '^llm_calls_p[0-9]{6}$' order by 1 desc limit 1"
+    )
+    until = database.value(f"select upper(l.time) from ({last}) l")
+    name = database.value(f"select 'llm_calls_p' || to_char(lower(l.time), 'YYYYMM') from ({last}) l")
+    database.execute(named("drop table ai.{}", name))
+    database.execute(
+        "create table ai.llm_calls_mine partition of ai.llm_calls"
+        f" for values from ('{until - timedelta(days=1)}+00') to ('{until}+00')"
+    )
+    database.execute("alter table ai.llm_calls_mine enable row level security")
+    assert states(doctor(database.url)[1])["partitions"] == "ok"
+    database.execute(upkeep)
+    code, findings = doctor(database.url)
+    assert code == 1
+    assert findings["partitions"][0]["state"] == "fail"
+    assert findings["partitions"][0]["message"].startswith(f"{what} fails since ")
+    assert "llm_calls_mine" in findings["partitions"][0]["message"]
+    assert "ai.llm_calls_default" in findings["partitions"][0]["hint"]
+
+    database.execute("drop table ai.llm_calls_mine")
+    with database.connect() as session, session.transaction():
+        session.execute("lock table ai.llm_calls_default in row exclusive mode")
+        database.execute(upkeep)
+        _, findings = doctor(database.url)
+        assert [finding["state"] for finding in findings["partitions"]] == ["warn"]
+        assert findings["partitions"][0]["message"].startswith(f"{what} fails since ")
+        # The hint is the cure.
+        query = findings["partitions"][0]["hint"].partition(": ")[2]
+        assert session.info.backend_pid in [row["pid"] for row in database.execute(query)]
+    database.execute(upkeep)
+    assert states(doctor(database.url)[1])["partitions"] == "ok"
 
 
 def named(statement: str, *names: str) -> str:

@@ -268,6 +268,10 @@ select is(t.in_defaults(), '0', 'and no longer');
 update ai.partitioning set keep = null where table_name in ('generations', 'llm_calls');
 
 -- What is wrong with partitions keeps nothing from being rescued
+create function t.partition_problems() returns text language sql as $$
+  select string_agg(format('%s: %s %s since %s', p.key, p.value ->> 'table', p.value ->> 'code', left(p.value ->> 'since', 10)), ', ' order by p.key)
+    from ai.maintenance m cross join jsonb_each(m.partition_problems) p
+$$;
 select format('create table ai.generations_mine partition of ai.generations for values from (%L) to (%L)', ai.uuid_floor('2033-08-15'), ai.uuid_floor('2033-09-15')) \gexec
 select t.worker('dies, too') as dead \gset
 select t.ask() as g \gset
@@ -281,9 +285,17 @@ select ai.worker_maintain(:'w') as done \gset
 reset client_min_messages;
 select ok((:'done'::jsonb ->> 'rescued')::int >= 1, 'rescued all the same');
 select is(:'done'::jsonb ->> 'partitions_failed', '42P17', 'and what is wrong is said');
+select is(t.partition_problems(), 'ai.make_partitions() of ai.generations: generations 42P17 since 2033-08-01', 'and kept');
+select t.pass('1 day');
+set local client_min_messages = error;
+select ai.tend_partitions(ai.now()) \g /dev/null
+reset client_min_messages;
+select is(t.partition_problems(), 'ai.make_partitions() of ai.generations: generations 42P17 since 2033-08-01', 'with the time when it began');
 select ok(t.parts('llm_calls') @> array['ai.llm_calls_p203308'] and t.parts('stream_events') @> array['ai.stream_events_p20330801'], 'the other tables have theirs');
 select is(t.parts('stream_events') @> array['ai.stream_events_p20310516'], false, 'and lose those that are old');
 drop table ai.generations_mine;
+select ai.tend_partitions(ai.now()) \g /dev/null
+select is(t.partition_problems(), null, 'until it is over');
 select set_config('ai.clock_offset', '0', true) \g /dev/null
 
 -- Orphans: rows that no trigger saw
