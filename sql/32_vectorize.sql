@@ -35,6 +35,16 @@ as $$
 $$;
 comment on function ai.key_type(oid, text) is 'Type of a column, and whether a primary key may have it.';
 
+create or replace function ai.column_types(p_table oid, p_names text[]) returns regtype[]
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(a.atttypid::regtype order by c.n)
+    from unnest(p_names) with ordinality c (name, n)
+    left join pg_attribute a on a.attrelid = p_table and a.attname = c.name and a.attnum > 0 and not a.attisdropped
+$$;
+comment on function ai.column_types(oid, text[]) is 'Types of a table''s columns.';
+
 -- SQL expressions over a row t of the vectorizer's table: its key, its text (null: nothing to embed) and its tenant. The key's
 -- means the same under any search_path and in any session. Raises PT409 where the table or its key is gone.
 create or replace function ai.row_expressions(p_vectorizer bigint, out row_key text, out content text, out tenant text)
@@ -197,13 +207,13 @@ begin
     raise exception 'there is a vectorizer % for all tenants', p_name using errcode = 'PT409', hint = 'Give this one a name of its own.';
   end if;
 
-  insert into ai.vectorizers (tenant_id, user_id, name, table_name, table_id, columns, attnums, key_columns, key_attnums, tenant_column, tenant_attnum,
+  insert into ai.vectorizers (tenant_id, user_id, name, table_name, table_id, columns, attnums, key_columns, key_attnums, key_types, tenant_column, tenant_attnum,
                               model, format, max_characters)
   select p_tenant, p_user, p_name, p_table, p_table, p_columns,
          (select array_agg(a.attnum order by c.n) from unnest(p_columns) with ordinality c (name, n) join pg_attribute a on a.attrelid = p_table and a.attname = c.name),
          v_keys,
          (select array_agg(a.attnum order by c.n) from unnest(v_keys) with ordinality c (name, n) join pg_attribute a on a.attrelid = p_table and a.attname = c.name),
-         p_tenant_column, (select a.attnum from pg_attribute a where a.attrelid = p_table and a.attname = p_tenant_column),
+         ai.column_types(p_table, v_keys), p_tenant_column, (select a.attnum from pg_attribute a where a.attrelid = p_table and a.attname = p_tenant_column),
          p_model, p_format, p_max_characters
   on conflict do nothing
   returning id into v_id;
@@ -260,7 +270,7 @@ $$;
 comment on function ai.vectorize(regclass, text[], text, text, text, integer, text, uuid, text) is
   'Keeps the embeddings of columns of a table up to date: select ai.vectorize(''products'', array[''name'', ''description'']).';
 
-revoke execute on function ai.column_names(oid, oid, text[], smallint[]), ai.key_type(oid, text), ai.row_expressions(bigint),
+revoke execute on function ai.column_names(oid, oid, text[], smallint[]), ai.key_type(oid, text), ai.column_types(oid, text[]), ai.row_expressions(bigint),
   ai.manages(bigint), ai.managed_vectorizer(text), ai.add_vectorizer(regclass, text[], text, text, text, integer, text, uuid, text), ai.check_embedding_model(uuid, text),
   ai.vectorize(regclass, text[], text, text, text, integer, text, uuid, text) from public;
 -- Each checks for itself what the caller may: ai.vectorize() and its like run with the caller's rights.

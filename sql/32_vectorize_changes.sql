@@ -226,6 +226,10 @@ begin
    where p_keys is not null and r.row_key >= p_vectorizer || '/' and r.row_key < p_vectorizer || '0'
      and not exists (select from unnest(p_keys) k where k = r.row_key);
   delete from ai.vectorizer_problems p where p.vectorizer_id = p_vectorizer;
+  update ai.vectorizers z set key_types = k.types
+    from ai.vectorizers o
+   cross join lateral (select ai.column_types(o.table_name, ai.column_names(o.table_name, o.table_id, o.key_columns, o.key_attnums)) as types) k
+   where z.id = p_vectorizer and o.id = z.id and k.types is distinct from z.key_types;
   select array_remove(n.columns, null) into v_left
     from ai.vectorizers z cross join lateral (select ai.column_names(z.table_name, z.table_id, z.columns, z.attnums) as columns) n
    where z.id = p_vectorizer and array_position(n.columns, null) is not null;

@@ -1,5 +1,22 @@
 -- What becomes of vectorized rows: progress, retries, another model, the end, and the upkeep that a worker calls.
 
+-- What is wrong with the keys that are kept: they were written under another type, and another text may have become of them. Null: nothing. All types of
+-- whole numbers write the same.
+create or replace function ai.changed_key(p_vectorizer bigint) returns jsonb
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('class', 'key_type', 'message', format('the type of the key column %s was changed from %s to %s', k.name, k.noted, k.present),
+                            'hint', 'select ai.refresh_vectorizer(…);')
+    from ai.vectorizers z
+   cross join lateral (select ai.column_names(z.table_name, z.table_id, z.key_columns, z.key_attnums) as names) n
+   cross join lateral unnest(n.names, z.key_types, ai.column_types(z.table_name, n.names)) k (name, noted, present)
+   where z.id = p_vectorizer and k.noted <> k.present
+     and not (k.noted in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) and k.present in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype))
+   limit 1
+$$;
+comment on function ai.changed_key(bigint) is 'The problem of a vectorizer whose key has another type than its rows were noted with; null: none.';
+
 -- How far the embeddings are. To whom: who owns the table, who may read what the whole tenant asks, the owner of the schema. A row counts by its
 -- newest text. Rates are of the last minute.
 create or replace function ai.vectorize_progress(name text default null)
@@ -15,8 +32,8 @@ begin
            case when r.pending = 0 then interval '0' when r.lately > 0 then r.pending * interval '1 minute' / r.lately end,
            r.last_error,
            case when c.oid is null then '{"class": "no_table", "message": "the table was dropped"}'::jsonb
-                else (select p.error || jsonb_build_object('at', p.noted_at) from ai.vectorizer_problems p
-                       where p.vectorizer_id = z.id and p.table_id = z.table_name order by p.id desc limit 1) end
+                else coalesce(ai.changed_key(z.id), (select p.error || jsonb_build_object('at', p.noted_at) from ai.vectorizer_problems p
+                                                      where p.vectorizer_id = z.id and p.table_id = z.table_name order by p.id desc limit 1)) end
       from ai.vectorizers z
       join ai.vectorizer_versions v on v.vectorizer_id = z.id and v.status <> 'retired'
       left join pg_class c on c.oid = z.table_name
@@ -399,7 +416,7 @@ end
 $$;
 comment on function ai.remove_rows(bigint, bigint, integer) is 'Removes rows of a retired version; gives how many. Internal: ai.fill_vectorizers().';
 
-revoke execute on function ai.vectorize_progress(text), ai.vectorize_retry(text), ai.copy_rows(bigint, bigint, bigint), ai.start_building(bigint, text),
+revoke execute on function ai.changed_key(bigint), ai.vectorize_progress(text), ai.vectorize_retry(text), ai.copy_rows(bigint, bigint, bigint), ai.start_building(bigint, text),
   ai.revectorize(text, text), ai.remove_vectorizer(bigint), ai.stop_vectorizing(text), ai.fill_vectorizers(timestamptz), ai.note_columns(), ai.column_numbers(oid, text[]),
   ai.apply_row_changes(integer, bigint), ai.remove_rows(bigint, bigint, integer) from public;
 grant execute on function ai.vectorize_progress(text), ai.vectorize_retry(text), ai.start_building(bigint, text), ai.revectorize(text, text),

@@ -426,9 +426,16 @@ create table mtap_shop.half_2 partition of mtap_shop.halves for values from (10)
 insert into mtap_shop.retyped values (1, 'x'), (2, 'y');
 insert into mtap_shop.halves values (1, 'x'), (11, 'y');
 select ai.vectorize('mtap_shop.retyped', '{a}'), ai.vectorize('mtap_shop.halves', '{a}') \g /dev/null
-alter table mtap_shop.retyped alter id type text using 'k' || id;
+alter table mtap_shop.retyped alter id type bigint;
+select is((select problem from ai.vectorize_progress('retyped')), null, 'a key of larger whole numbers: they are written as before');
+alter table mtap_shop.retyped rename id to code;
+alter table mtap_shop.retyped alter code type text using 'k' || code;
+select is((select problem from ai.vectorize_progress('retyped')),
+  '{"class": "key_type", "message": "the type of the key column code was changed from integer to text", "hint": "select ai.refresh_vectorizer(…);"}',
+  'a key of another type is a problem, also of a renamed column');
 alter table mtap_shop.halves detach partition mtap_shop.half_2;
-select is(ai.refresh_vectorizer('retyped'), 2::bigint, 'a key of another type: all rows are read again');
+select is(ai.refresh_vectorizer('retyped'), 2::bigint, 'all rows are read again');
+select is((select problem from ai.vectorize_progress('retyped')), null, 'and it is none any more');
 select is(ai.refresh_vectorizer('halves'), 0::bigint, 'a partition detached: nothing is new');
 reset session authorization;
 select is(t.keys('retyped') || ' ' || t.keys('halves'), 'k1 k2 1', 'and what is gone is forgotten');

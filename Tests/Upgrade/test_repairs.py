@@ -38,3 +38,24 @@ def test_the_check_of_endpoints_gets_its_backslashes_back(
         database.execute(STORE, "none", "https://s3.example.org/path")
     database.execute("delete from ai.artifact_stores")
     assert programs.dump(database.url, "--schema-only") == fresh
+
+
+def test_the_keys_of_vectorized_tables_are_noted_with_their_types(empty_database: Database, migrate: Migrate) -> None:
+    database = empty_database
+    earlier.install(database, BEFORE)
+    database.execute("create table public.sizes (shop uuid, code varchar(9), size text, primary key (code, shop))")
+    database.execute("create table public.gone (id integer primary key, size text)")
+    member = database.member()
+    for table in ("sizes", "gone"):
+        database.execute(
+            "select ai.vectorize(%s::text::regclass, '{size}', tenant_id => %s, user_id => %s)",
+            f"public.{table}",
+            member.tenant_id,
+            member.user_id,
+        )
+    database.execute("alter table public.gone drop column id")
+    assert migrate(database).returncode == 0
+    assert database.execute("select name, key_types::text[] as types from ai.vectorizers order by id") == [
+        {"name": "sizes", "types": ["character varying", "uuid"]},
+        {"name": "gone", "types": None},
+    ]
