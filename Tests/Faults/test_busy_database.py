@@ -112,8 +112,6 @@ def test_an_answer_that_takes_too_long_in_any_case_is_given_up_with_its_price(
     assert row["cost"] == sum(call["cost"] for call in calls) > 0
 
 
-
-
 @pytest.mark.parametrize("default", ["repeatable read", "serializable"])
 def test_workers_see_what_the_others_have_committed_whatever_the_default(
     database: Database, simulator: Simulator, worker: Callable[..., Worker], default: str
