@@ -166,6 +166,13 @@ insert into ai.lanes (tenant_id, priority, batch_id) values (t.alpha(), 'normal'
 insert into ai.generations (tenant_id, user_id, prompt, model, batch_id) values (t.alpha(), 'ann', 'later', 'mtap/one', '0d000000-0000-7000-8000-000000000001');
 select is((select count(*) from t.claim_singly(:'w')), 0::bigint, 'what is paused is not taken');
 
+-- What can go by a provider batch does
+update ai.models set capabilities = '{"batch": true}' where name = 'mtap/one';
+select t.ask('in a batch', p_priority => 'batch', p_deadline_ms => 2000000000) as g \gset
+select results_eq(format('select id, faulty_id, wait_ms from t.claim_one(%L)', :'w'), 'values (null::uuid, null::uuid, 0)', 'one that goes by a provider batch is no call');
+select is((select count(*) from ai.batched_requests where generation_id = :'g'), 1::bigint, 'it is in one');
+update ai.models set capabilities = '{}' where name = 'mtap/one';
+
 -- Who may
 select is(t.as_role(r, format('select * from ai.worker_claim_one(%L)', :'w')), case r when 'mtap_worker' then 'ok 1' else '42501' end, r || ': only workers')
   from unnest(array['mtap_worker', 'mtap_ann', 'mtap_dev', 'mtap_adm', 'mtap_monitor', 'mtap_public']) r;
