@@ -23,6 +23,7 @@ declare
   c_enough  constant interval := '300 ms';
   v_started timestamptz := clock_timestamp();
   v_one     record;
+  v_named   text;  -- the constraint that an error names
   v_ended   uuid[] := '{}';
 begin
   for v_one in
@@ -52,8 +53,9 @@ begin
     begin
       outcome := ai.prepare_generation(v_one.tenant_id, v_one.id, leader_id is not null, v_one.is_last_resort, v_one.context_tokens);
     exception when others then
-      -- One that cannot be prepared must not keep all others from being claimed. What only says `again` goes on.
-      if ai.says_again(sqlstate) then
+      -- One that cannot be prepared must not keep all others from being claimed. What may be the database's own trouble goes on (ai.worker_claim_one()).
+      get stacked diagnostics v_named = constraint_name;
+      if ai.fault_of(sqlstate, v_named) <> 'generation' then
         raise;
       end if;
       -- Without its words, which may quote a prompt.

@@ -152,6 +152,28 @@ select is(t.status(:'g'), 'failed', 'and ends');
 drop trigger no_election on ai.leaders;
 delete from ai.cache_policies;
 
+-- While it is prepared, too, nothing ends for trouble of the database
+create or replace function ai.embedding_inputs(p_tenant uuid, p_id uuid) returns jsonb language plpgsql as $$
+begin
+  raise exception 'no texts' using errcode = current_setting('t.state');
+end
+$$;
+create function t.prepared_with(p_worker uuid, p_state text) returns text language plpgsql as $$
+declare
+  v_id uuid := t.ask('texts');
+begin
+  perform set_config('t.state', p_state, true);
+  update ai.generations set purpose = 'rows' where id = v_id;
+  update ai.queue set prepare = true where generation_id = v_id;
+  perform from t.claim(p_worker);
+  return t.status(v_id);
+exception when others then
+  return sqlstate;
+end
+$$;
+select is(t.prepared_with(:'w', state), state, state || ' goes on') from unnest(array['53100', '25006', '42883', 'XX000']) state;
+select is(t.prepared_with(:'w', state), 'failed', state || ' ends it') from unnest(array['22001', '54001', 'PT400']) state;
+
 -- What was reserved is given back; the limit counts what was leased alone
 select t.limit_id('{"tenant_id": null, "per": "member", "metric": "requests", "period": "hour", "amount": 2, "on_limit": "reject"}') as l \gset
 select t.poisoned() as bad, t.ask('well') as well \gset
