@@ -65,9 +65,9 @@ limits kept per kind profile model metric period on_limit
 llm_calls named user_id
 llm_calls emptied request_id
 llm_calls kept provider model model_used kind status error_class error_code service_tier cache capture units
+maintenance kept partition_problems
 members gone user_id role
 messages gone user_id role content
-maintenance kept partition_problems
 migrations kept version name checksum door
 models kept name wire_name kind capabilities options price_entry
 partitioning kept table_name
