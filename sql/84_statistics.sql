@@ -1,10 +1,11 @@
 -- What the planner may know of content: nothing.
 --
 -- Comparing texts is leakproof, so PostgreSQL lets everybody's plans use the statistics of the whole table for it, also under row-level
--- security. EXPLAIN would tell an app which texts and users are frequent in other tenants, letter by letter; and copies of prompts
--- would stay in pg_statistic after they were erased. Plans do not need these statistics: what must be fast goes by keys.
+-- security; those of words in a tsvector it uses without asking. EXPLAIN would tell an app which texts, words and users are frequent in other
+-- tenants, letter by letter; and copies of prompts would stay in pg_statistic after they were erased. Plans do not need these statistics: what
+-- must be fast goes by keys, and a search for words by its index, whichever words they are.
 
--- Lets ANALYZE pass over every column of texts, documents, bytes or vectors of a table, or of all tables of the schema, and forgets what it
+-- Lets ANALYZE pass over every column of texts, words, documents, bytes or vectors of a table, or of all tables of the schema, and forgets what it
 -- knew of them. Gives how many columns that changed. Locks the tables against other changes of the schema, not against reading and writing.
 create or replace function ai.hide_statistics(p_table regclass default null) returns integer
 language plpgsql volatile security definer
@@ -21,7 +22,7 @@ begin
       join pg_type t on t.oid = a.atttypid
       join pg_type b on b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
      where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and c.oid = coalesce(p_table, c.oid)
-       and b.typname in ('text', 'name', '_text', 'json', 'jsonb', 'bytea', 'varbit', 'vector')
+       and b.typname in ('text', 'name', '_text', 'json', 'jsonb', 'bytea', 'varbit', 'vector', 'tsvector')
      order by c.relname, a.attnum
   loop
     -- Only this table: a partition has its own turn.

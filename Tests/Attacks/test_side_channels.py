@@ -65,8 +65,8 @@ def test_the_planner_keeps_no_content(analysed: World) -> None:
           join pg_type t on t.oid = a.atttypid
           join pg_type b on b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
          where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and {CONTENT}
-           and (coalesce(a.attstattarget, -1) <> 0 and b.typname <> 'tsvector'
-                or exists (select from pg_statistic s where s.starelid = c.oid and s.staattnum = a.attnum and b.typname <> 'tsvector'))
+           and (coalesce(a.attstattarget, -1) <> 0
+                or exists (select from pg_statistic s where s.starelid = c.oid and s.staattnum = a.attnum))
         """
     )
     assert kept == []

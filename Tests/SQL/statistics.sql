@@ -8,8 +8,8 @@ select is_empty($$
   select c.relname, a.attname
     from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_type t on t.oid = a.atttypid join pg_type b on b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
    where c.relnamespace = 'ai'::regnamespace and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped
-     and (b.typcategory in ('S', 'V') or b.typname in ('name', '_text', 'json', 'jsonb', 'bytea', 'vector'))
-     and coalesce(a.attstattarget, -1) <> 0 $$, 'no statistics are kept of any column of texts, documents, bytes or vectors');
+     and (b.typcategory in ('S', 'V') or b.typname in ('name', '_text', 'json', 'jsonb', 'bytea', 'vector', 'tsvector'))
+     and coalesce(a.attstattarget, -1) <> 0 $$, 'no statistics are kept of any column of texts, words, documents, bytes or vectors');
 select is(ai.hide_statistics(), 0, 'to hide them again changes nothing');
 alter table ai.generations_default alter column prompt set statistics 100;
 select is(ai.hide_statistics(), 1, 'what somebody switched on is switched off');
@@ -21,10 +21,16 @@ select is_empty($$ select attrelid::regclass, attname from pg_attribute
                       and coalesce(attstattarget, -1) <> 0 $$, 'partitions that are made later keep none either');
 
 select t.ask('the merger is signed on friday', p_tenant => t.beta(), p_user => 'bob') from generate_series(1, 300) \g /dev/null
-analyze ai.generations;
+insert into ai.collections (tenant_id, name, model, dimensions) values (t.alpha(), 'library', 'local/hash', 2), (t.beta(), 'library', 'local/hash', 2);
+insert into ai.documents (tenant_id, collection_id, uri, content, hash, user_id)
+select c.tenant_id, c.id, 'urn:' || i, case c.tenant_id when t.beta() then 'of quartz' else 'of gravel' end, '', 'bob' from ai.collections c cross join generate_series(1, 300) i;
+insert into ai.chunks (tenant_id, collection_id, document_id, revision, position, tokens, live, content, tsv)
+select d.tenant_id, d.collection_id, d.id, 1, 1, 2, true, d.content, to_tsvector('english', d.content) from ai.documents d;
+analyze ai.generations, ai.chunks;
 select is_empty($$ select s.staattnum from pg_statistic s join pg_attribute a on a.attrelid = s.starelid and a.attnum = s.staattnum
                     where s.starelid in (select inhrelid from pg_inherits where inhparent = 'ai.generations'::regclass union select 'ai.generations'::regclass)
                       and a.attname in ('prompt', 'user_id') $$, 'ANALYZE keeps no copy of a prompt');
+select is_empty($$ select from pg_stats where schemaname = 'ai' and tablename = 'chunks' and attname = 'tsv' $$, 'nor of the words of a document');
 
 create function t.plan(p_query text) returns text language plpgsql as $$
 declare v_line text; v_all text := '';
@@ -38,6 +44,8 @@ select is(t.plan($$ select from ai.generations where prompt = 'the merger is sig
           replace(t.plan($$ select from ai.generations where prompt = 'the merger is signed on sunday' $$), 'sunday', 'friday'), 'EXPLAIN tells nothing of what others asked');
 select is(t.plan($$ select from ai.generations where user_id = 'bob' $$), replace(t.plan($$ select from ai.generations where user_id = 'rob' $$), '''rob''', '''bob'''),
           'nor who is frequent among the others');
+select is(t.plan($$ select from ai.chunks where tsv @@ 'quartz'::tsquery $$), replace(t.plan($$ select from ai.chunks where tsv @@ 'gneiss'::tsquery $$), 'gneiss', 'quartz'),
+          'nor which words stand in their documents');
 reset session authorization;
 
 -- Indexes
