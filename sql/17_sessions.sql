@@ -57,7 +57,7 @@ begin
       from ai.tool_calls c
       left join ai.api_keys k on k.id = c.api_key_id
      where c.ticket = v_hash and c.status = 'running' and p_backend is null
-       and (c.api_key_id is null or k.revoked_at is null and (k.expires_at is null or k.expires_at > v_now));
+       and (c.api_key_id is null or k.id is not null and k.revoked_at is null and (k.expires_at is null or k.expires_at > v_now));
   else
     select k.id, k.tenant_id, k.user_id, k.permissions, k.expires_at into api_key_id, tenant_id, user_id, permissions, expires_at
       from ai.api_keys k

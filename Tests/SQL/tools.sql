@@ -305,6 +305,20 @@ select is(t.with_ticket('mtap_tools', :'k', 'select ai.run_tool()'), 'PT401', 'o
 select is((select count(*) from t.claim(:'w')), 1::bigint, 'the generation goes on');
 select t.answer(:'w', :'g', 'x') \gset ignored_
 
+-- The ticket of what a limited key asked is as limited as the key, and ends with it.
+insert into ai.api_keys (tenant_id, user_id, name, prefix, hash, permissions) values (t.alpha(), 'ann', 'limited', 'mtap', sha256('limited'), '{inference:execute}') returning id as key \gset
+select t.ask_tools() as g \gset
+select t.request(:'w') \gset ignored_
+select t.answer(:'w', :'g', '', t.called('[{"name": "who"}]')) \gset ignored_
+update ai.tool_calls set api_key_id = :'key' where generation_id = :'g';
+select call_id as c, ticket as k from ai.worker_tools(:'w', 1) \gset
+select is((select permissions from ai.secret_key(:'k', null)), '{inference:execute}', 'a run may do what its key may');
+delete from ai.api_keys where id = :'key';
+select is(t.with_ticket('mtap_tools', :'k', 'select ai.run_tool()'), 'PT401', 'and nothing where the key is gone');
+select ai.worker_tools_done(:'w', jsonb_build_array(jsonb_build_object('id', :'c', 'sqlstate', 'PT401'))) \gset ignored_
+select is((select count(*) from t.claim(:'w')), 1::bigint, 'the generation goes on without');
+select t.answer(:'w', :'g', 'x') \gset ignored_
+
 -- A run that commits is told although its worker dies before it says so.
 select t.worker('three') as third \gset
 select t.ask_tools() as g \gset
