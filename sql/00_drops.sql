@@ -65,3 +65,6 @@ drop function if exists ai.make_partitions(timestamptz);
 drop function if exists ai.drop_old_partitions(timestamptz);
 -- With a stop by the clock.
 drop function if exists ai.json_schema_walk(jsonb, jsonb, integer, jsonb, text, text[], jsonb, text, text, boolean, integer, integer, integer);
+-- A mark is of one person: a name that is being forgotten is given to nobody.
+drop function if exists ai.note_new_member() cascade;
+drop function if exists ai.has_artifacts(uuid, text, uuid);

@@ -18,7 +18,7 @@ $$;
 comment on function ai.check_member() is 'Trigger: the role of a member is one of its tenant, or a shared one.';
 
 -- Adds a member to the caller's tenant. Its JWTs must name the tenant (ai.members.added_by_tenant). Raises PT400, PT401, PT403 for a role with more
--- than the caller has, PT409 for who is a member already, also a switched off one.
+-- than the caller has, PT409 for who is a member already, also a switched off one, or is still being forgotten.
 create or replace function ai.add_member(user_id text, role text default 'user') returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

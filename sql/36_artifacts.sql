@@ -191,7 +191,7 @@ begin
   v_ids := array(
     select a.id
       from ai.forgotten f
-      join ai.artifacts a on a.tenant_id = f.tenant_id and a.user_id = f.user_id and a.status = 'ready' and (f.anew_id is null or a.id < f.anew_id)
+      join ai.artifacts a on a.tenant_id = f.tenant_id and a.user_id = f.user_id and a.status = 'ready'
      where f.tenant_id = p_tenant and f.user_id = p_user and f.finished_at is null
      order by a.id limit 500
        for update of a skip locked);
@@ -201,21 +201,21 @@ end
 $$;
 comment on function ai.erase_artifacts(uuid, text) is 'Deletes files of somebody who is being forgotten, some at a time; gives how many.';
 
--- Whether anything of a person's files is left, in the database or in a store. p_before: of ids before it.
-create or replace function ai.has_artifacts(p_tenant uuid, p_user text, p_before uuid) returns boolean
+-- Whether anything of a person's files is left, in the database or in a store.
+create or replace function ai.has_artifacts(p_tenant uuid, p_user text) returns boolean
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 set jit = off
 set enable_seqscan = off
 as $$
-  select exists (select from ai.artifacts a where a.tenant_id = p_tenant and a.user_id = p_user and (p_before is null or a.id < p_before))
-      or exists (select from ai.artifact_objects o where o.tenant_id = p_tenant and o.user_id = p_user and (p_before is null or o.artifact_id < p_before))
+  select exists (select from ai.artifacts a where a.tenant_id = p_tenant and a.user_id = p_user)
+      or exists (select from ai.artifact_objects o where o.tenant_id = p_tenant and o.user_id = p_user)
 $$;
-comment on function ai.has_artifacts(uuid, text, uuid) is 'Whether files of a person are left, also in a store.';
+comment on function ai.has_artifacts(uuid, text) is 'Whether files of a person are left, also in a store.';
 
 revoke execute on function ai.artifact_policy(uuid), ai.media_type(text), ai.store_parts(uuid, uuid, bytea), ai.add_artifact(bytea, text, text, boolean, interval),
   ai.visible_artifact(uuid), ai.artifact_content(uuid, integer), ai.recall_artifact(uuid), ai.delete_artifact(uuid), ai.doom_objects(),
-  ai.erase_artifacts(uuid, text), ai.has_artifacts(uuid, text, uuid) from public;
+  ai.erase_artifacts(uuid, text), ai.has_artifacts(uuid, text) from public;
 grant execute on function ai.add_artifact(bytea, text, text, boolean, interval), ai.artifact_content(uuid, integer), ai.recall_artifact(uuid), ai.delete_artifact(uuid) to ai_user;
 
 -- objects

@@ -97,7 +97,7 @@ begin
           from unnest(array_fill(p_tenant, array[cardinality(p_ids)]), p_ids) u (tenant_id, id)
           join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
           join ai.cache_entries e on e.tenant_id = g.tenant_id and e.key = g.cache_key and e.generation_id = g.id
-         where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
+         where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) is not null
          order by e.key
            for update of e skip locked
       ), gone as (
@@ -111,7 +111,7 @@ begin
       select g.tenant_id, g.id, g.user_id, g.idempotency_key, g.provider_batch_id, (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) as pseudonym
         from unnest(array_fill(p_tenant, array[cardinality(p_ids)]), p_ids) u (tenant_id, id)
         join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is not null
-       where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null
+       where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) is not null
          and not exists (select from ai.cache_entries e where e.tenant_id = g.tenant_id and e.key = g.cache_key and e.generation_id = g.id)
          for no key update of g skip locked
     ), events as (

@@ -51,7 +51,7 @@ begin
   v_ids := array(
     select c.id
       from ai.forgotten f
-      join ai.conversations c on c.tenant_id = f.tenant_id and c.user_id = f.user_id and (f.anew_id is null or c.id < f.anew_id)
+      join ai.conversations c on c.tenant_id = f.tenant_id and c.user_id = f.user_id
      where f.tenant_id = p_tenant and f.user_id = p_user and f.finished_at is null
      order by c.id limit c_many
        for update of c skip locked);
@@ -63,9 +63,8 @@ end
 $$;
 comment on function ai.erase_conversations(uuid, text) is 'Deletes conversations of somebody who is being forgotten, some at a time; gives how many.';
 
--- Takes the name of somebody who is being forgotten off counters of limits per member. Where somebody else was added under the name meanwhile, off those that counted
--- before, but not while something that runs has reserved on them: that is also asked for in the transaction of an app, where nobody may come to wait for a counter. Gives
--- whether nothing is left. Locks them, skipping what others hold.
+-- Takes the name of somebody who is being forgotten off counters of limits per member, but for limits of the operator that name the person. Gives whether nothing is
+-- left. Locks them, skipping what others hold.
 create or replace function ai.erase_counters(p_tenant uuid, p_user text, p_pseudonym text) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -73,20 +72,13 @@ set jit = off
 set enable_seqscan = off
 as $$
 declare
-  v_anew     constant timestamptz := (select f.anew_at from ai.forgotten f where f.tenant_id = p_tenant and f.user_id = p_user);
-  v_reserved bigint[] := '{}';
-  v_ids      bigint[];
-  v_free     bigint[];
+  v_ids  bigint[];
+  v_free bigint[];
 begin
-  -- By the first entry that is left. Where none is, nothing of the person counts any more.
   v_ids := array(
     select c.id from ai.limits l join ai.counters c on c.limit_id = l.id and c.tenant_id = p_tenant and c.subject = p_user
-     where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null)
-       and (v_anew is null or v_anew > (select e.at from ai.counter_entries e where e.counter_id = c.id order by e.window_start, e.seq limit 1)));
-  if v_ids <> '{}' and v_anew is not null then
-    v_reserved := array(select unnest(l.counters) from ai.leases l where l.tenant_id = p_tenant union all select unnest(w.counters) from ai.waiting w where w.tenant_id = p_tenant);
-  end if;
-  v_free := array(select c.id from ai.counters c where c.id = any (v_ids) and c.id <> all (v_reserved) order by c.id for update skip locked);
+     where l.per = 'member' and (l.tenant_id = p_tenant or l.tenant_id is null) and not (l.operator and l.user_id is not null));
+  v_free := array(select c.id from ai.counters c where c.id = any (v_ids) order by c.id for update skip locked);
   -- Only where there is one: an update makes all known ways void, of no row as well, and this is called again and again.
   if v_free <> '{}' then
     update ai.counters c set subject = p_pseudonym where c.id = any (v_free);
@@ -96,10 +88,10 @@ end
 $$;
 comment on function ai.erase_counters(uuid, text, text) is 'Takes the name of somebody who is being forgotten off counters; gives whether nothing is left.';
 
--- Takes the name of somebody who is being forgotten off what stays: limits (switched off; to whoever comes under the name later
--- they do not apply), their counters, vectorizers, keys that the person made for others. Not by the pseudonym where the change is audited: the log would
--- say for ever who it was. Gives whether nothing is left. Locks these rows, skipping what others hold: counters only outside of apps'
--- transactions, because settles wait for them.
+-- Takes the name of somebody who is being forgotten off what stays: the tenant's limits (switched off; to whoever comes under the name later
+-- they do not apply), counters, vectorizers, keys that the person made for others. Not by the pseudonym where the change is audited: the log would
+-- say for ever who it was. The operator's limits stay as they are, name and counter: forgetting is asked by the tenant, who may not lift them. Gives whether
+-- nothing is left. Locks these rows, skipping what others hold: counters only outside of apps' transactions, because settles wait for them.
 create or replace function ai.erase_names(p_tenant uuid, p_user text, p_pseudonym text) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -110,7 +102,7 @@ declare
   v_ids bigint[];
 begin
   -- Only where there is one, as in ai.erase_counters().
-  v_ids := array(select o.id from ai.limits o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked);
+  v_ids := array(select o.id from ai.limits o where o.tenant_id = p_tenant and o.user_id = p_user and not o.operator for update skip locked);
   if v_ids <> '{}' then
     update ai.limits l set user_id = 'forgotten', enabled = false where l.id = any (v_ids);
   end if;
@@ -125,7 +117,7 @@ begin
   delete from ai.known_ways w
    where w.id = any (array(select o.id from ai.known_ways o where o.tenant_id = p_tenant and o.user_id = p_user for update skip locked));
   return ai.erase_counters(p_tenant, p_user, p_pseudonym)
-     and not exists (select from ai.limits l where l.tenant_id = p_tenant and l.user_id = p_user)
+     and not exists (select from ai.limits l where l.tenant_id = p_tenant and l.user_id = p_user and not l.operator)
      and not exists (select from ai.vectorizers z where z.tenant_id = p_tenant and z.user_id = p_user)
      and not exists (select from ai.api_keys k where k.tenant_id = p_tenant and k.created_by = p_user)
      and not exists (select from ai.cache_spaces s where s.tenant_id = p_tenant and s.user_id = p_user)
@@ -165,7 +157,7 @@ begin
       select g.id
         from unnest(array_fill(p_tenant, array[cardinality(v_keys)]), v_keys) u (tenant_id, id)
         join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.user_id = any (p_users)
-       where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id and (f.anew_id is null or g.id < f.anew_id)) is not null);
+       where (select f.pseudonym from ai.forgotten f where f.tenant_id = g.tenant_id and f.user_id = g.user_id) is not null);
     perform ai.stop_generations(p_tenant, array(
       select g.id from unnest(array_fill(p_tenant, array[cardinality(v_ids)]), v_ids) u (tenant_id, id) join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.finished_at is null), p_in_app);
     return query select e.user_id, e.what, e.erased from ai.erase_generations(p_tenant, v_ids, p_in_app) e;
@@ -175,7 +167,7 @@ begin
     for v_one in
       select d.id, d.user_id, f.pseudonym, f.keep_documents
         from ai.documents d
-        join ai.forgotten f on f.tenant_id = d.tenant_id and f.user_id = d.user_id and (f.anew_id is null or d.id < f.anew_id and d.updated_at < f.anew_at)
+        join ai.forgotten f on f.tenant_id = d.tenant_id and f.user_id = d.user_id
        where d.tenant_id = p_tenant and d.id = any (v_keys) and d.user_id = any (p_users)
        order by d.id
     loop
@@ -190,7 +182,7 @@ begin
       with held as materialized (
         select b.id, b.user_id, f.pseudonym
           from ai.batches b
-          join ai.forgotten f on f.tenant_id = b.tenant_id and f.user_id = b.user_id and (f.anew_id is null or b.id < f.anew_id)
+          join ai.forgotten f on f.tenant_id = b.tenant_id and f.user_id = b.user_id
          where b.tenant_id = p_tenant and b.id = any (v_keys) and b.user_id = any (p_users)
          order by b.id
            for no key update of b skip locked
@@ -201,7 +193,7 @@ begin
     v_left := array(
       select b.id::text
         from ai.batches b
-        join ai.forgotten f on f.tenant_id = b.tenant_id and f.user_id = b.user_id and (f.anew_id is null or b.id < f.anew_id)
+        join ai.forgotten f on f.tenant_id = b.tenant_id and f.user_id = b.user_id
        where b.tenant_id = p_tenant and b.id = any (v_keys) and b.user_id = any (p_users));
   elsif p_stage = 3 then
     -- Most went with their generations; these are of generations that retention has dropped.
@@ -210,7 +202,7 @@ begin
         update ai.llm_calls c set user_id = (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id), request_id = null
           from unnest(array_fill(p_tenant, array[cardinality(v_keys)]), v_keys) u (tenant_id, id)
          where c.tenant_id = u.tenant_id and c.generation_id = u.id and c.user_id = any (p_users)
-           and (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id and (f.anew_id is null or c.generation_id < f.anew_id)) is not null
+           and (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id) is not null
            and (select g.id from ai.generations g where g.tenant_id = c.tenant_id and g.id = c.generation_id) is null
         returning c.user_id
       )
@@ -221,7 +213,7 @@ begin
       with held as materialized (
         select e.key, e.user_id
           from ai.cache_entries e
-          join ai.forgotten f on f.tenant_id = e.tenant_id and f.user_id = e.user_id and (f.anew_id is null or e.generation_id < f.anew_id)
+          join ai.forgotten f on f.tenant_id = e.tenant_id and f.user_id = e.user_id
          where e.tenant_id = p_tenant and e.key = any (array(select decode(k, 'hex') from unnest(p_keys) k)) and e.user_id = any (p_users)
          order by e.key
            for update of e skip locked
@@ -232,7 +224,7 @@ begin
     v_left := array(
       select encode(e.key, 'hex')
         from ai.cache_entries e
-        join ai.forgotten f on f.tenant_id = e.tenant_id and f.user_id = e.user_id and (f.anew_id is null or e.generation_id < f.anew_id)
+        join ai.forgotten f on f.tenant_id = e.tenant_id and f.user_id = e.user_id
        where e.tenant_id = p_tenant and e.key = any (array(select decode(k, 'hex') from unnest(p_keys) k)) and e.user_id = any (p_users));
   end if;
 

@@ -88,7 +88,7 @@ begin
   if v_is_member then
     -- From the beginning, also for who was forgotten before and came back.
     update ai.forgotten f
-       set pseudonym = coalesce(f.pseudonym, 'forgotten-' || replace(gen_random_uuid()::text, '-', '')), keep_documents = p_keep_documents, anew_id = null, anew_at = null,
+       set pseudonym = coalesce(f.pseudonym, 'forgotten-' || replace(gen_random_uuid()::text, '-', '')), keep_documents = p_keep_documents,
            open = null, stage = 0, place = '', goal_stage = null, goal_place = null, around = false,
            erased = ai.added_up(case when f.finished_at is null then f.erased else '{}' end,
                                 jsonb_build_object('memberships', 1, 'keys and bindings', ai.end_membership(v_tenant, p_user_id, v_may))),
@@ -113,11 +113,11 @@ begin
            case when v_mark.finished_at is not null then 0
                 else nullif((select count(*) from ai.forgotten_left l where l.tenant_id = v_tenant and l.user_id = p_user_id and l.what || 's' = w.what)
                             + (select count(*) from ai.conversations c
-                                where w.what = 'conversations' and c.tenant_id = v_tenant and c.user_id = p_user_id and (v_mark.anew_id is null or c.id < v_mark.anew_id))
+                                where w.what = 'conversations' and c.tenant_id = v_tenant and c.user_id = p_user_id)
                             + (select count(*) from ai.artifacts a
-                                where w.what = 'artifacts' and a.tenant_id = v_tenant and a.user_id = p_user_id and (v_mark.anew_id is null or a.id < v_mark.anew_id))
+                                where w.what = 'artifacts' and a.tenant_id = v_tenant and a.user_id = p_user_id)
                             + (select count(*) from ai.artifact_objects o
-                                where w.what = 'artifacts' and o.tenant_id = v_tenant and o.user_id = p_user_id and (v_mark.anew_id is null or o.artifact_id < v_mark.anew_id)
+                                where w.what = 'artifacts' and o.tenant_id = v_tenant and o.user_id = p_user_id
                                   and not exists (select from ai.artifacts a where a.tenant_id = o.tenant_id and a.id = o.artifact_id)), 0) end
       from unnest(array['memberships', 'keys and bindings', 'generations', 'calls', 'sealed calls', 'conversations', 'artifacts', 'documents', 'batches', 'cached answers'])
            with ordinality w (what, n)
@@ -127,38 +127,32 @@ $$;
 comment on function ai.forget_user(text, uuid, boolean) is
   'Erases a person''s content and ends the membership; what is not done at once, workers go on with. Gives how many of what were erased, and what is known to be left (null: not known yet, 0: nothing).';
 
--- Trigger AFTER INSERT OR UPDATE of the key, each row: who is added under the name of somebody who is being forgotten is somebody else, whose content stays,
--- and whom nothing that names the other concerns. Locks that, waiting for other apps; counters as ai.erase_counters().
-create or replace function ai.note_new_member() returns trigger
+-- Trigger AFTER INSERT OR UPDATE of the key, each row: nobody becomes a member under the name of somebody who is being forgotten. What that person
+-- left is found by the name until it is erased: policies, caches and files would give it to whoever has the name. Raises PT409. Locks: the tenant, shared.
+create or replace function ai.refuse_forgotten() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_pseudonym text;
 begin
   -- Whoever is just being forgotten holds the tenant's row: so the mark is seen here, or the member there.
   perform from ai.tenants t where t.id = new.tenant_id for share;
-  update ai.forgotten f set anew_id = ai.uuid_v7(), anew_at = clock_timestamp()
-   where f.tenant_id = new.tenant_id and f.user_id = new.user_id and f.finished_at is null and f.anew_id is null
-  returning f.pseudonym into v_pseudonym;
-  if found then
-    update ai.limits l set user_id = 'forgotten', enabled = false where l.tenant_id = new.tenant_id and l.user_id = new.user_id;
-    update ai.vectorizers z set user_id = v_pseudonym where z.tenant_id = new.tenant_id and z.user_id = new.user_id;
-    update ai.api_keys k set created_by = null where k.tenant_id = new.tenant_id and k.created_by = new.user_id;
-    perform ai.erase_counters(new.tenant_id, new.user_id, v_pseudonym);
+  if exists (select from ai.forgotten f where f.tenant_id = new.tenant_id and f.user_id = new.user_id and f.finished_at is null) then
+    raise exception '% is still being forgotten', new.user_id
+      using errcode = 'PT409', detail = 'Not all that the person left is erased yet, and it goes by the name.',
+            hint = 'Add the member once ai.forgotten.finished_at is set, or under another name.';
   end if;
   return null;
 end
 $$;
-comment on function ai.note_new_member() is 'Trigger: from here on a forgotten user_id is somebody else''s.';
+comment on function ai.refuse_forgotten() is 'Trigger: a name is free again once its former owner is forgotten.';
 
-revoke execute on function ai.end_membership(uuid, text, text[]), ai.forget_user(text, uuid, boolean), ai.note_new_member() from public;
+revoke execute on function ai.end_membership(uuid, text, text[]), ai.forget_user(text, uuid, boolean), ai.refuse_forgotten() from public;
 grant execute on function ai.forget_user(text, uuid, boolean) to ai_user;
 
 -- objects
 
-create or replace trigger note_new_member after insert or update of tenant_id, user_id on ai.members
-  for each row execute function ai.note_new_member();
+create or replace trigger refuse_forgotten after insert or update of tenant_id, user_id on ai.members
+  for each row execute function ai.refuse_forgotten();
 
 drop policy if exists visible on ai.forgotten;
 create policy visible on ai.forgotten for select to ai_user using (tenant_id = (select ai.tenant_for('person:forget')));

@@ -139,9 +139,7 @@ begin
       v_mark.goal_place := v_mark.place;
     end if;
   end if;
-  -- Of other names ai.note_new_member() has left none to whoever was added since.
-  v_named := case when v_mark.anew_id is not null then not ai.erase_counters(p_tenant, p_user, v_mark.pseudonym)
-                  when v_mark.stage >= c_end then not ai.erase_names(p_tenant, p_user, v_mark.pseudonym) end;
+  v_named := case when v_mark.stage >= c_end then not ai.erase_names(p_tenant, p_user, v_mark.pseudonym) end;
   if v_mark.goal_stage is not null and v_mark.stage = c_end and not v_mark.around then
     v_mark.around := true;
     v_mark.stage := 0;
@@ -152,8 +150,8 @@ begin
   end if;
   if v_mark.stage = c_around and v_named is false
      and not exists (select from ai.forgotten_left l where l.tenant_id = p_tenant and l.user_id = p_user)
-     and not exists (select from ai.conversations c where c.tenant_id = p_tenant and c.user_id = p_user and (v_mark.anew_id is null or c.id < v_mark.anew_id))
-     and not ai.has_artifacts(p_tenant, p_user, v_mark.anew_id) then
+     and not exists (select from ai.conversations c where c.tenant_id = p_tenant and c.user_id = p_user)
+     and not ai.has_artifacts(p_tenant, p_user) then
     v_mark.finished_at := p_now;
     v_mark.pseudonym := null;
   end if;

@@ -159,7 +159,7 @@ static const unsigned char migrations_37[] = {
 };
 
 static const unsigned char migrations_38[] = {
-#embed "../../migrations/20261123090000_repairs.sql" suffix(, 0) if_empty(0)
+#embed "../../migrations/20261123100000_live_authors.sql" suffix(, 0) if_empty(0)
 };
 
 static const unsigned char sql_0[] = {
@@ -479,150 +479,146 @@ static const unsigned char sql_78[] = {
 };
 
 static const unsigned char sql_79[] = {
-#embed "../../sql/45_claim_one.sql" suffix(, 0) if_empty(0)
-};
-
-static const unsigned char sql_80[] = {
 #embed "../../sql/46_prepare.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_81[] = {
+static const unsigned char sql_80[] = {
 #embed "../../sql/46_requests.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_82[] = {
+static const unsigned char sql_81[] = {
 #embed "../../sql/47_lease.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_83[] = {
+static const unsigned char sql_82[] = {
 #embed "../../sql/48_held_back.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_84[] = {
+static const unsigned char sql_83[] = {
 #embed "../../sql/49_batch_gathering.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_85[] = {
+static const unsigned char sql_84[] = {
 #embed "../../sql/50_realtime.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_86[] = {
+static const unsigned char sql_85[] = {
 #embed "../../sql/60_failures.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_87[] = {
+static const unsigned char sql_86[] = {
 #embed "../../sql/61_next_step.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_88[] = {
+static const unsigned char sql_87[] = {
 #embed "../../sql/62_breakers.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_89[] = {
+static const unsigned char sql_88[] = {
 #embed "../../sql/63_explain_route.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_90[] = {
+static const unsigned char sql_89[] = {
 #embed "../../sql/65_settle.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_91[] = {
+static const unsigned char sql_90[] = {
 #embed "../../sql/65_settle_answers.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_92[] = {
+static const unsigned char sql_91[] = {
 #embed "../../sql/65_settle_attempts.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_93[] = {
+static const unsigned char sql_92[] = {
 #embed "../../sql/66_afterwards.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_94[] = {
+static const unsigned char sql_93[] = {
 #embed "../../sql/67_batch_reports.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_95[] = {
+static const unsigned char sql_94[] = {
 #embed "../../sql/67_batch_results.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_96[] = {
+static const unsigned char sql_95[] = {
 #embed "../../sql/67_batch_steps.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_97[] = {
+static const unsigned char sql_96[] = {
 #embed "../../sql/67_tool_steps.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_98[] = {
+static const unsigned char sql_97[] = {
 #embed "../../sql/68_provider_batches.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_99[] = {
+static const unsigned char sql_98[] = {
 #embed "../../sql/68_tool_runs.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_100[] = {
+static const unsigned char sql_99[] = {
 #embed "../../sql/70_cancel.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_101[] = {
+static const unsigned char sql_100[] = {
 #embed "../../sql/75_asking.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_102[] = {
+static const unsigned char sql_101[] = {
 #embed "../../sql/76_conversations.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_103[] = {
+static const unsigned char sql_102[] = {
 #embed "../../sql/78_batches.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_104[] = {
+static const unsigned char sql_103[] = {
 #embed "../../sql/79_progress.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_105[] = {
+static const unsigned char sql_104[] = {
 #embed "../../sql/80_usage.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_106[] = {
+static const unsigned char sql_105[] = {
 #embed "../../sql/83_erasing.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_107[] = {
+static const unsigned char sql_106[] = {
 #embed "../../sql/83_erasing_rest.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_108[] = {
+static const unsigned char sql_107[] = {
 #embed "../../sql/83_forgetting.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_109[] = {
+static const unsigned char sql_108[] = {
 #embed "../../sql/83_forgetting_steps.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_110[] = {
+static const unsigned char sql_109[] = {
 #embed "../../sql/84_clock_steps.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_111[] = {
+static const unsigned char sql_110[] = {
 #embed "../../sql/84_statistics.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_112[] = {
+static const unsigned char sql_111[] = {
 #embed "../../sql/85_maintenance.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_113[] = {
+static const unsigned char sql_112[] = {
 #embed "../../sql/85_partitions.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_114[] = {
+static const unsigned char sql_113[] = {
 #embed "../../sql/86_state.sql" suffix(, 0) if_empty(0)
 };
 
-static const unsigned char sql_115[] = {
+static const unsigned char sql_114[] = {
 #embed "../../sql/87_audited.sql" suffix(, 0) if_empty(0)
 };
 
@@ -669,7 +665,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_35, "20261122120000_known_ways.sql"),
   FILE_ENTRY(migrations_36, "20261122150000_row_changes.sql"),
   FILE_ENTRY(migrations_37, "20261122200000_spans.sql"),
-  FILE_ENTRY(migrations_38, "20261123090000_repairs.sql"),
+  FILE_ENTRY(migrations_38, "20261123100000_live_authors.sql"),
   {0, 0, 0},
 };
 
@@ -753,43 +749,42 @@ static const martlet_sql_file sql_list[] = {
   FILE_ENTRY(sql_76, "44_picking.sql"),
   FILE_ENTRY(sql_77, "44_response_format.sql"),
   FILE_ENTRY(sql_78, "45_claim.sql"),
-  FILE_ENTRY(sql_79, "45_claim_one.sql"),
-  FILE_ENTRY(sql_80, "46_prepare.sql"),
-  FILE_ENTRY(sql_81, "46_requests.sql"),
-  FILE_ENTRY(sql_82, "47_lease.sql"),
-  FILE_ENTRY(sql_83, "48_held_back.sql"),
-  FILE_ENTRY(sql_84, "49_batch_gathering.sql"),
-  FILE_ENTRY(sql_85, "50_realtime.sql"),
-  FILE_ENTRY(sql_86, "60_failures.sql"),
-  FILE_ENTRY(sql_87, "61_next_step.sql"),
-  FILE_ENTRY(sql_88, "62_breakers.sql"),
-  FILE_ENTRY(sql_89, "63_explain_route.sql"),
-  FILE_ENTRY(sql_90, "65_settle.sql"),
-  FILE_ENTRY(sql_91, "65_settle_answers.sql"),
-  FILE_ENTRY(sql_92, "65_settle_attempts.sql"),
-  FILE_ENTRY(sql_93, "66_afterwards.sql"),
-  FILE_ENTRY(sql_94, "67_batch_reports.sql"),
-  FILE_ENTRY(sql_95, "67_batch_results.sql"),
-  FILE_ENTRY(sql_96, "67_batch_steps.sql"),
-  FILE_ENTRY(sql_97, "67_tool_steps.sql"),
-  FILE_ENTRY(sql_98, "68_provider_batches.sql"),
-  FILE_ENTRY(sql_99, "68_tool_runs.sql"),
-  FILE_ENTRY(sql_100, "70_cancel.sql"),
-  FILE_ENTRY(sql_101, "75_asking.sql"),
-  FILE_ENTRY(sql_102, "76_conversations.sql"),
-  FILE_ENTRY(sql_103, "78_batches.sql"),
-  FILE_ENTRY(sql_104, "79_progress.sql"),
-  FILE_ENTRY(sql_105, "80_usage.sql"),
-  FILE_ENTRY(sql_106, "83_erasing.sql"),
-  FILE_ENTRY(sql_107, "83_erasing_rest.sql"),
-  FILE_ENTRY(sql_108, "83_forgetting.sql"),
-  FILE_ENTRY(sql_109, "83_forgetting_steps.sql"),
-  FILE_ENTRY(sql_110, "84_clock_steps.sql"),
-  FILE_ENTRY(sql_111, "84_statistics.sql"),
-  FILE_ENTRY(sql_112, "85_maintenance.sql"),
-  FILE_ENTRY(sql_113, "85_partitions.sql"),
-  FILE_ENTRY(sql_114, "86_state.sql"),
-  FILE_ENTRY(sql_115, "87_audited.sql"),
+  FILE_ENTRY(sql_79, "46_prepare.sql"),
+  FILE_ENTRY(sql_80, "46_requests.sql"),
+  FILE_ENTRY(sql_81, "47_lease.sql"),
+  FILE_ENTRY(sql_82, "48_held_back.sql"),
+  FILE_ENTRY(sql_83, "49_batch_gathering.sql"),
+  FILE_ENTRY(sql_84, "50_realtime.sql"),
+  FILE_ENTRY(sql_85, "60_failures.sql"),
+  FILE_ENTRY(sql_86, "61_next_step.sql"),
+  FILE_ENTRY(sql_87, "62_breakers.sql"),
+  FILE_ENTRY(sql_88, "63_explain_route.sql"),
+  FILE_ENTRY(sql_89, "65_settle.sql"),
+  FILE_ENTRY(sql_90, "65_settle_answers.sql"),
+  FILE_ENTRY(sql_91, "65_settle_attempts.sql"),
+  FILE_ENTRY(sql_92, "66_afterwards.sql"),
+  FILE_ENTRY(sql_93, "67_batch_reports.sql"),
+  FILE_ENTRY(sql_94, "67_batch_results.sql"),
+  FILE_ENTRY(sql_95, "67_batch_steps.sql"),
+  FILE_ENTRY(sql_96, "67_tool_steps.sql"),
+  FILE_ENTRY(sql_97, "68_provider_batches.sql"),
+  FILE_ENTRY(sql_98, "68_tool_runs.sql"),
+  FILE_ENTRY(sql_99, "70_cancel.sql"),
+  FILE_ENTRY(sql_100, "75_asking.sql"),
+  FILE_ENTRY(sql_101, "76_conversations.sql"),
+  FILE_ENTRY(sql_102, "78_batches.sql"),
+  FILE_ENTRY(sql_103, "79_progress.sql"),
+  FILE_ENTRY(sql_104, "80_usage.sql"),
+  FILE_ENTRY(sql_105, "83_erasing.sql"),
+  FILE_ENTRY(sql_106, "83_erasing_rest.sql"),
+  FILE_ENTRY(sql_107, "83_forgetting.sql"),
+  FILE_ENTRY(sql_108, "83_forgetting_steps.sql"),
+  FILE_ENTRY(sql_109, "84_clock_steps.sql"),
+  FILE_ENTRY(sql_110, "84_statistics.sql"),
+  FILE_ENTRY(sql_111, "85_maintenance.sql"),
+  FILE_ENTRY(sql_112, "85_partitions.sql"),
+  FILE_ENTRY(sql_113, "86_state.sql"),
+  FILE_ENTRY(sql_114, "87_audited.sql"),
   {0, 0, 0},
 };
 

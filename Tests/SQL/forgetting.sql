@@ -154,7 +154,7 @@ $$;
 -- Everything that a person can leave behind.
 insert into ai.collections (tenant_id, name, model, dimensions) values (t.alpha(), 'library', 'local/hash', 2), (t.beta(), 'library', 'local/hash', 2);
 insert into ai.limits (tenant_id, per, metric, period, amount) values (t.alpha(), 'member', 'cost', 'month', 1000), (t.alpha(), 'member', 'requests', 'month', 100000);
-insert into ai.limits (tenant_id, user_id, metric, period, amount) values (t.alpha(), 'p-person', 'tokens', 'month', 100000), (t.alpha(), 'p-other', 'tokens', 'month', 100000);
+insert into ai.limits (tenant_id, user_id, metric, period, amount, operator) values (t.alpha(), 'p-person', 'tokens', 'month', 100000, false), (t.alpha(), 'p-other', 'tokens', 'month', 100000, false);
 create function t.live(p_tenant uuid, p_user text) returns void language plpgsql as $$
 declare
   m          constant text := t.marker(p_user, p_tenant);
@@ -336,36 +336,35 @@ select is(t.as_role('mtap_adm', $$ select pseudonym from ai.forgotten $$), '4250
 select is(t.as_role('mtap_person', $$ insert into ai.generations (prompt, model) values ('Am I?', 'mtap/one') $$), 'PT401', 'who was forgotten is nobody');
 select throws_ok($$ select t.ask(p_user => 'p-person') $$, 'PT403', null, 'and nobody asks in that name');
 
--- Added anew while the old content is still being erased: somebody else, whose content stays
-insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-twice');
+-- The name is nobody's until all is erased: whoever has it would read what is left, and be answered from the cache.
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-twice'), (t.alpha(), 'p-renamed');
 select t.ask('PERSONAL old', p_user => 'p-twice') as old \gset
 select count(*) from t.claim(:'w') \g /dev/null
 select count(*) from t.claim(:'w') \g /dev/null
 select is((select remaining from ai.forget_user('p-twice', t.alpha()) where what = 'generations'), 1::bigint, 'one runs');
-insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-twice');
-select t.ask('new', p_user => 'p-twice') as new \gset
-select count(*) from t.claim(:'w') \g /dev/null
-select count(*) from t.claim(:'w') \g /dev/null
+select is(t.as_role('mtap_adm', $$ select ai.add_member('p-twice') $$), 'PT409', 'an admin adds nobody under the name meanwhile');
+select throws_ok($$ insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-twice') $$, 'PT409', 'p-twice is still being forgotten', 'nor does the operator');
+select throws_ok($$ update ai.members set user_id = 'p-twice' where tenant_id = t.alpha() and user_id = 'p-renamed' $$, 'PT409', null, 'or give it to somebody else');
+select lives_ok($$ insert into ai.members (tenant_id, user_id) values (t.beta(), 'p-twice') $$, 'in another tenant it is another''s');
 select t.settle(:'w', :'old', 1, 'succeeded', '{"output": "PERSONAL answer", "message": {"role": "assistant", "content": "PERSONAL answer"}}') \g /dev/null
-select t.settle(:'w', :'new', 1, 'succeeded', '{"output": "new answer"}') \g /dev/null
-insert into ai.conversations (tenant_id, user_id, title) values (t.alpha(), 'p-twice', 'new');
-insert into ai.documents (tenant_id, collection_id, content, hash, user_id, updated_at) select t.alpha(), id, 'new', 'x', 'p-twice', clock_timestamp() from ai.collections where tenant_id = t.alpha();
 select is(ai.worker_maintain(:'w') -> 'forgetting', '1', 'maintenance runs the chore');
 select ai.worker_maintain(:'w'), ai.worker_maintain(:'w') \g /dev/null
-select results_eq(format('select user_id ~ %L, status, prompt, output from ai.generations where id in (%L, %L) order by id', '^forgotten-', :'old', :'new'),
-  $$ values (true, 'succeeded', null::text, null::text), (false, 'succeeded', 'new', 'new answer') $$, 'the answer that came late is erased, the new person''s is not');
-select results_eq($$ select (select count(*) from ai.conversations where user_id = 'p-twice'), (select count(*) from ai.documents where user_id = 'p-twice') $$, $$ values (1::bigint, 1::bigint) $$,
-  'nor is what else is new');
+select results_eq(format('select user_id ~ %L, status, prompt, output from ai.generations where id = %L', '^forgotten-', :'old'),
+  $$ values (true, 'succeeded', null::text, null::text) $$, 'the answer that came late is erased');
 select ok((select finished_at is not null from ai.forgotten where user_id = 'p-twice'), 'all is done');
-select t.ask('newer', p_user => 'p-twice') as newer \gset
-select is(t.status(:'newer'), 'queued', 'the new person may ask');
+select is(t.as_role('mtap_adm', $$ select ai.add_member('p-twice') $$), 'ok 1', 'then the name is free');
+select t.ask('new', p_user => 'p-twice') as new \gset
+select is(t.status(:'new'), 'queued', 'the new person may ask');
 select is((select erased from ai.forget_user('p-twice', t.alpha()) where what = 'memberships'), 1::bigint, 'and may be forgotten, too');
 select ai.worker_maintain(:'w'), ai.worker_maintain(:'w'), ai.worker_maintain(:'w') \g /dev/null
+delete from ai.members where tenant_id = t.beta() and user_id = 'p-twice';
 select is_empty($$ select r.relation from t.rows() r where r.line like '%p-twice%' and r.relation not in ('forgotten', 'audit_log', 'audit_pending') $$, 'wholly');
 
--- Added anew before any worker came by: no limit of the other applies, nothing is paid for in the name, nobody made a key
-insert into ai.limits (tenant_id, user_id, metric, period, amount, on_limit) values (t.alpha(), 'p-anew', 'requests', 'day', 1, 'reject');
+-- Whoever has the name next: nothing that the other used up counts, no limit of the tenant's applies, nothing is paid for in the name, nobody made a key. What the
+-- operator limits by name stays limited, however often the tenant forgets.
+insert into ai.limits (tenant_id, user_id, metric, period, amount, on_limit, operator) values (t.alpha(), 'p-anew', 'requests', 'day', 1, 'reject', false);
 insert into ai.limits (tenant_id, per, metric, period, amount, on_limit) values (t.alpha(), 'member', 'requests', 'day', 2, 'reject') returning id as each \gset
+insert into ai.limits (tenant_id, user_id, per, metric, period, amount, on_limit) values (t.alpha(), 'p-anew', 'member', 'requests', 'day', 3, 'reject') returning id as operators \gset
 insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-anew');
 create function t.asks_anew() returns text language plpgsql as $$
 declare
@@ -375,37 +374,27 @@ begin
   return t.status(v_id);
 end
 $$;
+create function t.answer_all() returns void language sql as $$
+  select t.settle((select id from ai.workers where ended_at is null limit 1), l.generation_id, 1, 'succeeded', '{"output": "x"}') from ai.leases l where l.user_id = 'p-anew'
+$$;
 update ai.api_keys set created_by = 'p-anew' where tenant_id = t.alpha() and user_id = 'p-other';
 update ai.vectorizers set user_id = 'p-anew' where tenant_id = t.alpha() and user_id = 'p-other';
 select is(t.asks_anew(), 'running', 'a first question runs');
 select is(t.asks_anew(), 'rejected', 'of a second one no more');
+select t.answer_all() \g /dev/null
 select count(*) from ai.forget_user('p-anew', t.alpha()) \g /dev/null
-insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-anew');
-insert into ai.limits (tenant_id, user_id, metric, period, amount, on_limit) values (t.alpha(), 'p-anew', 'requests', 'day', 1000, 'reject');
-select results_eq($$ select user_id, enabled from ai.limits where tenant_id = t.alpha() and metric = 'requests' and period = 'day' and per = 'tenant' order by id $$,
-  $$ values ('forgotten', false), ('p-anew', true) $$, 'the other''s limit is switched off without the name, one of one''s own is not');
-select is_empty($$ select from ai.vectorizers where user_id = 'p-anew' union all select from ai.api_keys where created_by = 'p-anew' $$, 'nor is one asked for in the name');
--- What runs has reserved on the other's counter. No app touches it: a worker that settles would wait for the app.
-select is((select count(*) from ai.counters where limit_id = :each and subject = 'p-anew'), 1::bigint, 'on what runs for the other a counter waits for a worker');
-select is(t.asks_anew(), 'running', 'and counts until then');
-select t.settle(:'w', l.generation_id, 1, 'succeeded', '{"output": "x"}') from ai.leases l where l.user_id = 'p-anew' \g /dev/null
-select ai.continue_forgetting(ai.now()) \g /dev/null
-select is_empty(format($$ select from ai.counters where limit_id = %s and subject = 'p-anew' $$, :each), 'which takes the name off');
-select is(t.asks_anew(), 'running', 'then one''s own counts');
-select ai.continue_forgetting(ai.now()) \g /dev/null
-select results_eq(format($$ select c.subject = 'p-anew', e.balance from ai.counters c join ai.counter_entries e on e.counter_id = c.id where c.limit_id = %s and e.seq = 1 order by c.id $$, :each),
-  $$ values (false, 1::numeric), (true, 1) $$, 'and is left to its owner');
-select is(t.asks_anew(), 'running', 'with what it has counted');
-select is(t.asks_anew(), 'rejected', 'which is what the limit allows');
-select t.settle(:'w', l.generation_id, 1, 'succeeded', '{"output": "x"}') from ai.leases l where l.user_id = 'p-anew' \g /dev/null
 select ai.continue_forgetting(ai.now()), ai.continue_forgetting(ai.now()) \g /dev/null
-select ok((select finished_at is not null from ai.forgotten where user_id = 'p-anew'), 'all is done');
--- Nothing runs: at once.
-select count(*) from ai.forget_user('p-anew', t.alpha()) \g /dev/null
+select ok((select finished_at is not null from ai.forgotten where user_id = 'p-anew'), 'a name on a limit of the operator does not keep it from being done');
 insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-anew');
-select is(t.asks_anew() || t.asks_anew(), 'runningrunning', 'whom nothing runs for any more leaves no counter to anybody');
-select t.settle(:'w', l.generation_id, 1, 'succeeded', '{"output": "x"}') from ai.leases l where l.user_id = 'p-anew' \g /dev/null
-select ai.continue_forgetting(ai.now()), ai.continue_forgetting(ai.now()) \g /dev/null
+select results_eq($$ select user_id, enabled, operator from ai.limits where tenant_id = t.alpha() and metric = 'requests' and period = 'day' and (per = 'tenant' or user_id is not null) order by id $$,
+  $$ values ('forgotten', false, false), ('p-anew', true, true) $$, 'the tenant''s limit is switched off without the name, the operator''s stays');
+select is_empty($$ select from ai.vectorizers where user_id = 'p-anew' union all select from ai.api_keys where created_by = 'p-anew' $$, 'nothing is asked for in the name');
+select results_eq(format('select limit_id from ai.counters where subject = %L', 'p-anew'), format('select %s::bigint', :operators), 'and nothing has counted under it but by the operator''s limit');
+select is(t.asks_anew() || t.asks_anew(), 'runningrunning', 'the new one may ask as often as the operator''s limit still allows,');
+select is(t.asks_anew(), 'rejected', 'and no more');
+select t.answer_all() \g /dev/null
+select results_eq(format($$ select c.subject = 'p-anew', max(e.balance) from ai.counters c join ai.counter_entries e on e.counter_id = c.id where c.limit_id = %s group by c.id order by c.id $$, :each),
+  $$ values (false, 1::numeric), (true, 2) $$, 'each has a counter');
 delete from ai.limits where metric = 'requests' and period = 'day';
 
 -- Documents that stay

@@ -1,0 +1,11 @@
+-- migrate:up
+-- From here on a name is free again only once all is erased. Where it was given away before, the mark says which rows are the new person's; it has to end first.
+do $$
+begin
+  if exists (select from ai.forgotten f where f.anew_id is not null and f.finished_at is null) then
+    raise exception 'somebody who is still being forgotten was added again'
+      using hint = 'Let the workers finish first: select user_id, finished_at from ai.forgotten;';
+  end if;
+end
+$$;
+alter table ai.forgotten drop column anew_id, drop column anew_at;
