@@ -68,3 +68,5 @@ drop function if exists ai.json_schema_walk(jsonb, jsonb, integer, jsonb, text, 
 -- A mark is of one person: a name that is being forgotten is given to nobody.
 drop function if exists ai.note_new_member() cascade;
 drop function if exists ai.has_artifacts(uuid, text, uuid);
+-- With whose part of the document it is.
+drop function if exists ai.erase_document(uuid, uuid, text, boolean);

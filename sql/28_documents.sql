@@ -89,7 +89,7 @@ begin
     delete from ai.staged_vectors s using gone g where s.tenant_id = p_tenant and s.collection_id = v_is.id and s.document_id = v_id and s.chunk_id = g.id;
     update ai.documents d
        set title = v_title, content = p_content, metadata = p_metadata, hash = v_hash, status = 'pending', error = null, revision = d.revision + 1,
-           user_id = p_user, updated_at = ai.now()
+           user_id = p_user, live_user_id = case when d.live_revision = d.revision then d.user_id else d.live_user_id end, updated_at = ai.now()
      where d.tenant_id = p_tenant and d.id = v_id;
   end if;
 

@@ -169,7 +169,7 @@ begin
        where d.tenant_id = p_tenant and d.id = any (v_done)));
     update ai.chunks c set live = true where c.tenant_id = p_tenant and c.document_id = any (v_done);
     get diagnostics v_count = row_count;
-    update ai.documents d set status = 'ready', error = null, live_revision = d.revision, updated_at = ai.now()
+    update ai.documents d set status = 'ready', error = null, live_revision = d.revision, live_user_id = null, updated_at = ai.now()
      where d.tenant_id = p_tenant and d.id = any (v_done);
     update ai.collections c set chunks = c.chunks + v_count, version = c.version + 1 where c.tenant_id = p_tenant and c.id = p_collection;
   end if;

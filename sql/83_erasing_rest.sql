@@ -1,24 +1,28 @@
 -- Erasing what else belongs to people who are being forgotten: documents, conversations, batches, cached answers, names.
 
--- Erases a document, as ai.delete_document() does, or only whose it was. False: somebody holds it, its collection or its vectors.
-create or replace function ai.erase_document(p_tenant uuid, p_id uuid, p_pseudonym text, p_keep boolean) returns boolean
+-- Erases a document, as ai.delete_document() does, or, where somebody else added what is to replace it, the revision of the person that is
+-- searched until then; with p_keep only whose it was. False: somebody holds it, its collection or its vectors.
+create or replace function ai.erase_document(p_tenant uuid, p_id uuid, p_user text, p_pseudonym text, p_keep boolean) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set jit = off
 set enable_seqscan = off
 as $$
 declare
-  v_collection bigint;
+  v_is record;
 begin
-  select d.collection_id into v_collection from ai.documents d where d.tenant_id = p_tenant and d.id = p_id for update skip locked;
+  select d.collection_id, d.user_id = p_user as whole into v_is
+    from ai.documents d where d.tenant_id = p_tenant and d.id = p_id and p_user in (d.user_id, d.live_user_id) for update skip locked;
   if not found then
-    return not exists (select from ai.documents d where d.tenant_id = p_tenant and d.id = p_id);
+    return not exists (select from ai.documents d where d.tenant_id = p_tenant and d.id = p_id and p_user in (d.user_id, d.live_user_id));
   end if;
   if p_keep then
-    update ai.documents d set user_id = p_pseudonym where d.tenant_id = p_tenant and d.id = p_id;
+    update ai.documents d
+       set user_id = case d.user_id when p_user then p_pseudonym else d.user_id end, live_user_id = case d.live_user_id when p_user then p_pseudonym else d.live_user_id end
+     where d.tenant_id = p_tenant and d.id = p_id;
     return true;
   end if;
-  perform from ai.collections c where c.tenant_id = p_tenant and c.id = v_collection for no key update skip locked;
+  perform from ai.collections c where c.tenant_id = p_tenant and c.id = v_is.collection_id for no key update skip locked;
   if not found then
     return false;
   end if;
@@ -27,15 +31,21 @@ begin
   exception when lock_not_available then
     return false;
   end;
-  perform ai.remove_chunks(p_tenant, v_collection, array(select c.id from ai.chunks c where c.tenant_id = p_tenant and c.document_id = p_id));
-  delete from ai.documents d where d.tenant_id = p_tenant and d.id = p_id;
+  perform ai.remove_chunks(p_tenant, v_is.collection_id, array(
+    select c.id from ai.chunks c where c.tenant_id = p_tenant and c.document_id = p_id and (v_is.whole or c.live)));
+  if v_is.whole then
+    delete from ai.documents d where d.tenant_id = p_tenant and d.id = p_id;
+  else
+    update ai.documents d set live_revision = null, live_user_id = null where d.tenant_id = p_tenant and d.id = p_id;
+  end if;
   -- What a provider said about a text may quote it.
-  update ai.collections c set next_error = c.next_error - 'message' where c.tenant_id = p_tenant and c.id = v_collection and c.next_error ? 'message';
-  perform ai.finish_collection(p_tenant, v_collection, '{}');
+  update ai.collections c set next_error = c.next_error - 'message' where c.tenant_id = p_tenant and c.id = v_is.collection_id and c.next_error ? 'message';
+  perform ai.finish_collection(p_tenant, v_is.collection_id, '{}');
   return true;
 end
 $$;
-comment on function ai.erase_document(uuid, uuid, text, boolean) is 'Erases a document of somebody who is being forgotten, or only whose it was; false: it is held.';
+comment on function ai.erase_document(uuid, uuid, text, text, boolean) is
+  'Erases what somebody who is being forgotten wrote of a document, or only whose it was; false: it is held.';
 
 -- Erases conversations with their messages, some at a time; gives how many. What others hold is left.
 create or replace function ai.erase_conversations(p_tenant uuid, p_user text) returns bigint
@@ -165,13 +175,13 @@ begin
       select g.id::text from unnest(array_fill(p_tenant, array[cardinality(v_ids)]), v_ids) u (tenant_id, id) join ai.generations g on g.tenant_id = u.tenant_id and g.id = u.id and g.user_id = any (p_users));
   elsif p_stage = 1 then
     for v_one in
-      select d.id, d.user_id, f.pseudonym, f.keep_documents
+      select d.id, f.user_id, f.pseudonym, f.keep_documents
         from ai.documents d
-        join ai.forgotten f on f.tenant_id = d.tenant_id and f.user_id = d.user_id
-       where d.tenant_id = p_tenant and d.id = any (v_keys) and d.user_id = any (p_users)
+        join ai.forgotten f on f.tenant_id = d.tenant_id and f.user_id in (d.user_id, d.live_user_id)
+       where d.tenant_id = p_tenant and d.id = any (v_keys) and f.user_id = any (p_users)
        order by d.id
     loop
-      if ai.erase_document(p_tenant, v_one.id, v_one.pseudonym, v_one.keep_documents) then
+      if ai.erase_document(p_tenant, v_one.id, v_one.user_id, v_one.pseudonym, v_one.keep_documents) then
         return query select v_one.user_id, 'documents', 1::bigint;
       else
         v_left := v_left || v_one.id::text;
@@ -228,20 +238,20 @@ begin
        where e.tenant_id = p_tenant and e.key = any (array(select decode(k, 'hex') from unnest(p_keys) k)) and e.user_id = any (p_users));
   end if;
 
-  delete from ai.forgotten_left l where l.tenant_id = p_tenant and l.what = v_what and l.id = any (p_keys) and l.id <> all (v_left);
+  delete from ai.forgotten_left l where l.tenant_id = p_tenant and l.what = v_what and l.id = any (p_keys) and l.user_id = any (p_users) and l.id <> all (v_left);
   insert into ai.forgotten_left (tenant_id, what, id, user_id)
   select p_tenant, v_what, k, u
     from unnest(v_left) k
-   cross join lateral (
-     select case v_what when 'generation' then (select g.user_id from ai.generations g where g.tenant_id = p_tenant and g.id = k::uuid)
-                        when 'document' then (select d.user_id from ai.documents d where d.tenant_id = p_tenant and d.id = k::uuid)
-                        when 'batch' then (select b.user_id from ai.batches b where b.tenant_id = p_tenant and b.id = k::uuid)
-                        else (select e.user_id from ai.cache_entries e where e.tenant_id = p_tenant and e.key = decode(k, 'hex')) end as u) o
-   where u is not null
+   cross join lateral unnest(
+     case v_what when 'generation' then array(select g.user_id from ai.generations g where g.tenant_id = p_tenant and g.id = k::uuid)
+                 when 'document' then (select array[d.user_id, d.live_user_id] from ai.documents d where d.tenant_id = p_tenant and d.id = k::uuid)
+                 when 'batch' then array(select b.user_id from ai.batches b where b.tenant_id = p_tenant and b.id = k::uuid)
+                 else array(select e.user_id from ai.cache_entries e where e.tenant_id = p_tenant and e.key = decode(k, 'hex')) end) u
+   where u = any (p_users)
   on conflict do nothing;
 end
 $$;
 comment on function ai.erase_some(uuid, text[], smallint, text[], boolean) is 'Erases rows of people who are being forgotten, by their keys; gives how many of what, by user.';
 
-revoke execute on function ai.erase_document(uuid, uuid, text, boolean), ai.erase_conversations(uuid, text), ai.erase_counters(uuid, text, text),
+revoke execute on function ai.erase_document(uuid, uuid, text, text, boolean), ai.erase_conversations(uuid, text), ai.erase_counters(uuid, text, text),
   ai.erase_names(uuid, text, text), ai.erase_some(uuid, text[], smallint, text[], boolean) from public;

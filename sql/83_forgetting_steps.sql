@@ -54,8 +54,8 @@ begin
     select array_agg(l.id order by l.id) filter (where l.user_id = any (p_users))::text[] as hits, (array_agg(l.id order by l.id desc))[1]::text as last, count(*) as n into v_seen
       from (select g.id, g.user_id from ai.generations g where g.tenant_id = p_tenant and g.id > v_from and g.id <= v_to order by g.id limit c_look) l;
   elsif p_stage = 1 then
-    select array_agg(l.id order by l.id) filter (where l.user_id = any (p_users))::text[] as hits, (array_agg(l.id order by l.id desc))[1]::text as last, count(*) as n into v_seen
-      from (select d.id, d.user_id from ai.documents d where d.tenant_id = p_tenant and d.id > v_from and d.id <= v_to order by d.id limit c_look) l;
+    select array_agg(l.id order by l.id) filter (where array[l.user_id, l.live_user_id] && p_users)::text[] as hits, (array_agg(l.id order by l.id desc))[1]::text as last, count(*) as n into v_seen
+      from (select d.id, d.user_id, d.live_user_id from ai.documents d where d.tenant_id = p_tenant and d.id > v_from and d.id <= v_to order by d.id limit c_look) l;
   elsif p_stage = 2 then
     select array_agg(l.id order by l.id) filter (where l.user_id = any (p_users))::text[] as hits, (array_agg(l.id order by l.id desc))[1]::text as last, count(*) as n into v_seen
       from (select b.id, b.user_id from ai.batches b where b.tenant_id = p_tenant and b.id > v_from and b.id <= v_to order by b.id limit c_look) l;

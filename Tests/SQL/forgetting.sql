@@ -44,7 +44,7 @@ counter_entries kept reason
 counters named subject
 credits kept note
 data_keys kept master_key_id wrapped
-documents gone title uri content metadata hash status error user_id
+documents gone title uri content metadata hash status error user_id live_user_id
 embedding_jobs gone source user_id model
 exhausted_accounts kept secret
 forgotten named user_id pseudonym
@@ -396,6 +396,48 @@ select t.answer_all() \g /dev/null
 select results_eq(format($$ select c.subject = 'p-anew', max(e.balance) from ai.counters c join ai.counter_entries e on e.counter_id = c.id where c.limit_id = %s group by c.id order by c.id $$, :each),
   $$ values (false, 1::numeric), (true, 2) $$, 'each has a counter');
 delete from ai.limits where metric = 'requests' and period = 'day';
+
+-- What a person wrote is erased, too, where it is searched only until what somebody else put in its place is ready.
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-yin'), (t.alpha(), 'p-yang');
+create function t.written(p_user text, p_content text) returns uuid language sql as $$
+  select ai.put_document(t.alpha(), p_user, 'library', p_content, null, 'urn:page', '{}')
+$$;
+create function t.embedded() returns text language sql as $$
+  select ai.store_chunk_vectors(t.alpha(), 1, array_agg(c.id order by c.id), jsonb_agg('[0.5, 0.5]'::jsonb)) from ai.chunks c where c.tenant_id = t.alpha() and not c.live
+$$;
+create function t.searched() returns setof text language sql as $$ select c.content from ai.chunks c join ai.chunk_vectors v on v.tenant_id = c.tenant_id and v.chunk_id = c.id where c.live and c.content like 'page%' $$;
+create function t.forgotten(variadic p_users text[]) returns boolean language plpgsql as $$
+begin
+  perform from unnest(p_users) u cross join lateral ai.forget_user(u, t.alpha());
+  for i in 1 .. 3 loop perform ai.continue_forgetting(ai.now()); end loop;
+  return (select bool_and(f.finished_at is not null) from ai.forgotten f where f.user_id = any (p_users));
+end
+$$;
+select t.written('p-yin', 'page of yin') as page, t.embedded() \gset
+select t.written('p-yang', 'page of yang, first'), t.written('p-yang', 'page of yang') \g /dev/null
+select set_eq('select t.searched()', array['page of yin'], 'what the first wrote is searched until the other''s is ready');
+select ok(t.forgotten('p-yin'), 'forgotten');
+select is_empty('select t.searched()', 'it is searched no more');
+select is_empty($$ select r.relation from t.rows() r where (r.line like '%of yin%' or r.line like '%p-yin%') and r.relation not in ('forgotten', 'audit_log', 'audit_pending') $$, 'or anywhere');
+select results_eq(format('select user_id, content, status, live_revision from ai.documents where id = %L', :'page'), $$ values ('p-yang', 'page of yang', 'pending', null::integer) $$, 'the other''s waits as before');
+select t.embedded() \g /dev/null
+select set_eq('select t.searched()', array['page of yang'], 'and is searched once it is ready');
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-yin');
+select t.written('p-yin', 'page of yin again'), t.embedded() \g /dev/null
+select is((select live_user_id from ai.documents where id = :'page'), null, 'what is searched then is the last one''s');
+select ok(t.forgotten('p-yang'), 'who wrote what is searched no more');
+select set_eq('select t.searched()', array['page of yin again'], 'takes nothing along');
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-yang');
+select t.written('p-yang', 'page of yang again') \g /dev/null
+select ok(t.forgotten('p-yin', 'p-yang'), 'both at once');
+select is_empty($$ select r.relation from t.rows() r where r.line ~ 'p-ya?i?n' and r.relation not in ('forgotten', 'audit_log', 'audit_pending') union all select r.relation from t.rows() r where r.line like '%page of%' $$, 'leave nothing');
+insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-yin');
+select t.written('p-yin', 'page of yin'), t.embedded(), t.written('p-other', 'page of another') \g /dev/null
+select count(*) from ai.forget_user('p-yin', t.alpha(), p_keep_documents => true) \g /dev/null
+select set_eq('select t.searched()', array['page of yin'], 'where documents stay, it stays,');
+select results_eq($$ select user_id, live_user_id ~ '^forgotten-' from ai.documents where uri = 'urn:page' $$, $$ values ('p-other', true) $$, 'without the name');
+delete from ai.documents where uri = 'urn:page';
+select ai.continue_forgetting(ai.now()), ai.continue_forgetting(ai.now()) \g /dev/null
 
 -- Documents that stay
 insert into ai.members (tenant_id, user_id) values (t.alpha(), 'p-keeper');
