@@ -262,6 +262,10 @@ begin
     if new.kind <> 'chat' and (new.template is not null or new.collection is not null or new.conversation_id is not null) then
       raise exception 'only a chat takes a template, a collection or a conversation' using errcode = 'PT400';
     end if;
+    -- Not for the template's own, which comes below: a template may answer those who cannot read the documents themselves.
+    if new.collection is not null and v_me.tenant_id is not null and (v_me.permissions && array['document:read', '*']) is not true then
+      raise exception 'the permission document:read is needed to ask from a collection' using errcode = 'PT403', hint = 'select * from ai.whoami();';
+    end if;
     if new.template is not null then
       select * into v_template from ai.resolve_template(new.tenant_id, new.template);
       if v_template.found is not true then

@@ -295,8 +295,9 @@ drop policy if exists visible on ai.prompt_templates;
 create policy visible on ai.prompt_templates for select to ai_user
   using ((tenant_id is null or tenant_id = (select ai.tenant_id())) and (select ai.may('prompt:read') or ai.may('prompt:write')));
 drop policy if exists own_insert on ai.prompt_templates;
+-- Who names a collection has all who ask by the template answered from it, itself included.
 create policy own_insert on ai.prompt_templates for insert to ai_developer
-  with check (tenant_id = (select ai.tenant_for('prompt:write')));
+  with check (tenant_id = (select ai.tenant_for('prompt:write')) and (collection is null or (select ai.may('document:read'))));
 drop policy if exists own_update on ai.prompt_templates;
 create policy own_update on ai.prompt_templates for update to ai_developer
   using (tenant_id = (select ai.tenant_for('prompt:write')))

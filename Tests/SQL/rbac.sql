@@ -72,7 +72,7 @@ values (t.alpha(), :provider, :model, 'chat', 'one', '{}', now(), now(), now()) 
 insert into ai.profiles (tenant_id, name) values (t.alpha(), 'own');
 insert into ai.routes (tenant_id, profile, model_id) values (t.alpha(), 'own', :model);
 insert into ai.profile_rules (tenant_id, position, profile) values (t.alpha(), 1, 'mtap-route');
-insert into ai.prompt_templates (tenant_id, name, system) values (t.alpha(), 'own', 'x');
+insert into ai.prompt_templates (tenant_id, name, system, collection) values (t.alpha(), 'own', 'x', 'docs');
 insert into ai.context_sources (tenant_id, name, query) values (t.alpha(), 'own', 'select 1');
 insert into ai.guardrails (tenant_id, name, scope, detector, action) values (t.alpha(), 'own', 'input', 'empty', 'flag');
 insert into ai.cache_policies (tenant_id, profile) values (t.alpha(), 'own');
@@ -126,6 +126,8 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   -- asking
   ('ask', 'insert into ai.generations (prompt, model) values (''x'', ''mtap/one'')', '{inference:execute}', 'ok 1', 'PT403'),
   ('ask by a call', 'select ai.generate(''x'', model => ''mtap/one''), ai.embed(''x'', model => ''mtap/embed'')', '{inference:execute}', 'ok 1', 'PT403'),
+  ('ask by a template', 'insert into ai.generations (prompt, model, template) values (''x'', ''mtap/one'', ''own'')', '{inference:execute}', 'ok 1', 'PT403'),
+  ('ask from a collection', 'insert into ai.generations (prompt, model, collection) values (''x'', ''mtap/one'', ''docs'')', '{}', 'ok 1', 'PT403'),
   ('ask for another', format('insert into ai.generations (tenant_id, user_id, prompt, model) values (%L, ''abe'', ''x'', ''mtap/one'')', t.alpha()), '{}', 'ok 1', 'PT403'),
   ('begin a conversation', 'select ai.start_conversation()', '{inference:execute}', 'ok 1', 'PT403'),
   ('converse', 'select ai.chat(id, ''x'', model => ''mtap/one'') from ai.conversations where user_id = (select ai.user_id())', '{inference:execute}', 'ok 1', 'PT403'),
@@ -170,6 +172,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   -- prompts
   ('see templates', 'select from ai.prompt_templates', '{prompt:read,prompt:write}', 'ok 1', 'ok 0'),
   ('write a template', format('insert into ai.prompt_templates (tenant_id, name, system) values (%L, ''own'', ''y'')', t.alpha()), '{prompt:write}', 'ok 1', '42501'),
+  ('write a template with a collection', format('insert into ai.prompt_templates (tenant_id, name, system, collection) values (%L, ''own'', ''y'', ''docs'')', t.alpha()), '{}', 'ok 1', '42501'),
   ('switch a template off', 'update ai.prompt_templates set enabled = false', '{prompt:write}', 'ok 1', 'ok 0'),
   -- policies
   ('see guardrails', 'select from ai.guardrails', '{policy:read,policy:write}', 'ok 1', 'ok 0'),
@@ -297,6 +300,9 @@ select is_empty($$
 select is(t.try('mtap_p_inference_delegate', a.sql), 'PT403', 'who may only ask for others asks for nobody') from t.acts a where a.act = 'ask for another';
 update ai.roles set permissions = '{inference:execute,inference:delegate}' where name = 'p-inference_delegate';
 select is(t.try('mtap_p_inference_delegate', a.sql), 'ok 1', 'with both it does') from t.acts a where a.act = 'ask for another';
+update ai.roles set permissions = permissions || '{document:read}'::text[] where name in ('p-inference_execute', 'p-prompt_write');
+select is(t.try('mtap_p_inference_execute', a.sql), 'ok 1', 'who may ask and read documents asks from a collection') from t.acts a where a.act = 'ask from a collection';
+select is(t.try('mtap_p_prompt_write', a.sql), 'ok 1', 'who may write prompts and read documents writes a template with a collection') from t.acts a where a.act = 'write a template with a collection';
 
 -- The shared roles: what users, developers and admins could always do they can
 select is(t.try(r, a.sql), case when may then a.ok else a.otherwise end, format('%s: %s', r, a.act))
