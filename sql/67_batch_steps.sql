@@ -51,7 +51,8 @@ end
 $$;
 comment on function ai.lose_batch_steps(uuid, jsonb, timestamptz) is 'Takes back steps of provider batches that nobody does any more.';
 
--- Ends the gathering of batches whose time has come or that are full. One that has lost all its members ends.
+-- Ends the gathering of batches whose time has come or that are full. What was asked by who has been switched off since, or whose
+-- tenant has, goes back to the queue, where the next claim ends it. A batch that has lost all its members ends.
 create or replace function ai.close_batches(p_now timestamptz) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -60,12 +61,20 @@ set enable_seqscan = off
 as $$
 declare
   v_one   record;
+  v_ids   uuid[];
   v_count integer;
 begin
   for v_one in
     select b.id, v.dialect from ai.provider_batches b left join ai.providers v on v.id = b.provider_id
      where b.state = 'gathering' and b.due_at <= p_now order by b.due_at limit 100 for update of b skip locked
   loop
+    for v_round in 1 .. 50 loop
+      v_ids := array(select l.generation_id from ai.leases l where l.batched and l.worker_id = v_one.id
+                        and not exists (select from ai.members m join ai.tenants t on t.id = m.tenant_id and t.enabled
+                                         where m.tenant_id = l.tenant_id and m.user_id = l.user_id and m.enabled) order by 1 limit 1000);
+      exit when v_ids = '{}';
+      perform ai.conclude_members(v_one.id, v_ids, 'release');
+    end loop;
     update ai.provider_batches b
        set state = 'sending', action = ai.first_batch_action(v_one.dialect), closed_at = p_now, due_at = p_now,
            requests = (select count(*) from ai.leases l where l.batched and l.worker_id = b.id)

@@ -122,6 +122,33 @@ def test_what_is_cancelled_before_it_is_sent_ends_at_the_next_step(case: Case) -
     assert case.batch()["requests"] == 1
 
 
+@pytest.mark.parametrize(
+    "switched_off",
+    [
+        "update ai.members set enabled = false where tenant_id = %s and user_id = %s",
+        "update ai.tenants set enabled = false where id = %s and %s <> ''",
+    ],
+    ids=["member", "tenant"],
+)
+def test_what_was_asked_by_who_is_switched_off_before_it_is_sent_is_rejected(case: Case, switched_off: str) -> None:
+    quick(case.database, provider_batch_gather_ms=3600000)
+    (asked,) = case.ask(1)
+    case.app = case.database.connect(user=case.database.member(case.member.tenant_id))
+    (others,) = case.ask(1)
+    case.gather()
+    case.database.execute(switched_off, case.member.tenant_id, case.member.user_id)
+    case.steps()
+    case.singly()
+    assert (row(case, asked)["status"], row(case, asked)["error"]["class"]) == ("rejected", "revoked")
+    assert case.calls(asked) == []
+    case.end()
+    if "members" in switched_off:
+        assert case.calls(others) == [BATCHED]
+        assert case.batch()["requests"] == 1
+    else:
+        assert (row(case, others)["status"], case.provider.billed) == ("rejected", {})
+
+
 def test_a_batch_whose_members_are_all_cancelled_is_cancelled_at_the_provider(case: Case) -> None:
     asked = case.ask(3)
     case.gather()
