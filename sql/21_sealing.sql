@@ -34,12 +34,7 @@ declare
   v_id     uuid;
 begin
   if not v_owner then
-    v_tenant := ai.tenant_id();
-    if v_tenant is null then
-      raise exception 'this session is nobody' using errcode = 'PT401', detail = (select w.why from ai.whoami() w);
-    elsif not ai.may('call:open') then
-      raise exception 'the permission call:open is needed' using errcode = 'PT403', hint = 'select * from ai.whoami();';
-    end if;
+    select r.tenant_id into v_tenant from ai.require('call:open') r;
   end if;
   select c.tenant_id into v_tenant
     from ai.tenants t
@@ -58,8 +53,9 @@ $$;
 comment on function ai.open_call(uuid, integer) is 'Books an opening of sealed calls; ai.opened_call() gives them once that is committed. Needs call:open.';
 
 -- What ai.open_call() booked: sealed still, to be opened by who has the master key (martlet calls show). wrapped is null where
--- the key was destroyed. Raises PT404 for a number that is unknown, another's, or older than a minute; PT409 where the opening is
--- not committed yet.
+-- the key was destroyed. The login may be a gateway's, who comes with another member now, or with nobody: so it is asked again who that is.
+-- Raises PT401, PT403; PT404 for a number that is unknown, another's, or older than a minute; PT409 where the opening is not
+-- committed yet.
 create or replace function ai.opened_call(p_opening uuid)
 returns table (tenant_id uuid, generation_id uuid, attempt integer, created_at timestamptz, mode text, data_key_id uuid, wrapped bytea, master_key_id text,
                facts bytea, request bytea, response bytea)
@@ -70,9 +66,16 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-  v_it record;
+  v_owner  boolean := ai.acts_as_owner();
+  v_tenant uuid;
+  v_it     record;
 begin
-  select o.* into v_it from ai.call_openings o where o.id = p_opening and o.opened_by = session_user and o.created_at > ai.now() - interval '1 minute';
+  if not v_owner then
+    select r.tenant_id into v_tenant from ai.require('call:open') r;
+  end if;
+  select o.* into v_it
+    from ai.call_openings o
+   where o.id = p_opening and o.opened_by = session_user and (v_owner or o.tenant_id = v_tenant) and o.created_at > ai.now() - interval '1 minute';
   if not found then
     raise exception 'this opening is unknown, another''s, or over' using errcode = 'PT404', hint = 'ai.open_call()';
   elsif v_it.xact = pg_current_xact_id_if_assigned() then

@@ -224,6 +224,7 @@ insert into t.acts (act, sql, permissions, ok, otherwise) values
   ('remove a secret', 'select ai.remove_secret(''NO_SUCH_API_KEY'')', '{secret:write}', 'PT404', 'PT403'),
   ('destroy the tenant''s key', 'select ai.destroy_data_keys()', '{secret:write}', 'ok 1', 'PT403'),
   ('open a sealed call', format('select ai.open_call(%L)', :'abe'), '{call:open}', 'PT404', 'PT403'),
+  ('take what was opened', 'select from ai.opened_call(ai.uuid_v7())', '{call:open}', 'PT404', 'PT403'),
   ('see how large files may be', 'select from ai.artifact_policies', '{policy:read,policy:write}', 'ok 1', 'ok 0'),
   ('see which calls are kept', 'select from ai.capture_policies', '{policy:read,policy:write}', 'ok 1', 'ok 0'),
   ('say which calls are kept', 'update ai.capture_policies set mode = ''all''', '{policy:write}', 'ok 1', 'ok 0'),
@@ -285,7 +286,7 @@ select is_empty($$
        'identity', 'only_user', 'may', 'tenant_id', 'tenant_for', 'require', 'login', 'logout', 'use_session', 'pre_request', 'acting_role', 'acts_as_owner',
        -- reckoning, and parts of what is in the matrix, which run with the caller's rights or tell only of the caller
        'ask', 'uuid_v7', 'token_cost', 'check_costs', 'check_rate_block', 'check_rates', 'check_tiers', 'effective_rates', 'is_status', 'is_token_class', 'is_unit_class', 'cosine_distance', 'unit_vector', 'vector_size', 'vector_schema', 'nearest_chunks', 'nearest_by_index', 'fuse_chunks', 'collection_to_search', 'no_collection',
-       'idempotent_generation', 'check_own_headers', 'check_own_options', 'private_providers', 'audit_hash', 'audit_chains', 'audited_tables', 'opened_call', 'rotate_api_key',
+       'idempotent_generation', 'check_own_headers', 'check_own_options', 'private_providers', 'audit_hash', 'audit_chains', 'audited_tables', 'rotate_api_key',
        -- values in, values out
        'check_custom', 'check_custom_counts', 'check_custom_course', 'check_members', 'check_paths', 'check_request_template', 'is_json_path', 'template_error',
        'check_json_schema', 'json_fits', 'json_schema_errors', 'parse_json', 'output_as',

@@ -123,6 +123,17 @@ select is(t.does('mtap_adm', format('select count(*) from ai.opened_call(%L)', i
 -- As if it had been committed before.
 update ai.call_openings set xact = '3';
 select is(t.does('mtap_adm', format('select count(*) from ai.opened_call(%L)', id)), case opened_by when 'mtap_adm' then '1' else 'PT404' end, format('what %s opened, after that', opened_by)) from ai.call_openings;
+-- A gateway's login comes with whoever it serves.
+create function t.still_opens() returns text language sql as $$
+  select t.does('mtap_abe', format('select count(*) from ai.opened_call(%L)', id)) from ai.call_openings where opened_by = 'mtap_abe'
+$$;
+select is(t.still_opens(), '1', 'a role that may open');
+update ai.members set role = 'user' where tenant_id = t.alpha() and user_id = 'abe';
+select is(t.still_opens(), 'PT403', 'the same login, which may no more');
+update ai.members set enabled = false where tenant_id = t.alpha() and user_id = 'abe';
+select is(t.still_opens(), 'PT401', 'the same login, as nobody');
+update ai.role_bindings set tenant_id = t.beta(), user_id = 'bob' where role_name = 'mtap_abe';
+select is(t.still_opens(), 'PT404', 'the same login, as an admin of another tenant');
 update ai.call_openings set created_at = created_at - interval '61 s';
 select is(t.does('mtap_adm', format('select count(*) from ai.opened_call(%L)', id)), 'PT404', 'a minute later it is over') from ai.call_openings where opened_by = 'mtap_adm';
 update ai.call_openings set created_at = created_at - interval '1 hour';

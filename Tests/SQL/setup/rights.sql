@@ -79,7 +79,7 @@ function prompt_cache_report(timestamp with time zone, timestamp with time zone)
 function remove_secret(text, uuid): user definer -- own tenant; secret:write
 function destroy_data_keys(uuid): user definer -- own tenant; secret:write
 function open_call(uuid, integer): user definer -- own tenant; call:open; books the opening
-function opened_call(uuid): user definer -- what the same login has opened by open_call(), still sealed
+function opened_call(uuid): user definer -- own tenant; call:open; what the same login has opened by open_call(), still sealed
 function acting_role(): user
 function acts_as_owner(): user definer -- tells only of the caller's own roles
 function add_artifact(bytea, text, text, boolean, interval): user definer -- own tenant; inference:execute
