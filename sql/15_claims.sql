@@ -119,7 +119,7 @@ begin
   end if;
   -- The last of two keys of one name wins here, the first may have elsewhere: what a token says must not depend on who reads it.
   if p_claims like '%\\u%' or p_claims like '%"sub"%"sub"%' or p_claims like '%"tenant_id"%"tenant_id"%' or p_claims like '%"app_metadata"%"app_metadata"%'
-     or p_claims like '%"exp"%"exp"%' then
+     or p_claims like '%"exp"%"exp"%' or p_claims like '%"nbf"%"nbf"%' then
     if (select count(*) <> count(distinct k) from json_object_keys(p_claims::json) k)
        or (select count(*) <> count(distinct k)
              from json_object_keys(case when jsonb_typeof(v_claims -> 'app_metadata') = 'object' then p_claims::json -> 'app_metadata' else '{}' end) k) then

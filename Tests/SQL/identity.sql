@@ -121,6 +121,7 @@ select is(t.web('{"exp": 1}'), 'PT401', 'a token without a subject ends, too');
 select is(t.web(claims), expected, format('said twice, %s: %s', what, expected))
   from (values ('the subject', '{"sub": "bob", "sub": "ann"}', 'PT401'), ('the subject, spelled otherwise', '{"sub": "bob", "s\u0075b": "ann"}', 'PT401'),
                ('the end', '{"sub": "ann", "exp": 1, "exp": 9999999999}', 'PT401'),
+               ('the beginning', '{"sub": "ann", "nbf": 9999999999, "nbf": 1}', 'PT401'),
                ('the tenant', format('{"sub": "shared", "tenant_id": "%s", "tenant_id": "%s"}', t.alpha(), t.beta()), 'PT401'),
                ('app_metadata', format('{"sub": "shared", "app_metadata": {}, "app_metadata": {"tenant_id": "%s"}}', t.beta()), 'PT401'),
                ('the tenant within app_metadata', format('{"sub": "shared", "app_metadata": {"tenant_id": "%s", "tenant_id": "%s"}}', t.alpha(), t.beta()), 'PT401'),
