@@ -70,3 +70,5 @@ drop function if exists ai.note_new_member() cascade;
 drop function if exists ai.has_artifacts(uuid, text, uuid);
 -- With whose part of the document it is.
 drop function if exists ai.erase_document(uuid, uuid, text, boolean);
+-- As a chore.
+drop function if exists ai.unlist_empty_lanes();

@@ -140,19 +140,24 @@ end
 $$;
 comment on function ai.pause_batch(uuid) is 'Pauses a batch: nothing more of it begins.';
 
--- Raises PT401, PT403, PT404; PT409 where the batch was cancelled. Locks the batch. Lanes that wait for a limit go on waiting for it:
--- claims pass over them until they are unparked.
+-- Raises PT401, PT403, PT404; PT409 where the batch was cancelled. Locks the batch. Of one that is not paused nothing is parked, and
+-- nothing is to be listed. Else all its lanes are, empty or not: an insert in flight counts on its lane being parked, and thus listed by this.
+-- Lanes that wait for a limit go on waiting for it: claims pass over them until they are unparked.
 create or replace function ai.resume_batch(batch uuid) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_tenant uuid := ai.check_batch_visible(batch, 'inference:execute');
+  v_batch  record;
 begin
-  update ai.batches b set paused_at = null where b.tenant_id = v_tenant and b.id = batch and b.cancelled_at is null;
-  if not found then
+  select b.paused_at, b.cancelled_at into v_batch from ai.batches b where b.tenant_id = v_tenant and b.id = batch for no key update;
+  if v_batch.cancelled_at is not null then
     raise exception 'this batch was cancelled' using errcode = 'PT409';
+  elsif v_batch.paused_at is null then
+    return;
   end if;
+  update ai.batches b set paused_at = null where b.tenant_id = v_tenant and b.id = batch;
   delete from ai.parked_lanes p using ai.lanes l where l.batch_id = batch and p.lane_id = l.id and p.counter_id = 0;
   insert into ai.active_lanes (lane_id, tenant_id, rank) select l.id, l.tenant_id, l.rank from ai.lanes l where l.batch_id = batch;
   perform ai.wake_workers();

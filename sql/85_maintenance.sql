@@ -66,14 +66,16 @@ comment on function ai.requeue_orphans(interval) is 'Queues generations that are
 
 -- Takes empty lanes off the list, and what is listed more than once off it but once. To take a lane off needs its listing
 -- lock alone, so that no insert in flight can have counted on the lane being listed; a lane whose lock is not free is left
--- for the next time. Called by one at a time (ai.worker_maintain()), so that of twins one stays.
-create or replace function ai.unlist_empty_lanes() returns integer
+-- for the next time. At most 1,000 a call, because each lock has its place in the server's lock table until the transaction ends.
+-- Called by one at a time (ai.worker_maintain()), so that of twins one stays.
+create or replace function ai.unlist_empty_lanes(p_now timestamptz) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set jit = off
 set enable_seqscan = off
 as $$
 declare
+  c_most  constant integer := 1000;
   v_lane  bigint;
   v_count integer := 0;
 begin
@@ -93,11 +95,12 @@ begin
      where a.ctid = any (array(select o.ctid from ai.active_lanes o where o.lane_id = v_lane for update skip locked))
        and not exists (select from ai.queue q where q.lane_id = v_lane);
     v_count := v_count + 1;
+    exit when v_count = c_most;
   end loop;
   return v_count;
 end
 $$;
-comment on function ai.unlist_empty_lanes() is 'Takes lanes without anything queued off the list that the claim goes through.';
+comment on function ai.unlist_empty_lanes(timestamptz) is 'Takes lanes without anything queued off the list that the claim goes through; gives how many.';
 
 -- One chore of maintenance: a function ai.p_function(timestamptz) that gives a count. Whatever goes wrong in it is a warning, and
 -- must not keep generations from being rescued. Gives {p_name: count}, or {p_name: "SQLSTATE"}.
@@ -193,12 +196,12 @@ begin
     update ai.maintenance set orphans_at = v_now;
   end if;
   -- Last, because it holds listing locks, for which inserts wait, until this transaction ends.
-  return v_done || jsonb_build_object('unlisted', ai.unlist_empty_lanes(),
+  return v_done || ai.do_chore('unlisted', 'unlist_empty_lanes', v_now) || jsonb_build_object(
     'claimable', v_unparks or exists (select from jsonb_each(v_done) d
                                        where d.key in ('rescued', 'due', 'filled', 'orphans') and d.value > '0'));
 end
 $$;
 comment on function ai.worker_maintain(uuid) is 'Rescues, keeps the queue, partitions and keys in order; gives counts of what it did.';
 
-revoke execute on function ai.requeue_orphans(interval), ai.unlist_empty_lanes(), ai.do_chore(text, text, timestamptz), ai.worker_maintain(uuid) from public;
+revoke execute on function ai.requeue_orphans(interval), ai.unlist_empty_lanes(timestamptz), ai.do_chore(text, text, timestamptz), ai.worker_maintain(uuid) from public;
 grant execute on function ai.worker_maintain(uuid) to ai_worker;

@@ -83,7 +83,7 @@ def test_it_looks_at_no_more_pages_after_statistics_of_an_empty_moment(
 
 
 @pytest.mark.usefixtures("stale")
-@pytest.mark.parametrize("chore", ["unlist_empty_lanes()", "end_cancelled()", "requeue_orphans('1 hour')"])
+@pytest.mark.parametrize("chore", ["unlist_empty_lanes(now())", "end_cancelled()", "requeue_orphans('1 hour')"])
 def test_a_chore_that_finds_nothing_looks_at_hardly_more_pages_either(load: Load, quiet: Database, chore: str) -> None:
     def pages() -> int:
         session = quiet.connect()

@@ -137,6 +137,7 @@ select is(t.value_as('mtap_ann', format('select ai.resume_batch(%L)', :'b')), ''
 select is(ai.stopped_lanes(), '{}', 'the claim is told so');
 select is((select count(*) from t.claim(:'w', 4)), 4::bigint, 'it goes on');
 select is(t.value_as('mtap_ann', format('select ai.resume_batch(%L)', :'b')), '', 'resumed twice');
+select is((select count(*) from ai.active_lanes a join ai.lanes l on l.id = a.lane_id where l.batch_id = :'b'), 4::bigint, 'which lists nothing twice');
 
 -- Paused from the start
 select t.batch(p_paused => true) as p \gset

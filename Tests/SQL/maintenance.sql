@@ -338,6 +338,25 @@ select ai.worker_maintain(:'w') \g /dev/null
 select t.pass('2 minutes');
 select ai.worker_heartbeat(:'w') \g /dev/null
 select results_eq(format('select id from t.claim(%L)', :'w'), array[:'g'::uuid], 'what becomes due in a lane that is not listed lists it');
+select ai.worker_maintain(:'w') \g /dev/null
+insert into ai.active_lanes (lane_id, tenant_id, rank) select 1000000 + n, t.alpha(), 2 from generate_series(1, 1500) n;
+select is((ai.worker_maintain(:'w') ->> 'unlisted')::int, 1000, 'of many empty lanes a thousand at a time: each takes a place in the lock table');
+select is((ai.worker_maintain(:'w') ->> 'unlisted')::int, 500, 'the rest the next time');
+select is((select count(*) from ai.active_lanes), 0::bigint, 'and none is left');
+-- What goes wrong with the list, out of memory for locks or whatever it is, does not keep anything from its rescue
+create function t.refuse() returns trigger language plpgsql as $$ begin raise exception 'refused' using errcode = '53200'; end $$;
+create trigger refuse before delete on ai.active_lanes for each statement execute function t.refuse();
+select t.worker('dies with a list in disorder') as dead \gset
+select t.ask() as g \gset
+select count(*) from t.claim(:'dead') \g /dev/null
+select t.pass('16 s');
+select ai.worker_heartbeat(:'w') \g /dev/null
+set local client_min_messages = error;
+select results_eq(format('select d ->> ''rescued'', d ->> ''unlisted'' from ai.worker_maintain(%L) d', :'w'), $$ values ('1', '53200') $$, 'a list that cannot be put in order costs nobody the rescue');
+reset client_min_messages;
+drop trigger refuse on ai.active_lanes;
+select is(t.place(:'g'), 'delayed', 'it waits for its next attempt');
+delete from ai.delayed; delete from ai.queue;
 
 -- Old workers are forgotten, such as hold something are not
 select t.worker('old') as old \gset
