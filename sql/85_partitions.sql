@@ -121,7 +121,8 @@ $$;
 comment on function ai.has_unended(uuid, uuid) is 'Whether a generation with an id from the first on, and before the second, has not ended.';
 
 -- Detaches and drops partitions of a table (null: of all) that ended longer ago than ai.partitioning.keep, and gives how many. Generations that have not ended,
--- as they were to run later or their batch is paused, keep theirs: until they have, and until their last call is as old. Locks the parent alone for a moment; waits 2 s at most.
+-- as they were to run later or their batch is paused, keep theirs and those of their streams: until they have, and until their last call is as old. Locks the
+-- parent alone for a moment; waits 2 s at most.
 create or replace function ai.drop_old_partitions(p_now timestamptz default now(), p_table text default null) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -147,13 +148,15 @@ begin
      where (p_table is null or p.table_name = p_table) and p.keep is not null and upper(t.during) at time zone 'UTC' <= p_now - p.keep
      order by c.relname
   loop
-    if v_old.table_name = 'generations' then
+    if v_old.table_name in ('generations', 'stream_events') then
       v_from := ai.uuid_floor(lower(v_old.during) at time zone 'UTC');
       v_to := ai.uuid_floor(upper(v_old.during) at time zone 'UTC');
       continue when ai.has_unended(v_from, v_to)
                  or exists (select from ai.tenants t
                               join ai.llm_calls c on c.tenant_id = t.id and c.generation_id >= v_from and c.generation_id < v_to and c.created_at > v_old.since);
-      -- Once more with the lock: a transaction as long as that may just have committed.
+    end if;
+    if v_old.table_name = 'generations' then
+      -- Once more with the lock: a transaction as long as that may just have committed. It has no events yet.
       lock table only ai.generations in access exclusive mode;
       continue when ai.has_unended(v_from, v_to);
     end if;

@@ -247,6 +247,22 @@ select is(t.kept(:'g'), 'succeeded kept', 'what was answered a moment ago');
 select is(ai.drop_old_partitions('2031-08-20 00:00+00'), 1, 'until the answer is as old');
 select is((select count(*) from ai.generations where id = :'g'), 0::bigint, 'then it is gone');
 
+-- So do its events, which are numbered by what is there
+select ai.make_partitions('2031-06-11 00:00+00', 'stream_events') \g /dev/null
+insert into ai.generations (tenant_id, id, user_id, prompt, model, stream, run_after) values (t.alpha(), ai.uuid_floor('2031-06-11'), 'ann', 'a stream', 'mtap/one', true, ai.now()) returning id as g \gset
+select count(*) from t.claim(:'late') \g /dev/null
+select count(*) from ai.worker_publish(:'late', jsonb_build_array(jsonb_build_object('id', :'g', 'attempt', 1, 'part', 1, 'text', 'Becau'))) \g /dev/null
+select ai.drop_old_partitions('2031-08-02 00:00+00', 'stream_events') \g /dev/null
+select count(*) from ai.worker_publish(:'late', jsonb_build_array(jsonb_build_object('id', :'g', 'attempt', 1, 'part', 2, 'text', 'se'))) \g /dev/null
+select is(t.events(:'g'), '1:running 2:delta=Becau 3:delta=se', 'a stream that runs loses none');
+select t.settle(:'late', :'g', 1, 'succeeded', '{"output": "Because"}') \g /dev/null
+update ai.llm_calls set created_at = '2031-07-20' where generation_id = :'g';
+select ai.drop_old_partitions('2031-07-26 00:00+00', 'stream_events') \g /dev/null
+select is(t.events(:'g'), '1:running 2:delta=Becau 3:delta=se', 'nor one that ended a moment ago');
+select ai.drop_old_partitions('2031-07-28 00:00+00', 'stream_events') \g /dev/null
+select is(t.events(:'g'), null, 'until its keep is over');
+delete from ai.generations where id = :'g';
+
 -- What lies in a default partition, which nobody drops
 create function t.in_defaults() returns text language sql as $$
   select concat_ws(' ', (select 'row' from ai.generations_default g where g.prompt = 'of 1999-01-01 00:00:00+00'), (select count(*) from ai.stream_events_default e where e.generation_id < ai.uuid_floor('2000-01-01')),
