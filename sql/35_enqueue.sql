@@ -172,7 +172,8 @@ begin
       select bool_and(i.tenant_id = v_tenant and i.status = 'queued' and i.priority = v_priority and i.user_id = v_user and i.kind = v_kind
                       and i.batch_id is not distinct from v_batch and i.model is not distinct from v_model and i.profile is not distinct from v_profile
                       and i.api_key_id is not distinct from v_key and i.purpose is not distinct from v_purpose
-                      and num_nonnulls(i.run_after, i.query_id, i.judge_ids) = 0),
+                      and num_nonnulls(i.run_after, i.query_id, i.judge_ids) = 0
+                      and (i.parent_id is null or (select o.batch_id is null from ai.generations o where o.tenant_id = i.tenant_id and o.id = i.parent_id))),
              bool_or(num_nonnulls(i.cache_key, i.template, i.collection, i.conversation_id) > 0 or (i.purpose in ('chunks', 'rows')) is true),
              bool_or(i.conversation_id is not null and i.purpose is null),
              bool_or(i.cached),
@@ -300,11 +301,13 @@ declare
   v_done record;
 begin
   with inserted as materialized (
-    select g.id, g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id, g.run_after, g.query_id, g.judge_ids, g.deadline_ms, g.created_at,
-           concat_ws(E'\x01', g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, 'm' || g.model, 'p' || g.profile, 'k' || g.api_key_id) as alike,
+    select g.id, g.tenant_id, g.priority, b.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id, g.run_after, g.query_id, g.judge_ids, g.deadline_ms, g.created_at,
+           concat_ws(E'\x01', g.tenant_id, g.priority, b.batch_id, g.user_id, g.kind, 'm' || g.model, 'p' || g.profile, 'k' || g.api_key_id) as alike,
            coalesce(g.cache_key is not null or g.template is not null or g.collection is not null or g.conversation_id is not null or g.purpose in ('chunks', 'rows'), false) as prepare
       from unnest(p_tenants, p_ids) p (tenant_id, id)
       join ai.generations g on g.tenant_id = p.tenant_id and g.id = p.id
+     -- What is asked first for a row of a batch is not of the batch, but is stopped with it.
+     cross join lateral (select coalesce(g.batch_id, (select o.batch_id from ai.generations o where o.tenant_id = g.tenant_id and o.id = g.parent_id)) as batch_id) b
   ), groups as materialized (
     select d.alike, ai.existing_lane(d.tenant_id, d.priority, d.batch_id, d.user_id, d.kind, d.model, d.profile, d.api_key_id) as lane_id
       from (select distinct i.alike, i.tenant_id, i.priority, i.batch_id, i.user_id, i.kind, i.model, i.profile, i.api_key_id from inserted i) d
@@ -349,7 +352,7 @@ $$;
 comment on function ai.enqueue_mixed(uuid[], uuid[], timestamptz) is 'Queues, delays or lets wait generations of any kind.';
 
 -- Inserts the generations that others wait for: the embedding of a question, the verdicts of moderating models. They are
--- ordinary generations, claimed, retried, limited and booked like any other; parent_id says for whom. A rule of all tenants is judged by the shared
+-- ordinary generations, claimed, retried, limited and booked like any other; parent_id says for whom, in whose batch's lane they are. A rule of all tenants is judged by the shared
 -- model, or by nobody: never by a tenant's own of that name.
 create or replace function ai.ask_first(p_tenants uuid[], p_ids uuid[]) returns void
 language plpgsql volatile security definer

@@ -190,7 +190,9 @@ begin
   with asked as materialized (
     select u.id, u.tenant_id, u.attempts, u.target, u.lane_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id, g.priority, g.batch_id
       from unnest(p_ids, p_tenants, p_lanes, p_tries, p_targets) u (id, tenant_id, lane_id, attempts, target)
-     cross join lateral (select o.user_id, o.kind, o.model, o.profile, o.api_key_id, o.priority, o.batch_id from ai.generations o
+     cross join lateral (select o.user_id, o.kind, o.model, o.profile, o.api_key_id, o.priority,
+                                coalesce(o.batch_id, (select r.batch_id from ai.generations r where r.tenant_id = o.tenant_id and r.id = o.parent_id)) as batch_id
+                           from ai.generations o
                           where o.tenant_id = u.tenant_id and o.id = u.id and o.id >= p_first and o.id <= p_last offset 0) g
   ), counted as materialized (
     -- Once for each kind of question, not for each generation.

@@ -179,11 +179,13 @@ begin
   update ai.batches b set cancelled_at = coalesce(b.cancelled_at, ai.now()), paused_at = null where b.tenant_id = v_tenant and b.id = batch;
   perform ai.park_batch(batch);
   cancelled := ai.end_queued_of_batch(v_tenant, batch, true);
-  -- A statement of its own: what a claim was just taking, and the one before waited for, is leased by now.
+  -- A statement of its own: what a claim was just taking, and the one before waited for, is leased by now. What is asked first for a row of the batch
+  -- is in its lanes, too: it was stopped with the row.
   with leased as materialized (
     select l.generation_id, l.tenant_id, coalesce(w.channel, 'ai_batches') as channel
       from ai.lanes n
       join ai.leases l on l.lane_id = n.id
+      join ai.generations g on g.tenant_id = l.tenant_id and g.id = l.generation_id and g.batch_id = batch
       left join ai.workers w on w.id = l.worker_id
      where n.batch_id = batch
   ), asked as (
@@ -240,8 +242,11 @@ begin
       -- By the rows' own tenant: with that of the argument a planner without statistics would begin at the generations.
       from (select q.tenant_id, q.generation_id from queued q union all select d.tenant_id, d.generation_id from delayed d) t
      where g.tenant_id = t.tenant_id and g.id = t.generation_id and g.finished_at is null
-    returning g.id, g.user_id, g.last_seq, g.stream, g.started_at is not null or exists (select from ai.prepared p where p.generation_id = g.id)
-              or exists (select from ai.leaders e where e.tenant_id = g.tenant_id and e.cache_key = g.cache_key and e.generation_id = g.id) as begun
+    returning g.id, g.user_id, g.last_seq, g.stream, g.batch_id is not null as counts,
+              -- A row for which something is asked first is ended below, whatever becomes of that.
+              g.batch_id is not null
+                and (g.started_at is not null or exists (select from ai.prepared p where p.generation_id = g.id)
+                     or exists (select from ai.leaders e where e.tenant_id = g.tenant_id and e.cache_key = g.cache_key and e.generation_id = g.id)) as begun
   ), counted as materialized (
     select e.*, count(*) over () as n from ended e
   ), told as materialized (
@@ -249,12 +254,12 @@ begin
       from counted e cross join lateral (values (ai.stream_channel(p_tenant, e.id)), (ai.member_channel(p_tenant, e.user_id))) c (channel)
      where (e.stream or e.n <= c_few) and (select ai.may_notify())
   )
-  select count(*) as n, array_agg(c.id) filter (where c.begun) as begun, (select count(*) from told) as told into v_ended from counted c;
+  select count(*) filter (where c.counts) as n, array_agg(c.id) filter (where c.begun) as begun, (select count(*) from told) as told into v_ended from counted c;
   if v_ended.begun is not null then
     perform ai.after_ends(array_fill(p_tenant, array[cardinality(v_ended.begun)]), v_ended.begun);
   end if;
 
-  -- What waits for another one has reservations and followers of its own: one at a time. There are as many as claims in flight.
+  -- What waits for another one has reservations and followers of its own: one at a time.
   for v_one in select distinct w.generation_id from ai.waiting w where w.tenant_id = p_tenant and w.lane_id = any (v_lanes) order by 1 loop
     perform from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.generation_id for no key update skip locked;
     if found and ai.stop_waiting(p_tenant, v_one.generation_id) then
@@ -267,9 +272,9 @@ end
 $$;
 comment on function ai.end_queued_of_batch(uuid, uuid, boolean) is 'Ends what is queued, delayed or waiting of a cancelled batch; gives how many.';
 
--- For upkeep: ends what got into the queue of a cancelled batch after it was cancelled, by an insert that was under way or a
--- retry. The claim never takes it. No transaction is open for two days; after that the batch's lanes are forgotten. Gives how
--- many it ended.
+-- For upkeep: ends what got into the queue of a cancelled batch after it was cancelled, or waits for what is asked first, by an
+-- insert that was under way or a retry. The claim never takes it. No transaction is open for two days; after that the batch's
+-- lanes are forgotten. Gives how many it ended.
 create or replace function ai.sweep_cancelled_batches() returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -282,7 +287,9 @@ begin
     select b.tenant_id, b.id
       from ai.batches b
      where b.cancelled_at > ai.now() - interval '2 days'
-       and exists (select from ai.lanes l where l.batch_id = b.id and exists (select from ai.queue q where q.lane_id = l.id offset 0))
+       and exists (select from ai.lanes l
+                    where l.batch_id = b.id
+                      and (exists (select from ai.queue q where q.lane_id = l.id offset 0) or l.id = any (array(select distinct w.lane_id from ai.waiting w))))
      order by 1, 2
   loop
     begin

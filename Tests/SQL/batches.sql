@@ -181,6 +181,40 @@ select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.la
 select is((select count(*) from ai.parked_lanes p join ai.lanes l on l.id = p.lane_id where l.batch_id = :'p'), 4::bigint, 'those of a paused batch are not');
 select is(t.value_as('mtap_ann', format('select cancelled from ai.cancel_batch(%L)', :'p')), '2', 'a paused batch is cancelled');
 
+-- What is asked first for its rows (here the vector for the semantic cache) is stopped with it, and is none of its rows
+insert into ai.cache_policies (tenant_id, semantic, vector_model) values (t.alpha(), true, 'mtap/embed');
+-- The queued and leased that were made for rows of the batch.
+create function t.made_for(p_batch uuid) returns text language sql stable as $$
+  select string_agg(t.place(c.id), ' ' order by c.id) from ai.generations g join ai.generations c on c.parent_id = g.id where g.batch_id = p_batch
+$$;
+select t.batch(p_paused => true) as v \gset
+select is(t.fill(:'v', 2), '2', 'rows that wait for their vectors');
+select is_empty(format('select id from t.claim(%L)', :'w'), 'of a paused batch no vector is asked for');
+select is(t.counts(:'v'), 'paused 2 2 0 0 0 0 0', 'nor is it a row of it');
+insert into ai.limits (tenant_id, metric, period, amount, on_limit) values (t.alpha(), 'requests', 'month', 1000, 'wait');
+select t.value_as('mtap_ann', format('select ai.resume_batch(%L)', :'v')) \g /dev/null
+select is_empty(format('select id from t.claim(%L)', :'w'), 'resumed, they are taken to the lane of the limit');
+select is((select count(*) from t.claim(:'w', 1)), 1::bigint, 'from which one is asked for');
+select is(t.value_as('mtap_ann', format('select ai.pause_batch(%L)', :'v')), '', 'paused again');
+select is_empty(format('select id from t.claim(%L)', :'w'), 'the other is not');
+select is(t.made_for(:'v'), 'lease queue', 'it waits');
+select is(t.value_as('mtap_ann', format('select cancelled || '' '' || running from ai.cancel_batch(%L)', :'v')), '2 0', 'both rows are cancelled');
+select is((select count(*) from ai.worker_cancellations(:'w')), 1::bigint, 'the vector that is being made is aborted');
+select t.settle(:'w', l.generation_id, l.attempt, 'cancelled') from ai.leases l \g /dev/null
+select is(t.made_for(:'v'), null, 'and nothing is left');
+select is((select count(*) from ai.waiting), 0::bigint, 'nothing waits');
+delete from ai.limits where tenant_id = t.alpha();
+-- Two that were under way: one has its vector still to be made, of the other nobody knows what became of it
+select t.batch() as v \gset
+select t.fill(:'v', 2) \g /dev/null
+delete from ai.queue q using ai.generations g where g.id = (select query_id from ai.generations where batch_id = :'v' order by id limit 1) and q.generation_id = g.id;
+update ai.batches set cancelled_at = ai.now() where id = :'v';
+select is_empty(format('select id from t.claim(%L)', :'w'), 'of a cancelled batch no vector is asked for either');
+select is(ai.sweep_cancelled_batches(), 2::bigint, 'rows that wait for theirs are swept');
+select is(t.counts(:'v'), 'cancelled 2 0 0 0 0 2 0', 'and have ended');
+select is(ai.sweep_cancelled_batches(), 0::bigint, 'once');
+delete from ai.cache_policies where tenant_id = t.alpha();
+
 -- Many: nobody is notified of each, all end.
 select t.batch() as m \gset
 select is(t.fill(:'m', 1001), '1001', 'more than a thousand');
