@@ -67,7 +67,7 @@ comment on function ai.take_key(uuid, text, uuid, jsonb, text) is 'Takes an idem
 
 -- The generation that a key of the caller's tenant stands for, if it is the caller's; else null.
 create or replace function ai.idempotent_generation(p_key text) returns uuid
-language sql stable parallel safe security definer
+language sql stable parallel restricted security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select k.generation_id

@@ -52,18 +52,20 @@ comment on function ai.estimate_basis(text, text, text, integer) is 'Rates and l
 -- prompt later: passages, templates, history.
 --
 -- Fast over many rows, because what it looks up is kept until the statement ends, in a setting that is this session's own
--- and tells it only what it could ask anyway. Raises PT400, PT401, PT403, PT404.
+-- and tells it only what it could ask anyway. That is why it is not for parallel plans, in which no setting may change.
+-- Raises PT400, PT401, PT403, PT404.
 create or replace function ai.estimate(
   prompt text default null, messages jsonb default null, model text default null, profile text default null, params jsonb default '{}',
   kind text default 'chat', out input_tokens bigint, out output_tokens bigint, out cost numeric, out cost_max numeric, out target text)
-language plpgsql stable parallel restricted security definer
+language plpgsql stable parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
   v_bytes  bigint := octet_length(coalesce(prompt, messages::text)) + case when params <> '{}' then octet_length(params::text) else 0 end;
-  v_now    text := extract(epoch from statement_timestamp())::text;
-  v_kept   jsonb := nullif(current_setting('ai.estimates', true), '');
+  v_now    text := extract(epoch from statement_timestamp())::text || ' ';
+  v_all    text := current_setting('ai.estimates', true);  -- v_now and what is kept
+  v_kept   jsonb := '{}';
   v_key    text;
   v_basis  jsonb;
   v_asked  bigint;
@@ -80,14 +82,14 @@ begin
   end if;
   -- The route may depend on the size: one look for each power of two.
   v_key := concat_ws(' ', kind, length((v_bytes / 8)::bit(32)::text) - length(ltrim((v_bytes / 8)::bit(32)::text, '0')), 'm' || model, 'p' || profile);
-  if v_kept ->> 'at' is distinct from v_now then
-    v_kept := jsonb_build_object('at', v_now);
+  if v_all ^@ v_now then  -- else it is of another statement, or was never written here
+    v_kept := substr(v_all, length(v_now) + 1);
   end if;
   v_basis := v_kept -> v_key;
   if v_basis is null then
     v_basis := ai.estimate_basis(kind, model,
                                  case when model is null then coalesce(profile, ai.choose_profile(ai.tenant_id(), kind, v_bytes, null)) end, v_bytes::integer);
-    perform set_config('ai.estimates', (v_kept || jsonb_build_object(v_key, v_basis))::text, true);
+    perform set_config('ai.estimates', v_now || (v_kept || jsonb_build_object(v_key, v_basis))::text, true);
   end if;
 
   v_asked := coalesce(ai.token_count(params -> 'max_completion_tokens'), ai.token_count(params -> 'max_tokens'));

@@ -19,7 +19,7 @@ SETTINGS = {
     "request.jwt.claims": '{"sub": "boss", "tenant_id": "%(beta)s", "role": "service_role", "app_metadata": {"tenant_id": "%(beta)s"}}',
     "request.headers": '{"x-api-key": "mrt_0000000000_0"}',
     "ai.clock_offset": "-100 years",
-    "ai.estimates": '{"at": "0"}',
+    "ai.estimates": "0 {}",
     "ai.searched": "1",
     "ai.claimed_after": "%(beta)s",
     "ai.overdue_after": "1:%(beta)s",

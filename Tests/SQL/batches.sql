@@ -284,8 +284,13 @@ select is(t.estimate($$'x', model => 'mtap/one'$$, r.role), r.wanted, format('%s
   from (values ('mtap_stray', 'PT401'), ('mtap_worker', '42501'), ('mtap_public', '42501'), ('mtap_bob', '1 4096 0.061443 0.081926 mtap/one')) r (role, wanted);
 select is(t.value_as('mtap_ann', $$select trim_scale(sum((ai.estimate(repeat('1234', n), model => 'mtap/one')).cost)) from generate_series(1, 1000) n$$), '1.6515', 'over many rows');
 set local session authorization mtap_ann;
-set local ai.estimates = '{"at": 1, "chat 0 mmtap/one": {"input": 0, "output": 0}}';
+set local ai.estimates = '1.000000 {"chat 0 mmtap/one": {"input": 0, "output": 0}}';
 select is((select cost from ai.estimate('1234', model => 'mtap/one')), 0.000153, 'what the session claims to know is of another statement');
+set local ai.estimates = '{';
+select is((select cost from ai.estimate('1234', model => 'mtap/one')), 0.000153, 'nor is anything read that was not written here');
+set local debug_parallel_query = on;
+select is((select cost from ai.estimate('1234', model => 'mtap/one')), 0.000153, 'also where plans are parallel');
+reset debug_parallel_query;
 reset session authorization;
 
 -- Before anything has ended the expectation is the estimate of what waits.

@@ -57,7 +57,7 @@ select is_empty($$ select t.tgrelid::regclass, t.tgname from pg_trigger t join p
 
 -- Functions
 create view t.functions as
-select p.oid, p.oid::regprocedure::text as signature, p.proname, p.prosecdef, p.proconfig, p.provolatile, p.proacl, p.proowner, p.prosrc, p.prosqlbody, l.lanname,
+select p.oid, p.oid::regprocedure::text as signature, p.proname, p.prosecdef, p.proconfig, p.provolatile, p.proparallel, p.proacl, p.proowner, p.prosrc, p.prosqlbody, l.lanname,
        pg_get_functiondef(p.oid) as definition
   from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace = 'ai'::regnamespace;
 select isnt(obj_description(oid, 'pg_proc'), null, format('%s has a comment', signature)) from t.functions order by 1;
@@ -75,6 +75,16 @@ select set_eq($$ select proname::text from t.functions where not exists (select 
 -- with LLVM, as most packages come, a claim then takes seconds.
 select is_empty($$ select signature from t.functions where proconfig::text ~ '\menable_' and not coalesce(proconfig @> array['jit=off'], false) $$,
   'what steers the planner does not have its plans compiled');
+-- A function that is marked safer than what it calls fails where a plan happens to be parallel. Calls are read from the texts without
+-- their comments and strings: hints name functions, too.
+select is_empty($$
+  with read as materialized (
+    select f.signature, f.proname, f.proparallel, regexp_replace(f.definition, '--[^\n]*|''[^'']*''', '', 'g') as body from t.functions f
+  )
+  select r.signature, c.signature from read r join read c on c.proname <> r.proname and r.body ~ ('\mai\.' || c.proname || '\(')
+   where array_position('{s,r,u}', r.proparallel::text) < array_position('{s,r,u}', c.proparallel::text) $$,
+  'nothing is held to be safer in a parallel plan than what it calls');
+select is_empty($$ select signature from t.functions where prosrc ~ '\mset_config\(' and proparallel <> 'u' $$, 'what changes a setting is not for parallel plans');
 select set_eq($$ select proname::text from t.functions where proname in ('may', 'uuid_v7') and prosqlbody is not null $$,
   array['may', 'uuid_v7'], 'those of them that an app role calls and that use operators are bound to their operators');
 select is_empty($$ select signature from t.functions where prosrc ~ '\\' and prosqlbody is null and proname <> 'ask'
