@@ -414,6 +414,7 @@ begin
                   new.collection, new.conversation_id, new.batch_id, new.cache, new.cache_tags, new.tools, new.api_key_id) = 0
      and ascii(new.prompt) between 33 and 126 and octet_length(new.prompt) <= 65536 and new.model is not null
      and new.status = 'queued' and new.kind = 'chat' and new.params = '{}' and new.priority in ('high', 'normal', 'low')
+     and new.stream is not null and new.replay is not null
      and coalesce(current_setting('ai.session', true), '') = '' then
     select b.tenant_id, b.user_id into new.tenant_id, new.user_id from ai.role_bindings b where b.role_name = session_user and b.asks_plainly;
     if found then
@@ -426,6 +427,14 @@ begin
   end if;
   if new.status <> 'queued' then
     return new;  -- a restore: only an owner can have written that column
+  end if;
+  -- Clients that write every column write null where they mean nothing: what the column has where it is left out.
+  if num_nulls(new.kind, new.params, new.stream, new.priority, new.replay) > 0 then
+    new.kind := coalesce(new.kind, 'chat');
+    new.params := coalesce(new.params, '{}');
+    new.stream := coalesce(new.stream, false);
+    new.priority := coalesce(new.priority, 'normal');
+    new.replay := coalesce(new.replay, false);
   end if;
   return ai.admit_question(new);
 end
