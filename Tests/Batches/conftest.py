@@ -36,8 +36,11 @@ def database(ground: Database) -> Iterator[Database]:
     ground.execute(f"delete from ai.prices where model_id in (select id from ai.models where {ours})")
     ground.execute(f"delete from ai.models where {ours}")
     ground.execute("delete from ai.providers where id not in (select id from kept_providers)")
-    ground.execute("delete from ai.settings")
-    ground.execute("insert into ai.settings select * from kept_settings")
+    settings = ground.value(
+        "select string_agg(quote_ident(attname), ', ') from pg_attribute"
+        " where attrelid = 'kept_settings'::regclass and attnum > 0"
+    )
+    ground.execute(f"update ai.settings set ({settings}) = (select {settings} from kept_settings)")
     ground.execute("delete from ai.breaker_settings")
     ground.execute("insert into ai.breaker_settings select * from kept_breakers")
     ground.execute("update ai.workers set ended_at = now(), ending = 'dead' where ended_at is null")

@@ -442,5 +442,10 @@ select is(ai.worker_maintain(:'live') ->> 'overdue', '1', 'what waited for anoth
 select is((select count(*) from ai.waiting where generation_id = :'bad'), 1::bigint, 'that stays where it is');
 select is(t.status(:'good'), 'failed', 'and the other ends');
 
+-- The row that all of this reads
+select throws_ok('delete from ai.settings', 'PT409', 'ai.settings keeps its row', 'the settings are not deleted');
+select throws_ok('truncate ai.settings', 'PT409', 'ai.settings keeps its row', 'nor truncated');
+select lives_ok('update ai.settings set deadline_ms = default', 'but set to what they were');
+
 select * from finish();
 rollback;
