@@ -49,6 +49,7 @@ declare
   v_tries   smallint[] := '{}';
   v_targets smallint[] := '{}';
   v_prepares boolean[] := '{}';
+  v_leaders uuid[];
   v_until   timestamptz;
   v_is      record;
   v_stopped bigint[] := '{}';
@@ -135,10 +136,21 @@ begin
 
   v_taken := cardinality(v_ids);
   if v_taken > 0 then
-    return query
-      select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
-             l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
-        from ai.lease_taken(p_worker, v_now, v_ids, v_owners, v_lanes, v_tries, v_targets, v_prepares, v_batched) l;
+    if true = any (v_prepares) then
+      select p.ids, p.owners, p.lanes, p.tries, p.targets, p.leaders into v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders
+        from ai.prepare_taken(v_ids, v_owners, v_lanes, v_tries, v_targets, v_prepares) p;
+    end if;
+    if v_batched then
+      return query
+        select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
+               l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
+          from ai.lease_to_batches(p_worker, v_now, v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
+    else
+      return query
+        select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
+               l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal
+          from ai.lease_generations(p_worker, v_now, v_ids, v_owners, v_lanes, v_tries, v_targets, v_leaders) l;
+    end if;
     get diagnostics v_leased = row_count;
   end if;
 
@@ -167,46 +179,6 @@ end
 $$;
 comment on function ai.worker_claim(uuid, integer, text) is
   'Leases up to p_limit queued generations to a worker. The last row is a header with the next cursor; see docs/worker-protocol.md.';
-
--- Prepares what was taken off the queue and leases it, to the worker or to provider batches where p_batched (some have priority batch). Gives the
--- calls. Locks as ai.prepare_generations() and ai.lease_to_batches().
-create or replace function ai.lease_taken(
-  p_worker uuid, p_now timestamptz, p_ids uuid[], p_owners uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_prepares boolean[], p_batched boolean)
-returns table (generation_id uuid, attempt smallint, kind text, dialect text, base_url text, secret text, headers jsonb, options jsonb,
-               model text, stream boolean, request jsonb, timeout_ms integer, secret_ref bigint, tenant_only boolean, public_only boolean, seal jsonb)
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-  v_leaders uuid[];
-begin
-  if true = any (p_prepares) then
-    with prepared as materialized (
-      select * from ai.prepare_generations(p_ids, p_owners, p_targets, p_prepares)
-    ), picked as materialized (
-      select u.*, p.outcome, p.leader_id
-        from unnest(p_ids, p_owners, p_lanes, p_tries, p_targets) u (id, owner, lane, tries, target)
-        left join prepared p on p.generation_id = u.id
-       where p.outcome is distinct from 'ended'
-    ), later as (
-      insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
-      select p.lane, p.id, p.owner, p.tries, p.target, true from picked p where p.outcome = 'later'
-    )
-    select coalesce(array_agg(p.id), '{}'), array_agg(p.owner), array_agg(p.lane), array_agg(p.tries), array_agg(p.target), array_agg(p.leader_id)
-      into p_ids, p_owners, p_lanes, p_tries, p_targets, v_leaders
-      from picked p
-     where p.outcome is distinct from 'later';
-  end if;
-  if p_batched then
-    return query select * from ai.lease_to_batches(p_worker, p_now, p_ids, p_owners, p_lanes, p_tries, p_targets, v_leaders);
-  else
-    return query select * from ai.lease_generations(p_worker, p_now, p_ids, p_owners, p_lanes, p_tries, p_targets, v_leaders);
-  end if;
-end
-$$;
-comment on function ai.lease_taken(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], boolean[], boolean) is
-  'Prepares and leases what a claim took off the queue; gives the calls. Internal: ai.worker_claim(), ai.worker_claim_one().';
 
 -- Behind which tenant the next claim of this session begins its round.
 create or replace function ai.claimed_after() returns uuid
@@ -285,6 +257,5 @@ $$;
 comment on function ai.end_unclaimable(uuid[], uuid[], timestamptz) is 'Ends generations that were claimed but cannot be called, with the reason.';
 
 revoke execute on function ai.worker_claim(uuid, integer, text), ai.queue_what_is_due(timestamptz), ai.claimed_after(),
-  ai.lease_taken(uuid, timestamptz, uuid[], uuid[], bigint[], smallint[], smallint[], boolean[], boolean),
   ai.end_unclaimable(uuid[], uuid[], timestamptz) from public;
 grant execute on function ai.worker_claim(uuid, integer, text) to ai_worker;

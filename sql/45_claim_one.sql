@@ -47,7 +47,8 @@ begin
       return query
         select l.generation_id, l.attempt::integer, l.kind, l.dialect, l.base_url, l.secret, l.headers, l.options, l.model, l.stream, l.request,
                l.timeout_ms, null::text, null::integer, null::integer, l.secret_ref, l.tenant_only, l.public_only, l.seal, null::uuid, null::text, null::boolean
-          from ai.lease_taken(p_worker, v_now, v_one.ids, v_one.owners, v_one.lanes, v_one.tries, v_one.targets, v_one.prepares, v_one.batched) l;
+          from ai.prepare_taken(v_one.ids, v_one.owners, v_one.lanes, v_one.tries, v_one.targets, v_one.prepares) p
+         cross join lateral ai.lease_to_batches(p_worker, v_now, p.ids, p.owners, p.lanes, p.tries, p.targets, p.leaders) l;
       faulty_state := null;
       v_fault := null;
       exit;

@@ -75,6 +75,35 @@ $$;
 comment on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]) is
   'Asks caches and puts prompts together before a lease; gives those that have ended or follow another.';
 
+-- Prepares those of what a claim took off the queue whose p_prepares is true, and gives what is to be leased, in parallel arrays: what has not ended, with the
+-- generation that is asked the same (leaders). What is not reached in time goes back to the queue. Locks as ai.prepare_generations().
+create or replace function ai.prepare_taken(
+  p_ids uuid[], p_owners uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_prepares boolean[],
+  out ids uuid[], out owners uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out leaders uuid[])
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  with prepared as materialized (
+    select * from ai.prepare_generations(p_ids, p_owners, p_targets, p_prepares)
+  ), picked as materialized (
+    select u.*, p.outcome, p.leader_id
+      from unnest(p_ids, p_owners, p_lanes, p_tries, p_targets) u (id, owner, lane, tries, target)
+      left join prepared p on p.generation_id = u.id
+     where p.outcome is distinct from 'ended'
+  ), later as (
+    insert into ai.queue (lane_id, generation_id, tenant_id, attempts, target, prepare)
+    select p.lane, p.id, p.owner, p.tries, p.target, true from picked p where p.outcome = 'later'
+  )
+  select coalesce(array_agg(p.id), '{}'), array_agg(p.owner), array_agg(p.lane), array_agg(p.tries), array_agg(p.target), array_agg(p.leader_id)
+    into ids, owners, lanes, tries, targets, leaders
+    from picked p
+   where p.outcome is distinct from 'later';
+end
+$$;
+comment on function ai.prepare_taken(uuid[], uuid[], bigint[], smallint[], smallint[], boolean[]) is
+  'Prepares what a claim took off the queue; gives what is to be leased. Internal: ai.worker_claim(), ai.worker_claim_one().';
+
 -- Prepares one generation: asks the caches, puts its prompt together. Gives `ended`, `follows` (where p_follows: another is
 -- asked the same, and the cache had no answer), or null: it is to be sent.
 create or replace function ai.prepare_generation(p_tenant uuid, p_id uuid, p_follows boolean, p_is_last_resort boolean, p_context_tokens integer) returns text
@@ -225,5 +254,5 @@ end
 $$;
 comment on function ai.end_from_cache(uuid, uuid, text, jsonb) is 'Ends a generation with a cached answer, books and announces it.';
 
-revoke execute on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]),
+revoke execute on function ai.prepare_generations(uuid[], uuid[], smallint[], boolean[]), ai.prepare_taken(uuid[], uuid[], bigint[], smallint[], smallint[], boolean[]),
   ai.prepare_generation(uuid, uuid, boolean, boolean, integer), ai.over_budget(text, timestamptz, integer), ai.end_from_cache(uuid, uuid, text, jsonb) from public;

@@ -162,6 +162,10 @@ static const unsigned char migrations_38[] = {
 #embed "../../migrations/20261123090000_repairs.sql" suffix(, 0) if_empty(0)
 };
 
+static const unsigned char migrations_39[] = {
+#embed "../../migrations/20261123100000_live_authors.sql" suffix(, 0) if_empty(0)
+};
+
 static const unsigned char sql_0[] = {
 #embed "../../sql/00_drops.sql" suffix(, 0) if_empty(0)
 };
@@ -674,6 +678,7 @@ static const martlet_sql_file migrations_list[] = {
   FILE_ENTRY(migrations_36, "20261122150000_row_changes.sql"),
   FILE_ENTRY(migrations_37, "20261122200000_spans.sql"),
   FILE_ENTRY(migrations_38, "20261123090000_repairs.sql"),
+  FILE_ENTRY(migrations_39, "20261123100000_live_authors.sql"),
   {0, 0, 0},
 };
 
