@@ -131,7 +131,7 @@ begin
     ), sealed as (
       delete from ai.sealed_calls s using gone o where s.tenant_id = o.tenant_id and s.generation_id = o.id returning o.user_id
     ), calls as (
-      update ai.llm_calls c set user_id = o.pseudonym, request_id = null
+      update ai.llm_calls c set user_id = o.pseudonym, request_id = null, error_code = null
         from gone o
        where c.tenant_id = o.tenant_id and c.generation_id = o.id and c.user_id = o.user_id
       returning o.user_id

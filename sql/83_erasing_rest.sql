@@ -209,7 +209,7 @@ begin
     -- Most went with their generations; these are of generations that retention has dropped.
     return query
       with calls as (
-        update ai.llm_calls c set user_id = (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id), request_id = null
+        update ai.llm_calls c set user_id = (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id), request_id = null, error_code = null
           from unnest(array_fill(p_tenant, array[cardinality(v_keys)]), v_keys) u (tenant_id, id)
          where c.tenant_id = u.tenant_id and c.generation_id = u.id and c.user_id = any (p_users)
            and (select f.pseudonym from ai.forgotten f where f.tenant_id = c.tenant_id and f.user_id = c.user_id) is not null

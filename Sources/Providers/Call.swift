@@ -54,3 +54,26 @@ package struct Call: Sendable {
     self.timeout = timeout
   }
 }
+
+extension Call {
+  /// Parts of the names of headers that authenticate.
+  private static let secretWords = [
+    "auth", "cookie", "credential", "key", "password", "secret", "token",
+  ]
+
+  /// What nobody may be told, should the provider quote it: the secret, and the values of headers that
+  /// are named as if they held one, whole and without a scheme (`Bearer …`).
+  package var secrets: [String] {
+    var secrets = secret.map { [$0] } ?? []
+    for (name, value) in headers {
+      let name = name.lowercased()
+      guard Self.secretWords.contains(where: name.contains) else { continue }
+      secrets.append(value)
+      if let space = value.firstIndex(of: " ") {
+        secrets.append(String(value[value.index(after: space)...]))
+      }
+    }
+    // Short ones would be found everywhere.
+    return secrets.filter { $0.utf8.count >= 4 }
+  }
+}

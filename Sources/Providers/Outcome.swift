@@ -55,7 +55,7 @@ package struct Reply: Sendable {
   package var finishReason: String?
   /// nil where the provider reported none; the books then carry an estimate, marked as one.
   package var usage: Usage?
-  /// The model's name as the provider returned it.
+  /// The model's name as the provider returned it; nil, as of `serviceTier`, where that looks like none.
   package var model: String?
   package var serviceTier: String?
   package var requestID: String?
@@ -99,6 +99,7 @@ package struct Failure: Sendable, Error {
   package var signal: Signal
   package var httpStatus: Int?
   /// The provider's own words for it: OpenAI `error.type`/`error.code`, Anthropic `error.type`/`details.error_code`.
+  /// nil, too, where what it gave does not look like a name.
   package var type: String?
   package var code: String?
   /// For people. At most 1,000 characters, without secrets; may quote the provider.

@@ -2,7 +2,8 @@ import Logging
 import Providers
 
 /// What is logged of an attempt: numbers and names, never a prompt, an answer, a key, or a message
-/// of a provider, which may quote any of them.
+/// of a provider, which may quote any of them. Of the types and codes of its errors the readers of
+/// answers let only names through.
 struct Report: Sendable {
   let logger: Logger
   let fence: Fence
@@ -21,8 +22,8 @@ struct Report: Sendable {
     if let failure = settlement.failure {
       metadata["signal"] = "\(failure.signal.rawValue)"
       if let status = failure.httpStatus { metadata["http_status"] = "\(status)" }
-      if let type = failure.type { metadata["error_type"] = "\(type.prefix(100))" }
-      if let code = failure.code { metadata["error_code"] = "\(code.prefix(100))" }
+      if let type = failure.type { metadata["error_type"] = "\(type)" }
+      if let code = failure.code { metadata["error_code"] = "\(code)" }
     }
     logger.log(level: level, "attempt ended", metadata: metadata)
   }

@@ -185,7 +185,63 @@ import Testing
     let failure = try #require(reading.failure)
     #expect(failure.message.hasPrefix("\u{FFFD}[secret] [secret] ä🐦"))
     #expect(failure.message.unicodeScalars.count == 1_000)
-    #expect(failure.type?.unicodeScalars.count == 200)
+    #expect(failure.type == nil)
+  }
+
+  @Test(arguments: [
+    "rate_limit_exceeded", "RESOURCE_EXHAUSTED", "1300", "content-filter", "model.not.found",
+    "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "com.amazon.coral.service#Throttling",
+  ])
+  func aCodeIsAName(_ name: String) throws {
+    let failure = try refused(typed: name)
+    #expect(failure.type == name && failure.code == name)
+  }
+
+  /// What a provider writes instead may be the prompt, and codes are logged.
+  @Test(arguments: [
+    "Why are its feet never drawn?", "Bad Request", "two\\nlines", "größe", "ann@example.com, ann",
+    "",
+    String(repeating: "a", count: 101), "bad_key_sk-secret-1234", "bad_key_SK-SECRET-1234",
+  ])
+  func whatIsNoNameIsNoCode(_ text: String) throws {
+    let failure = try refused(typed: text)
+    #expect(failure.type == nil && failure.code == nil)
+    #expect(failure.message == "no" && failure.httpStatus == 400)
+  }
+
+  private func refused(typed name: String) throws -> Failure {
+    let reading = try read(
+      call(), status: 400,
+      text: #"{"error":{"message":"no","type":"\#(name)","code":"\#(name)"}}"#)
+    return try #require(reading.failure)
+  }
+
+  @Test(arguments: ["gpt-5-2026", "@cf/meta/llama-3:8b", "ft:gpt-5:acme::x1", "Why no feet?"])
+  func aModelAndATierAreNames(_ name: String) throws {
+    let reading = try read(
+      call(),
+      text:
+        #"{"model":"\#(name)","service_tier":"\#(name)","choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}"#
+    )
+    let expected = name.contains(" ") ? nil : name
+    #expect(reading.reply?.model == expected && reading.reply?.serviceTier == expected)
+  }
+
+  @Test(arguments: [
+    ("Authorization", "Bearer tok-5678"), ("authorization", "Basic dG9rOjU2Nzg="),
+    ("X-Api-Key", "tok-5678"), ("helicone-auth", "Bearer tok-5678"), ("cookie", "tok=5678"),
+    ("x-gateway-token", "tok-5678"),
+  ])
+  func keysInHeadersAreNotQuoted(_ name: String, _ value: String) throws {
+    let key = value.split(separator: " ").last ?? ""
+    let reading = try read(
+      call(secret: nil, headers: [name: value, "x-region": "north"]), status: 401,
+      text:
+        #"{"error":{"message":"in the north \#(value), that is \#(key), is not known","code":"\#(key)"}}"#
+    )
+    #expect(
+      reading.failure?.message == "in the north [secret], that is [secret], is not known")
+    #expect(reading.failure?.code != String(key))
   }
 
   @Test func anErrorInsideAStreamIsAFailureThatKeepsTheText() throws {

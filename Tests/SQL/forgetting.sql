@@ -63,8 +63,8 @@ leases gone user_id secret capture
 limits named user_id
 limits kept per kind profile model metric period on_limit
 llm_calls named user_id
-llm_calls emptied request_id
-llm_calls kept provider model model_used kind status error_class error_code service_tier cache capture units
+llm_calls emptied request_id error_code
+llm_calls kept provider model model_used kind status error_class service_tier cache capture units
 maintenance kept partition_problems
 members gone user_id role
 messages gone user_id role content
@@ -189,7 +189,7 @@ begin
     perform t.plant('embedding_jobs', m, v_book || who || jsonb_build_object('source', 'rows', 'version', 1, 'model', 'mtap/embed', 'refs', jsonb_build_array(v_n), 'taken', true));
     perform t.plant('sealed_calls', m, v_book || jsonb_build_object('attempt', 1, 'mode', 'content', 'data_key_id', gen_random_uuid()));
     perform t.plant('llm_calls', m, v_book || who || jsonb_build_object('attempt', 1, 'provider', 'mtap-first', 'model', 'mtap/one', 'model_used', 'one', 'kind', 'chat', 'status', 'succeeded',
-      'error_class', null, 'error_code', null, 'service_tier', null, 'units', jsonb '{"images": 1}', 'cache', null, 'capture', 'content', 'input_tokens', 7, 'output_tokens', 5, 'cost', 0.1 * v_n, 'created_at', now()));
+      'error_class', null, 'service_tier', null, 'units', jsonb '{"images": 1}', 'cache', null, 'capture', 'content', 'input_tokens', 7, 'output_tokens', 5, 'cost', 0.1 * v_n, 'created_at', now()));
     perform t.plant('cache_entries', m, v_book || jsonb_build_object('key', '\x' || encode(v_key, 'hex'), 'user_id', case when v_n > 1 then p_user end, 'kind', 'chat',
       'keep_until', ai.now() + interval '1 day'));
     insert into ai.cache_spaces (tenant_id, space, user_id, kind, vector_model, dimensions) values (p_tenant, md5(v_id::text)::uuid, p_user, 'chat', 'local/hash', 2);
@@ -198,7 +198,7 @@ begin
   -- Answers and calls whose generations retention has dropped.
   perform t.plant('cache_entries', m, v_book || who || jsonb_build_object('kind', 'chat', 'keep_until', ai.now() + interval '1 day'));
   perform t.plant('llm_calls', m, v_book || who || jsonb_build_object('generation_id', ai.uuid_floor(ai.now() - interval '1 year' - random() * interval '1 day'), 'attempt', 1, 'provider', 'mtap-first', 'model', 'mtap/one',
-    'model_used', 'one', 'kind', 'chat', 'status', 'succeeded', 'error_class', null, 'error_code', null, 'service_tier', null, 'units', null, 'cache', null, 'capture', null, 'cost', 0.000001,
+    'model_used', 'one', 'kind', 'chat', 'status', 'succeeded', 'error_class', null, 'service_tier', null, 'units', null, 'cache', null, 'capture', null, 'cost', 0.000001,
     'created_at', now()));
   perform t.plant('artifacts', m, who || jsonb_build_object('id', v_artifact, 'media_type', 'text/plain', 'bytes', 8, 'sha256', '\x' || encode(sha256(convert_to(m, 'UTF8')), 'hex'),
     'status', 'ready', 'move_at', null, 'recall_at', null, 'recalled_until', null, 'damaged_at', null, 'expires_at', null));

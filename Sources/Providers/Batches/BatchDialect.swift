@@ -94,11 +94,13 @@ extension BatchDialect {
       }
     }
     if order.action == .cancel { return .success(BatchReport()) }
-    guard let json = JSON(body), json.kind == .object, let report = report(on: order, json) else {
+    guard let json = JSON(body), json.kind == .object, var report = report(on: order, json) else {
       return .failure(
         Failure(.malformed, message: "the provider's answer about a batch is not what it should be")
       )
     }
+    report.word = FailureText.name(report.word, secrets: order.call.secrets)
+    report.errorCode = FailureText.name(report.errorCode, secrets: order.call.secrets)
     return .success(report)
   }
 }

@@ -2,7 +2,8 @@
 struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   private var assembler: Assembler
   private let streaming: Bool
-  private let secret: String?
+  /// What nobody may be told of the call.
+  private let secrets: [String]
   private let now: @Sendable () -> Int
 
   private var head: ResponseHead?
@@ -25,7 +26,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   init(_ assembler: Assembler, for call: Call, now: @escaping @Sendable () -> Int = HTTPDate.now) {
     self.assembler = assembler
     streaming = call.stream && Assembler.streams
-    secret = call.secret
+    secrets = call.secrets
     self.now = now
   }
 
@@ -188,6 +189,8 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   private func finished() -> Reply {
     var reply = assembler.reply()
     reply.requestID = requestID ?? reply.requestID
+    reply.model = FailureText.name(reply.model, limit: 200, secrets: secrets)
+    reply.serviceTier = FailureText.name(reply.serviceTier, secrets: secrets)
     return reply
   }
 
@@ -195,7 +198,7 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
     if firstRequestID != nil { return firstRequestID }
     for name in Assembler.requestIDHeaders {
       if let value = head?.headers[name], !value.isEmpty {
-        return FailureText.clean(value, limit: 200, secret: secret)
+        return FailureText.clean(value, limit: 200, secrets: secrets)
       }
     }
     return nil
@@ -208,9 +211,9 @@ struct AnswerReader<Assembler: AnswerAssembler>: ResponseReader {
   /// Completes a failure with what head and arrived answer tell.
   private func described(_ failure: Failure) -> Failure {
     var failure = failure
-    failure.message = FailureText.clean(failure.message, secret: secret)
-    failure.type = failure.type.map { FailureText.clean($0, limit: 200, secret: secret) }
-    failure.code = failure.code.map { FailureText.clean($0, limit: 200, secret: secret) }
+    failure.message = FailureText.clean(failure.message, secrets: secrets)
+    failure.type = FailureText.name(failure.type, secrets: secrets)
+    failure.code = FailureText.name(failure.code, secrets: secrets)
     guard let head else { return withPartial(failure) }
     failure.httpStatus = failure.httpStatus ?? head.status
     failure.requestID = requestID ?? failure.requestID

@@ -1,16 +1,35 @@
-/// Cuts and cleans what a failure tells people.
+/// Cuts and cleans what a provider says, before people are told.
 enum FailureText {
-  /// At most `limit` scalars without NUL, and without `secret` should a provider quote it.
-  static func clean(_ text: String, limit: Int = 1_000, secret: String?) -> String {
+  /// At most `limit` scalars without NUL, and without `secrets` should a provider quote them.
+  static func clean(_ text: String, limit: Int = 1_000, secrets: [String]) -> String {
     // Bound the work on bodies of megabytes before looking for anything in them.
     var scalars = String.UnicodeScalarView()
     for scalar in text.unicodeScalars.prefix(limit * 4) {
       scalars.append(scalar == "\0" ? "\u{FFFD}" : scalar)
     }
     var cleaned = String(scalars)
-    if let secret, secret.utf8.count >= 4 { cleaned = replacing(secret, in: cleaned) }
+    for secret in secrets { cleaned = replacing(secret, in: cleaned) }
     guard cleaned.unicodeScalars.count > limit else { return cleaned }
     return String(String.UnicodeScalarView(cleaned.unicodeScalars.prefix(limit - 1))) + "…"
+  }
+
+  /// What stands where a name is due (a code, a model), if it looks like one; nil: it may be anything, a
+  /// prompt that the provider quotes among it, and names are logged, and stay in the books.
+  static func name(_ text: String?, limit: Int = 100, secrets: [String]) -> String? {
+    guard let text, (1...limit).contains(text.utf8.count), text.utf8.allSatisfy(isOfName)
+    else { return nil }
+    // Keys that mean nothing are short, and may be words: `ollama`, `EMPTY`.
+    let isTold = secrets.contains { $0.utf8.count >= 8 && find($0, in: text[...]) != nil }
+    return isTold ? nil : text
+  }
+
+  /// Letters, digits, and what stands between them: `com.amazon.coral#Throttled`, `@cf/meta/llama-3:8b`.
+  private static func isOfName(_ byte: UInt8) -> Bool {
+    switch byte {
+    case 0x61...0x7A, 0x41...0x5A, 0x30...0x39: true
+    case 0x23, 0x2B, 0x2D, 0x2E, 0x2F, 0x3A, 0x40, 0x5F: true  // # + - . / : @ _
+    default: false
+    }
   }
 
   /// What to say of a body that cannot be read: the title of an HTML page, or how the text begins.

@@ -416,8 +416,8 @@ struct BatchWork: Sendable {
     var metadata = metadata
     metadata["signal"] = "\(failure.signal.rawValue)"
     if let status = failure.httpStatus { metadata["http_status"] = "\(status)" }
-    if let type = failure.type { metadata["error_type"] = "\(type.prefix(100))" }
-    if let code = failure.code { metadata["error_code"] = "\(code.prefix(100))" }
+    if let type = failure.type { metadata["error_type"] = "\(type)" }
+    if let code = failure.code { metadata["error_code"] = "\(code)" }
     setup.logger.info("a step of a provider batch failed", metadata: metadata)
   }
 }
