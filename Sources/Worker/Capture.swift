@@ -14,14 +14,15 @@ struct SealedCall: Sendable, Equatable {
 }
 
 /// Gathers what is to be kept of one call, and seals it at the end. Headers are never part of it, and
-/// where a body quotes the provider's key the quotation is taken out.
+/// where a body quotes what authenticates at the provider the quotation is taken out.
 struct Capture: Sendable {
   /// Of each body as much is kept; of the rest the size and the hash.
   static let largestBody = 1 << 20
 
   private let order: CaptureOrder
   private let fence: Fence
-  private let secret: [UInt8]
+  /// Of eight bytes and more: short ones would be found everywhere.
+  private let secrets: [[UInt8]]
   private let request: [UInt8]
   private var response: [UInt8] = []
   private var responseBytes = 0
@@ -38,12 +39,12 @@ struct Capture: Sendable {
 
   /// - Parameters:
   ///   - request: the body, as it is sent.
-  ///   - secret: the provider's key.
-  init(_ order: CaptureOrder, fence: Fence, request: [UInt8], secret: String?) {
+  ///   - secrets: what authenticates at the provider; of two that begin alike the longer one first.
+  init(_ order: CaptureOrder, fence: Fence, request: [UInt8], secrets: [String]) {
     self.order = order
     self.fence = fence
     self.request = request
-    self.secret = Array((secret ?? "").utf8)
+    self.secrets = secrets.map { Array($0.utf8) }.filter { $0.count >= 8 }
   }
 
   /// Memory that it holds for the response.
@@ -55,7 +56,7 @@ struct Capture: Sendable {
     digest.update(bytes)
     guard order.withContent else { return }
     // A little more than is kept, so that a key on the border is found.
-    let room = Self.largestBody + secret.count - response.count
+    let room = Self.largestBody + (secrets.lazy.map(\.count).max() ?? 0) - response.count
     if room > 0 { response.append(contentsOf: bytes.prefix(room)) }
   }
 
@@ -111,26 +112,24 @@ struct Capture: Sendable {
   }
 
   private func kept(_ body: [UInt8]) -> [UInt8] {
-    // Short ones would be found everywhere.
-    guard secret.count >= 8, let first = secret.first else {
-      return Array(body.prefix(Self.largestBody))
-    }
+    let end = min(body.count, Self.largestBody)
     var kept: [UInt8] = []
     var start = 0
     var index = 0
-    while let found = body[index...].firstIndex(of: first), found < Self.largestBody {
-      guard body[found...].starts(with: secret) else {
-        index = found + 1
+    while index < end {
+      let byte = body[index]
+      guard let secret = secrets.first(where: { $0[0] == byte && body[index...].starts(with: $0) })
+      else {
+        index += 1
         continue
       }
-      kept.append(contentsOf: body[start..<found])
+      kept.append(contentsOf: body[start..<index])
       kept.append(contentsOf: Array("[key]".utf8))
-      index = found + secret.count
+      index += secret.count
       start = index
     }
     // Nothing from behind the border comes in for what was taken out.
-    let end = max(start, min(body.count, Self.largestBody))
-    kept.append(contentsOf: body[start..<end])
+    kept.append(contentsOf: body[start..<max(start, end)])
     return kept
   }
 }

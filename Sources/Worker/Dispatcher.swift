@@ -123,7 +123,7 @@ struct Dispatcher {
 
     if dialectName == LocalAnswers.name {
       desk.begin(fence, streams: streams, settledWith: company(wishes))
-      let capture = order.map { Capture($0, fence: fence, request: call.request, secret: nil) }
+      let capture = order.map { Capture($0, fence: fence, request: call.request, secrets: []) }
       memory.local.append(
         LocalCall(
           fence: fence, call: call, report: report(fence, "local", call), capture: capture))
@@ -198,7 +198,7 @@ struct Dispatcher {
       fence: fence, streams: ready.streams, reader: ready.dialect.reader(for: call), desk: desk,
       report: report(fence, host(of: written.url), call),
       capture: ready.order.map {
-        Capture($0, fence: fence, request: written.body, secret: call.secret)
+        Capture($0, fence: fence, request: written.body, secrets: call.secrets)
       },
       dropped: written.dropped, onward: onward(written, request, call),
       baggage: porter.map {

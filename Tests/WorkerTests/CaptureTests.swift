@@ -22,10 +22,10 @@ import Testing
   }
 
   private func call(
-    _ request: String, _ pieces: [String], secret: String? = nil, withContent: Bool = true
+    _ request: String, _ pieces: [String], secrets: [String] = [], withContent: Bool = true
   ) -> SealedCall? {
     var capture = Capture(
-      order(withContent), fence: fence, request: Array(request.utf8), secret: secret)
+      order(withContent), fence: fence, request: Array(request.utf8), secrets: secrets)
     for piece in pieces { Array(piece.utf8).withUnsafeBytes { capture.received($0) } }
     return capture.seal(status: 200)
   }
@@ -57,16 +57,17 @@ import Testing
     for (text, kept) in [
       ("\(secret)", "[key]"), ("a\(secret)b\(secret)", "a[key]b[key]"),
       ("ssk-plant\(secret)", "ssk-plant[key]"), ("sk-planted-ke", "sk-planted-ke"),
-      ("\(secret)\(secret)", "[key][key]"),
+      ("\(secret)\(secret)", "[key][key]"), ("Bearer tok-5678, tok-5678", "[key], [key]"),
     ] {
-      let sealed = try #require(call(text, [text], secret: secret))
+      let sealed = try #require(
+        call(text, [text], secrets: [secret, "Bearer tok-5678", "tok-5678"]))
       #expect(try opened(sealed.request, .request) == kept)
       #expect(try opened(sealed.response, .response) == kept)
     }
     for behind in 0...secret.utf8.count {
       let head = String(repeating: "x", count: Capture.largestBody - behind)
       let sealed = try #require(
-        call(head + secret + "yyyy", [head, secret, "yyyy"], secret: secret))
+        call(head + secret + "yyyy", [head, secret, "yyyy"], secrets: [secret]))
       for kept in [
         try opened(sealed.request, .request), try opened(sealed.response, .response),
       ] {
@@ -78,13 +79,13 @@ import Testing
   @Test("what is longer than the bound is cut, counted and hashed as a whole")
   func bounds() throws {
     let half = String(repeating: "z", count: Capture.largestBody / 2 + 1)
-    let sealed = try #require(call(half + half, [half, half, "end"], secret: "sk-planted-key"))
+    let sealed = try #require(call(half + half, [half, half, "end"], secrets: ["sk-planted-key"]))
     #expect(try opened(sealed.request, .request)?.utf8.count == Capture.largestBody)
     #expect(try opened(sealed.response, .response)?.utf8.count == Capture.largestBody)
     let facts = try #require(try opened(sealed.facts, .facts))
     #expect(facts.contains("\"response_bytes\":\(Capture.largestBody + 2 + 3)"))
     #expect(facts.contains("\"response_truncated\":true"))
-    var capture = Capture(order(true), fence: fence, request: [], secret: nil)
+    var capture = Capture(order(true), fence: fence, request: [], secrets: [])
     for _ in 0..<10 { Array(half.utf8).withUnsafeBytes { capture.received($0) } }
     #expect(capture.heldBytes == Capture.largestBody)
   }

@@ -382,7 +382,7 @@ private struct Bench {
     let fence = Fence(high: 1, low: 2, attempt: 1)
     let capture = Capture(
       CaptureOrder(key: key, tenant: "t", withContent: true), fence: fence,
-      request: Array("asked".utf8), secret: "sk-secret-1234")
+      request: Array("asked".utf8), secrets: ["sk-secret-1234"])
     let bench = Bench(capture: capture)
     bench.respond("again 10")
     for _ in 0..<50 { bench.respond("again 20") }
