@@ -72,3 +72,14 @@ drop function if exists ai.has_artifacts(uuid, text, uuid);
 drop function if exists ai.erase_document(uuid, uuid, text, boolean);
 -- As a chore.
 drop function if exists ai.unlist_empty_lanes();
+-- With leaders, which are no probes.
+drop function if exists ai.choose_targets(uuid[], text[], smallint[], integer[]);
+do $$
+declare
+  v_breakers regprocedure := to_regprocedure('ai.pass_breakers(uuid[], uuid[], bigint[], smallint[], smallint[], text[], uuid[], integer[], integer[], timestamptz)');
+begin
+  if exists (select from pg_catalog.pg_proc p where p.oid = v_breakers and not p.proargnames @> array['probes']) then
+    execute format('drop function %s', v_breakers);
+  end if;
+end
+$$;

@@ -29,6 +29,7 @@ declare
   v_made    uuid[];   -- by Martlet itself
   v_profiled boolean;  -- some name a profile
   v_version bigint;    -- under which the way of some is to be noted; null: of none
+  v_probes  jsonb;     -- what is to be the first to try a model after its failures
   v_placed  boolean;   -- all lie in the lane of their way
   v_limited boolean;   -- limits may concern some
   v_filed   boolean;   -- some may have files
@@ -119,18 +120,16 @@ begin
     if v_go.ids is null then
       return;
     end if;
+    v_probes := v_go.probes;
   end if;
   -- Limits: what fits now.
   if not v_placed then
     v_limited := exists (select from (select distinct t from unnest(v_go.tenants) t offset 0) o where ai.limited(o.t));
   end if;
-  if v_limited then
-    if not v_placed then
-      v_go := ai.keep_to_lanes(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs, v_first, v_last);
-      if v_go.ids is null then
-        return;
-      end if;
-    end if;
+  if v_limited and not v_placed then
+    v_go := ai.keep_to_lanes(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs, v_first, v_last);
+  end if;
+  if v_limited and v_go.ids is not null then
     v_fits := ai.reserve_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.models,
                                 case when v_filed then ai.bound_inputs(v_go.ids, v_go.tenants, v_go.models, v_go.inputs) else v_go.inputs end,
                                 v_go.outputs, v_go.tries, v_made, v_go.leaders);
@@ -140,10 +139,13 @@ begin
     else
       v_go := ai.pass_limits(v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.targets, v_go.routes, v_go.models, v_go.leaders, v_go.inputs, v_go.outputs,
                              v_fits.verdicts, v_fits.counters, v_fits.amounts, v_fits.errors);
-      if v_go.ids is null then
-        return;
-      end if;
     end if;
+  end if;
+  if v_probes is not null then
+    perform ai.confirm_probes(v_probes, v_go.ids, v_go.tenants, p_ids, p_lanes, p_now);
+  end if;
+  if v_go.ids is null then
+    return;
   end if;
   if v_version is not null then
     perform ai.note_ways(v_version, v_go.ids, v_go.tenants, v_go.lanes, v_go.tries, v_go.models, v_first, v_last);

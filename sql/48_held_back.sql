@@ -47,11 +47,12 @@ $$;
 comment on function ai.follow(uuid[], uuid[], bigint[], smallint[], smallint[], uuid[], text[], text[], timestamptz) is
   'Lets generations wait for the one that is asked the same; queues those whose leader is held up.';
 
--- Where breakers are open: chooses each generation's target, delays what has none at present, ends what has none at all.
+-- Where breakers are open: chooses each generation's target, delays what has none at present, ends what has none at all. probes are the
+-- stages of those that are to be the first after failures, by id, for ai.confirm_probes(); null: there are none.
 create or replace function ai.pass_breakers(
   p_ids uuid[], p_tenants uuid[], p_lanes bigint[], p_tries smallint[], p_targets smallint[], p_routes text[], p_leaders uuid[], p_inputs integer[], p_outputs integer[],
   p_now timestamptz, out ids uuid[], out tenants uuid[], out lanes bigint[], out tries smallint[], out targets smallint[], out routes text[], out models bigint[],
-  out leaders uuid[], out inputs integer[], out outputs integer[], out counters text[], out amounts text[])
+  out leaders uuid[], out inputs integer[], out outputs integer[], out counters text[], out amounts text[], out probes jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -61,9 +62,11 @@ declare
   v_one    record;
 begin
   select array_agg(c.generation_id) as ids, array_agg(c.target) as targets, array_agg(c.model_id) as models, array_agg(c.until) as untils,
-         array_agg(c.stage) as stages, bool_or(c.stage is not null and c.model_id is not null) as told
+         array_agg(c.stage) as stages, bool_or(c.stage is not null and c.model_id is not null) as told,
+         jsonb_object_agg(c.generation_id, c.stage) filter (where c.stage ->> 'result' = 'probe') as probes
     into v_chosen
-    from ai.choose_targets(p_ids, p_routes, p_targets, p_inputs) c;
+    from ai.choose_targets(p_ids, p_routes, p_targets, p_leaders, p_inputs) c;
+  probes := v_chosen.probes;
 
   -- During an outage these are many, again and again: one statement for all.
   with unanswered as materialized (
@@ -99,7 +102,7 @@ begin
     update ai.generations g set stages = coalesce(g.stages, '[]') || c.stage
       from unnest(v_chosen.ids, v_chosen.models, v_chosen.stages) c (id, model_id, stage)
       join unnest(p_ids, p_tenants) u (id, tenant_id) on u.id = c.id
-     where c.model_id is not null and c.stage is not null and g.tenant_id = u.tenant_id and g.id = u.id;
+     where c.model_id is not null and c.stage ->> 'result' <> 'probe' and g.tenant_id = u.tenant_id and g.id = u.id;
   end if;
   select array_agg(u.id), array_agg(u.tenant_id), array_agg(u.lane_id), array_agg(u.attempts), array_agg(c.target), array_agg(u.route), array_agg(c.model_id),
          array_agg(u.leader_id), array_agg(u.input), array_agg(u.output)

@@ -3,7 +3,7 @@
 --   closed     failures are counted; so many without a success between them (ai.breaker_settings) open it
 --   open       nothing is sent until probe_at; then the claim lets one generation through: half_open
 --   half_open  all else waits for what becomes of the probe. It answers: closed. It fails: open for twice as long, up to a
---              cap. Neither (cancelled, handed back, its worker died): the next generation becomes the probe
+--              cap. Neither (held back by a limit, cancelled, handed back, its worker died): the next generation becomes the probe
 --
 -- Attempts that began before it opened are still out when it does: their failures say nothing new and are not counted.
 --
@@ -58,7 +58,7 @@ $$;
 comment on function ai.choosing_is_needed() is 'Whether any circuit breaker is not closed, so that targets must be chosen by ai.choose_targets().';
 
 -- Breakers that are not closed and whose next probe may be sent: the cooldown is over, or the probe has come to nothing.
--- It has where no lease of it is left (its worker was rescued, or a limit kept it in the queue), but a claim leases what
+-- It has where no lease of it is left (its worker was rescued while others held the breaker), but a claim leases what
 -- it lets through a moment later; or where it has run for longer than settings.probe_ms.
 create or replace function ai.due_breakers(p_ids bigint[], p_now timestamptz) returns bigint[]
 language sql volatile security definer
@@ -78,12 +78,13 @@ comment on function ai.due_breakers(bigint[], timestamptz) is 'Those of the brea
 
 -- The target that each generation is to use now, while some breaker is not closed: the first of its route from p_targets
 -- on that is switched on and healthy and holds p_input_tokens (or, where none of the healthy does, the first of them). Of
--- a breaker that is due, exactly one generation becomes the probe. Gives for each generation a row:
+-- a breaker that is due, exactly one generation becomes the probe, until ai.confirm_probes(): none that has a leader, which
+-- would never be sent. Gives for each generation a row:
 --   model_id, target   to be called now
 --   until              nothing can be called before: look again then; target is the old one
 --   neither            nothing is left to call: the end
 -- stage tells what was passed over, null where nothing was. Locks breakers that are due, skipping what others hold.
-create or replace function ai.choose_targets(p_ids uuid[], p_routes text[], p_targets smallint[], p_input_tokens integer[])
+create or replace function ai.choose_targets(p_ids uuid[], p_routes text[], p_targets smallint[], p_leaders uuid[], p_input_tokens integer[])
 returns table (generation_id uuid, target smallint, model_id bigint, until timestamptz, stage jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -119,11 +120,11 @@ begin
   v_due := ai.due_breakers(array(select distinct unnest(u.barring::bigint[]) from unnest(v_barring) u (barring)), v_now);
   while v_due is not null loop
     select s.id, s.at, h.barring::bigint[] as barring into v_probe
-      from unnest(p_ids, p_routes, p_targets) with ordinality u (id, route, target, ord)
+      from unnest(p_ids, p_routes, p_targets, p_leaders) with ordinality u (id, route, target, leader, ord)
      cross join lateral (select u.id, n as at, (u.route::bigint[])[n] as model, u.ord
                            from generate_series(u.target, cardinality(u.route::bigint[])) n) s
       join unnest(v_models, v_barring) h (model, barring) on h.model = s.model and h.barring::bigint[] <@ v_due
-     where not s.id = any (v_probers)
+     where u.leader is null and not s.id = any (v_probers)
        and not exists (select from generate_series(u.target, s.at - 1) e
                          join unnest(v_models, v_barring) f (model, barring) on f.model = (u.route::bigint[])[e] and f.barring is null)
      order by s.ord, s.at limit 1;
@@ -164,8 +165,38 @@ begin
       from steps s order by s.ord;
 end
 $$;
-comment on function ai.choose_targets(uuid[], text[], smallint[], integer[]) is
+comment on function ai.choose_targets(uuid[], text[], smallint[], uuid[], integer[]) is
   'Which target each generation uses now, passing over open circuit breakers; a due one lets one generation through.';
+
+-- Of the probes that a claim has chosen (p_probes: their stages by id), writes down those that are sent: p_ids. The others are held back, by a limit or
+-- because they lie in the wrong lane: their breakers are due at once. Lest whoever asks the most takes them again, one generation of each other lane
+-- of the claim (p_claimed, p_lanes) that waits for its time may be claimed at once, too. Locks breakers, skipping what others hold, and the claim's own rows.
+create or replace function ai.confirm_probes(p_probes jsonb, p_ids uuid[], p_tenants uuid[], p_claimed uuid[], p_lanes bigint[], p_now timestamptz) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lost uuid[] := array(select p::uuid from jsonb_object_keys(p_probes) p where p::uuid = any (p_ids) is not true);
+begin
+  update ai.generations g set stages = coalesce(g.stages, '[]') || (p_probes -> u.id::text)
+    from unnest(p_ids, p_tenants) u (id, tenant_id)
+   where p_probes ? u.id::text and g.tenant_id = u.tenant_id and g.id = u.id;
+  if v_lost = '{}' then
+    return;
+  end if;
+  update ai.breakers b
+     set state = (ai.next_breaker(b.state, b.failures, b.cooldown_ms, 'probe_void', null, null, null, null)).state, probe_at = p_now, probe_id = null
+   where b.id = any (array(select o.id from ai.breakers o where o.state = 'half_open' and o.probe_id = any (v_lost) order by o.id for update skip locked));
+  update ai.delayed d set due_at = p_now
+   where d.generation_id = any (array(select distinct on (u.lane_id) u.id
+                                        from unnest(p_claimed, p_lanes) with ordinality u (id, lane_id, ord)
+                                        join ai.delayed o on o.generation_id = u.id
+                                       where u.lane_id not in (select l.lane_id from unnest(p_claimed, p_lanes) l (id, lane_id) where l.id = any (v_lost))
+                                       order by u.lane_id, u.ord));
+end
+$$;
+comment on function ai.confirm_probes(jsonb, uuid[], uuid[], uuid[], bigint[], timestamptz) is
+  'Keeps the probes that are sent; frees the breakers of the others for the next claim.';
 
 -- Takes note of accounts without money. Of a key that is known to be empty nothing new is learned until it is tried again.
 create or replace function ai.exhaust_accounts(p_seen jsonb, p_now timestamptz) returns void
@@ -339,7 +370,7 @@ $$;
 comment on function ai.learn_speed(jsonb, timestamptz) is 'Keeps how fast the models of fastest profiles answer.';
 
 revoke execute on function ai.next_breaker(text, integer, integer, text, integer, integer, integer, integer), ai.due_breakers(bigint[], timestamptz),
-  ai.choose_targets(uuid[], text[], smallint[], integer[]), ai.choosing_is_needed(), ai.exhaust_accounts(jsonb, timestamptz),
+  ai.choose_targets(uuid[], text[], smallint[], uuid[], integer[]), ai.confirm_probes(jsonb, uuid[], uuid[], uuid[], bigint[], timestamptz), ai.choosing_is_needed(), ai.exhaust_accounts(jsonb, timestamptz),
   ai.observe_attempts(jsonb), ai.answers_are_watched(), ai.move_breakers(jsonb, timestamptz), ai.learn_speed(jsonb, timestamptz) from public;
 
 -- objects

@@ -76,6 +76,33 @@ def test_a_probe_that_is_being_claimed_keeps_nobody_waiting(database: Database, 
     assert len(quick.claim(10, look_at_everything=True)) == 1
 
 
+def test_a_probe_that_a_limit_refuses_is_sent_by_another_tenant_at_once(database: Database, member: Member) -> None:
+    models = provide(database, "m")
+    other = database.member()
+    database.execute(
+        "insert into ai.limits (tenant_id, metric, period, amount, on_limit) values (%s, 'requests', 'month', 0, 'reject')",
+        member.tenant_id,
+    )
+    slow, quick = PlainWorker(database, "slow"), PlainWorker(database, "quick")
+    ask(database, member, "m", 1)
+    for _ in range(2):  # the first makes the lane of the limit
+        assert slow.claim(10, look_at_everything=True) == []
+    assert database.value("select status from ai.generations") == "rejected"
+    opened(database, models["m"])
+    ask(database, member, "m", 1)
+    slow.connection.execute("begin")
+    assert slow.claim(10, look_at_everything=True) == []
+    # Until that is committed nobody knows that it is not sent.
+    ask(database, other, "m", 1)
+    assert quick.claim(10, look_at_everything=True) == []
+    slow.connection.execute("commit")
+    assert database.value("select state from ai.breakers") == "open"
+    database.execute("update ai.delayed set due_at = now()")
+    assert len(quick.claim(10, look_at_everything=True)) == 1
+    assert database.value("select state from ai.breakers") == "half_open"
+    assert database.value("select tenant_id from ai.leases") == other.tenant_id
+
+
 def test_failures_are_counted_exactly_and_without_deadlock(
     database: Database, member: Member, dice: random.Random
 ) -> None:

@@ -24,10 +24,10 @@ create function t.breaker(p_model text) returns text language sql as $$
                     where b.model_id = t.model('mtap/' || p_model) or b.provider_id = (select id from ai.providers where name = 'mtap-first') and p_model is null), 'healthy')
 $$;
 -- Chooses for generations of one route, all at its first target: the names of the targets, wait with the milliseconds, or none.
-create function t.choose(p_names text, p_ids uuid[], p_target integer default 1, p_tokens integer default 10) returns text language sql as $$
+create function t.choose(p_names text, p_ids uuid[], p_target integer default 1, p_tokens integer default 10, p_leaders uuid[] default null) returns text language sql as $$
   select string_agg(coalesce(replace(m.name, 'mtap/', ''), 'wait ' || round(extract(epoch from c.until - ai.now()) * 1000), 'none'), ', ' order by array_position(p_ids, c.generation_id))
     from ai.choose_targets(p_ids, array_fill((select array_agg(t.model('mtap/' || n) order by o) from regexp_split_to_table(p_names, ' ') with ordinality u (n, o))::text, array[cardinality(p_ids)]),
-                           array_fill(p_target::smallint, array[cardinality(p_ids)]), array_fill(p_tokens, array[cardinality(p_ids)])) c
+                           array_fill(p_target::smallint, array[cardinality(p_ids)]), p_leaders, array_fill(p_tokens, array[cardinality(p_ids)])) c
     left join ai.models m on m.id = c.model_id
 $$;
 create function t.some(p_count integer) returns uuid[] language sql volatile as $$ select array_agg(gen_random_uuid()) from generate_series(1, p_count) $$;
@@ -107,9 +107,9 @@ select is(t.choose('b a c', :'ids'), 'b, b, b, b, b', 'one behind is not in the 
 select is(t.choose('a b c', :'ids', 2), 'b, b, b, b, b', 'nor one that is behind them');
 select is(t.choose('a', :'ids'), 'wait 2000, wait 2000, wait 2000, wait 2000, wait 2000', 'without another target: until the probe');
 select is(t.choose('a', :'ids', 2), 'none, none, none, none, none', 'beyond the end there is nothing');
-select is((select stage - 'ms' from ai.choose_targets((:'ids'::uuid[])[1:1], array[format('{%s,%s}', t.model('mtap/a'), t.model('mtap/b'))], array[1]::smallint[], array[1])),
+select is((select stage - 'ms' from ai.choose_targets((:'ids'::uuid[])[1:1], array[format('{%s,%s}', t.model('mtap/a'), t.model('mtap/b'))], array[1]::smallint[], null, array[1])),
           '{"stage": "route", "result": "next", "why": "circuit open, or switched off", "passed": ["mtap/a"]}'::jsonb, 'it says what it passed over');
-select is((select stage from ai.choose_targets((:'ids'::uuid[])[1:1], array[format('{%s}', t.model('mtap/b'))], array[1]::smallint[], array[1])), null, 'and nothing where it did not');
+select is((select stage from ai.choose_targets((:'ids'::uuid[])[1:1], array[format('{%s}', t.model('mtap/b'))], array[1]::smallint[], null, array[1])), null, 'and nothing where it did not');
 select t.report('b transient b transient b transient') \g /dev/null
 select t.pass('500 ms');
 select t.report('c transient c transient c transient') \g /dev/null
@@ -118,7 +118,7 @@ update ai.models set enabled = false where name in ('mtap/a', 'mtap/b');
 select is(t.choose('a b c', (:'ids'::uuid[])[1:1]), 'wait 2000', 'what is switched off is not waited for');
 select is(t.choose('a b', (:'ids'::uuid[])[1:1]), 'none', 'nothing but what is switched off: nothing');
 update ai.models set enabled = true where name in ('mtap/a', 'mtap/b');
-select is((select count(*) from ai.choose_targets(array[gen_random_uuid(), gen_random_uuid()], array['{}', null], array[1, 1]::smallint[], array[1, 1]) where model_id is null and until is null), 2::bigint, 'no route');
+select is((select count(*) from ai.choose_targets(array[gen_random_uuid(), gen_random_uuid()], array['{}', null], array[1, 1]::smallint[], null, array[1, 1]) where model_id is null and until is null), 2::bigint, 'no route');
 delete from ai.breakers;
 -- contexts
 update ai.models set context_tokens = 100 where name = 'mtap/b';
@@ -212,6 +212,12 @@ select t.lease(:'probe', 'b') \g /dev/null
 select t.pass('1 s');
 select is(t.choose('a', t.some(1)), 'a', 'a probe that runs elsewhere is none');
 delete from ai.leases;
+delete from ai.breakers;
+
+-- What follows another, which is asked the same, is not sent.
+select t.report('a transient a transient a transient') \g /dev/null
+select t.pass('2 s');
+select is(t.choose('a b', (:'ids'::uuid[])[1:3], p_leaders => array[:'probe'::uuid, null, null]), 'b, a, b', 'a follower is no probe, the next one is');
 delete from ai.breakers;
 
 -- Provider and model both open: one generation is the probe of both.
@@ -355,6 +361,47 @@ $$;
 select is(t.down(:'v'), 'failed in time', 'all providers unavailable is an answer');
 select is((select count(*) from ai.generations g join doomed d on d.id = g.id where error ->> 'class' is null), 0::bigint, 'with a reason each');
 select ok((select count(*) from ai.llm_calls c join doomed d on d.id = c.generation_id) <= 40, 'and few calls: only the probes were sent');
+
+-- A probe that is not sent after all leaves its place to the next: by a limit
+delete from ai.queue; delete from ai.delayed; delete from ai.leases; delete from ai.breakers;
+create function t.open(p_for interval) returns void language sql as $$
+  insert into ai.breakers (model_id, state, failures, opened_at, probe_at, cooldown_ms, why) select t.model('mtap/a'), 'open', 3, ai.now(), ai.now() + p_for, 2000, 'transient'
+$$;
+create function t.probed(p_id uuid) returns bigint language sql as $$
+  select count(*) from jsonb_array_elements((t.generation(p_id)).stages) s where s ->> 'result' = 'probe'
+$$;
+select t.open('0') \g /dev/null
+insert into ai.limits (tenant_id, metric, period, amount, on_limit) values (t.alpha(), 'requests', 'month', 0, 'reject');
+select t.ask(p_model => 'mtap/a', p_deadline_ms => 600000) as refused \gset
+select t.ask(p_model => 'mtap/a', p_deadline_ms => 600000) as refused_too \gset
+select t.ask(p_model => 'mtap/a', p_deadline_ms => 600000, p_tenant => t.beta(), p_user => 'bob') as allowed \gset
+select set_config('ai.claimed_after', '00000000-0000-0000-0000-000000000000', true) \g /dev/null
+update ai.workers set heartbeat_at = ai.now();
+select is((select count(*) from t.claim(:'v')), 0::bigint, 'the first lies in another lane than its limit says, and is sent there');
+select is(t.breaker('a'), 'open 3 for 0', 'the probe is still to be sent');
+select is((select due_at from ai.delayed where generation_id = :'allowed'), ai.now(), 'by who else came with it, at once');
+select is((select count(*) from t.claim(:'v')), 0::bigint, 'the first is over its limit');
+select is(t.status(:'refused'), 'rejected', 'and refused');
+select is(t.breaker('a'), 'open 3 for 0', 'the probe is still to be sent');
+select results_eq(format('select id from t.claim(%L)', :'v'), array[:'allowed'::uuid], 'another tenant''s is');
+select is(t.breaker('a'), 'half_open 3', 'as the probe');
+select results_eq(format('select t.probed(id) from unnest(array[%L, %L]::uuid[]) id', :'refused', :'allowed'), array[0::bigint, 1], 'which is said of nothing else');
+select is(t.settle(:'v', :'allowed', 1, 'succeeded', '{"output": "x", "latency_ms": 10}'), 'ended', 'it answers');
+select is(t.breaker('a'), 'healthy', 'closed');
+delete from ai.limits; delete from ai.queue; delete from ai.delayed;
+-- and because it follows another
+insert into ai.cache_policies (tenant_id, scope) values (t.alpha(), 'tenant');
+select t.open('2 s') \g /dev/null
+select t.ask_at('mtap-abc') as leader \gset
+select results_eq(format('select id, model from t.claim(%L)', :'v'), format($$ values (%L::uuid, 'b') $$, :'leader'), 'one is asked, at another target');
+select t.pass('2 s');
+select t.ask_at('mtap-abc') as follower \gset
+select is((select count(*) from t.claim(:'v')), 0::bigint, 'who asks the same is not sent');
+select is((select count(*) from ai.waiting where generation_id = :'follower' and for_id = :'leader'), 1::bigint, 'but waits for its answer');
+select is(t.breaker('a'), 'open 3 for 0', 'and is not taken for the probe');
+select t.ask('Why not?', p_model => 'mtap/a', p_deadline_ms => 600000) as allowed \gset
+select results_eq(format('select id from t.claim(%L)', :'v'), array[:'allowed'::uuid], 'who asks something else is');
+delete from ai.cache_policies; delete from ai.waiting; delete from ai.leaders;
 
 -- 7. Any order of events: a seed gives 3,000 of them, and the rules hold after each
 delete from ai.breakers; delete from ai.leases;
