@@ -24,6 +24,18 @@ end
 $$;
 comment on function ai.end_generation(uuid, uuid, text, jsonb) is 'Ends an unleased generation with a status and an error, and announces it.';
 
+-- The lane in which a generation lies if it is queued, as far as limits have not changed meanwhile: of all that its tenant ever had, batches' and
+-- members', the one to look into first.
+create or replace function ai.lane_of(p_tenant uuid, p_id uuid) returns bigint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select ai.existing_lane(g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id)
+    from ai.generations g
+   where g.tenant_id = p_tenant and g.id = p_id
+$$;
+comment on function ai.lane_of(uuid, uuid) is 'The lane in which a generation most likely lies; null: there is none.';
+
 -- Cancels a generation of the caller. What is queued ends at once; what runs is aborted by its worker, which is
 -- notified, and ends as cancelled with what had arrived, or as succeeded if the answer was there first. Gives the
 -- status at return: cancelled, running (being aborted), or the end that it already had.
@@ -43,7 +55,9 @@ begin
   -- A generation that is on its way from one of these tables to another is in neither for the statement that looks:
   -- so look again until it is found or has ended. Each move needs a worker's statement, so this does not go on.
   for v_try in 1 .. 100 loop
-    delete from ai.queue q where q.lane_id = any (array(select l.id from ai.lanes l where l.tenant_id = v_tenant)) and q.generation_id = p_id;
+    delete from ai.queue q
+     where q.lane_id = any (case v_try when 1 then array[ai.lane_of(v_tenant, p_id)] else array(select l.id from ai.lanes l where l.tenant_id = v_tenant) end)
+       and q.generation_id = p_id;
     if found then
       perform ai.end_generation(v_tenant, p_id, 'cancelled', c_error);
       return 'cancelled';
@@ -86,8 +100,31 @@ as $$
 $$;
 comment on function ai.forget_cancellations(uuid) is 'Forgets the requests to cancel a generation, but for those that somebody holds.';
 
--- Ends what was asked to be cancelled while its attempt was failing, and forgets requests of what has ended. Gives how
--- many it ended. Locks the requests and the queue or delayed rows, skipping what others hold.
+-- Takes a generation off the queue, unless somebody holds its row; false: it was not there.
+create or replace function ai.unqueue(p_tenant uuid, p_id uuid) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  for v_look in 1 .. 2 loop
+    delete from ai.queue q
+     where q.ctid = any (array(
+       select o.ctid from ai.queue o
+        where o.lane_id = any (case v_look when 1 then array[ai.lane_of(p_tenant, p_id)] else array(select l.id from ai.lanes l where l.tenant_id = p_tenant) end)
+          and o.generation_id = p_id
+          for update skip locked));
+    if found then
+      return true;
+    end if;
+  end loop;
+  return false;
+end
+$$;
+comment on function ai.unqueue(uuid, uuid) is 'Takes a generation off the queue; false: it was not there, or is held.';
+
+-- Ends what was asked to be cancelled while its attempt was failing, at most 100 a call, because claims call it; and forgets requests of what has
+-- ended, which may be as many as an app asks for at the last moment. Gives how many it ended. Locks the requests and the queue or delayed rows, skipping
+-- what others hold.
 create or replace function ai.end_cancelled() returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -96,24 +133,23 @@ declare
   v_one   record;
   v_count integer := 0;
 begin
+  delete from ai.cancellations c
+   where c.ctid = any (array(
+     select o.ctid from ai.cancellations o
+      where not exists (select from ai.leases l where l.generation_id = o.generation_id offset 0)  -- by its key, no join
+        and not exists (select from ai.generations g where g.tenant_id = o.tenant_id and g.id = o.generation_id and g.finished_at is null offset 0)
+      limit 10000 for update skip locked));
   for v_one in
     select distinct on (r.generation_id) r.generation_id, r.tenant_id
       from (select c.generation_id, c.tenant_id from ai.cancellations c
-             where not exists (select from ai.leases l where l.generation_id = c.generation_id offset 0)  -- by its key, no join
-             limit 1000 for update skip locked) r
+             where not exists (select from ai.leases l where l.generation_id = c.generation_id offset 0)
+             limit 100 for update skip locked) r
      order by r.generation_id
   loop
     begin
-      delete from ai.queue q
-       where q.ctid = any (array(select o.ctid from ai.queue o
-                                  where o.lane_id = any (array(select n.id from ai.lanes n where n.tenant_id = v_one.tenant_id))
-                                    and o.generation_id = v_one.generation_id
-                                    for update skip locked));
-      if not found then
-        delete from ai.delayed d
-         where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.generation_id for update skip locked));
-      end if;
-      if found then
+      delete from ai.delayed d
+       where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.generation_id for update skip locked));
+      if found or ai.unqueue(v_one.tenant_id, v_one.generation_id) then
         perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
         v_count := v_count + 1;
       elsif exists (select from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id and g.finished_at is null) then
@@ -133,5 +169,6 @@ end
 $$;
 comment on function ai.end_cancelled() is 'Ends generations that were cancelled between two attempts; gives how many.';
 
-revoke execute on function ai.end_generation(uuid, uuid, text, jsonb), ai.cancel(uuid), ai.forget_cancellations(uuid), ai.end_cancelled() from public;
+revoke execute on function ai.end_generation(uuid, uuid, text, jsonb), ai.cancel(uuid), ai.lane_of(uuid, uuid), ai.forget_cancellations(uuid),
+  ai.unqueue(uuid, uuid), ai.end_cancelled() from public;
 grant execute on function ai.cancel(uuid) to ai_user;

@@ -3,9 +3,11 @@ with what has ended or with what is dead."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psycopg
 import pytest
-from counting import Load, ask_for_many, bound, have_ended
+from counting import Load, ask_for_many, bound, buffers, have_ended
 from databases import Database
 
 BATCH = 64
@@ -79,3 +81,33 @@ def test_one_row_of_a_quiet_tenant_is_in_the_next_claim_beside_many_of_a_loud_on
     owners = load.database.execute("select distinct tenant_id from ai.leases")
     assert quiet_one in {row["tenant_id"] for row in owners}
     assert after <= before * 1.6, f"the claim looked at {after} pages instead of {before}"
+
+
+def of_a_cancel(load: Load) -> int:
+    """Pages that the cancelling of a queued generation looks at."""
+    load.insert(1)
+    wanted = load.database.value("select generation_id from ai.queue")
+    return buffers(load.app, "select ai.cancel(%s)", wanted)
+
+
+def of_late_cancels(load: Load) -> int:
+    """Pages that are looked at to forget requests to cancel what has ended meanwhile."""
+    load.round(BATCH)
+    load.database.execute(
+        "insert into ai.cancellations (generation_id, tenant_id)"
+        " select id, tenant_id from ai.generations where status = 'succeeded' order by id desc limit %s",
+        BATCH,
+    )
+    found = buffers(load.worker.connection, "select * from ai.worker_claim(%s, 1, null)", load.worker.id)
+    assert load.database.value("select count(*) from ai.cancellations") == 0
+    return found
+
+
+@pytest.mark.parametrize("pages", [of_a_cancel, of_late_cancels], ids=lambda pages: pages.__name__)
+def test_cancelling_looks_at_no_more_pages_beside_many_batches(load: Load, pages: Callable[[Load], int]) -> None:
+    pages(load)
+    before = pages(load)
+    load.app.execute("select ai.create_batch('b' || n) from generate_series(1, 2000) n")
+    load.database.execute("vacuum analyze ai.lanes")
+    after = pages(load)
+    assert after <= before * 1.3, f"{after} pages instead of {before}"

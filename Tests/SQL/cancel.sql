@@ -28,6 +28,15 @@ select is((select count(*) from ai.llm_calls where generation_id = :'g'), 0::big
 select is(t.cancel(:'g'), 'cancelled', 'again: the end that it has');
 select is((t.generation(:'g')).last_seq, 1, 'with no second event');
 
+-- In another lane than limits say by now
+create function t.misplace(p_id uuid) returns void language sql as $$
+  update ai.queue set lane_id = (select id from ai.lanes where tenant_id = t.alpha() and priority = 'low' and counters = '{}' and batch_id is null) where generation_id = p_id
+$$;
+select t.ask() as g \gset
+select t.misplace(:'g') \g /dev/null
+select is(t.cancel(:'g'), 'cancelled', 'queued elsewhere: it ends at once');
+select is(t.place(:'g'), null, 'and is in no queue');
+
 -- Scheduled, and waiting for a retry
 select t.ask(p_run_after => ai.now() + interval '1 hour') as g \gset
 select is(t.cancel(:'g'), 'cancelled', 'scheduled: it ends at once');
