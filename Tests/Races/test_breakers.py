@@ -80,7 +80,8 @@ def test_a_probe_that_a_limit_refuses_is_sent_by_another_tenant_at_once(database
     models = provide(database, "m")
     other = database.member()
     database.execute(
-        "insert into ai.limits (tenant_id, metric, period, amount, on_limit) values (%s, 'requests', 'month', 0, 'reject')",
+        "insert into ai.limits (tenant_id, metric, period, amount, on_limit)"
+        " values (%s, 'requests', 'month', 0, 'reject')",
         member.tenant_id,
     )
     slow, quick = PlainWorker(database, "slow"), PlainWorker(database, "quick")
