@@ -189,14 +189,8 @@ begin
       perform ai.wake_workers();
     end if;
     if exists (select from ai.generations g where g.tenant_id = p_tenant and g.id = v_one.for_id and g.parent_id = p_id and g.finished_at is null) then
-      delete from ai.queue q
-       where q.ctid = any (array(select o.ctid from ai.queue o
-                                  where o.lane_id = any (array(select l.id from ai.lanes l where l.tenant_id = p_tenant)) and o.generation_id = v_one.for_id
-                                    for update skip locked));
-      if not found then
-        delete from ai.delayed d where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.for_id for update skip locked));
-      end if;
-      if found then
+      delete from ai.delayed d where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.for_id for update skip locked));
+      if found or ai.unqueue(p_tenant, v_one.for_id) then
         perform ai.end_generation(p_tenant, v_one.for_id, 'cancelled', '{"class": "cancelled", "message": "nobody waits for it any more"}');
       else
         -- What a claim is taking at this moment is as good as running: its worker hears of it with its heartbeat.

@@ -30,7 +30,9 @@ create or replace function ai.lane_of(p_tenant uuid, p_id uuid) returns bigint
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select ai.existing_lane(g.tenant_id, g.priority, g.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id)
+  select ai.existing_lane(g.tenant_id, g.priority,
+                          coalesce(g.batch_id, (select o.batch_id from ai.generations o where o.tenant_id = g.tenant_id and o.id = g.parent_id)),
+                          g.user_id, g.kind, g.model, g.profile, g.api_key_id)
     from ai.generations g
    where g.tenant_id = p_tenant and g.id = p_id
 $$;
