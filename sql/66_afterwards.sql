@@ -241,6 +241,8 @@ comment on function ai.end_overdue(timestamptz) is 'Ends generations that waited
 -- parked for a limit, and in those of paused batches. Gives how many. A call reads at most c_rows of these rows in the order of their key,
 -- and ends at most c_ends. The next one goes on behind them, and behind the last lane at the first again: the place is kept in the session
 -- (ai.overdue_after), because upkeep is always done on the same connection; who has none begins at the first lane.
+-- To the other lanes claims come, but for long none while all workers are full. What has waited longest there is mostly what is late: of c_rows in all each
+-- lane has its share, from its first row on and at most c_heads, and what lies behind is left to claims. Of more lanes than c_lanes chance takes some.
 -- Locks: the queue rows that it ends, skipping what others hold, then their generations.
 create or replace function ai.end_queued_overdue(p_now timestamptz) returns integer
 language plpgsql volatile security definer
@@ -255,6 +257,8 @@ as $$
 declare
   c_rows  constant integer := 10000;
   c_ends  constant integer := 1000;
+  c_lanes constant integer := 1000;
+  c_heads constant integer := 1000;
   c_first constant uuid := '00000000-0000-0000-0000-000000000000';
   c_last  constant uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
   v_place text := coalesce(current_setting('ai.overdue_after', true), '');
@@ -281,7 +285,7 @@ begin
                      where a.lane_id >= v_lane and exists (select from ai.batches o where o.paused_at is not null)
                      order by a.lane_id limit c_rows)
                    order by 1 limit c_rows);
-  if v_lanes <> '{}' then
+  if v_lanes <> '{}' or exists (select from ai.active_lanes) then
     with looked as materialized (
       select l.id as lane_id, q.generation_id, q.tenant_id
         from unnest(v_lanes) l (id)
@@ -289,23 +293,28 @@ begin
                             where o.lane_id = l.id and o.generation_id > case when l.id = v_lane then v_after else c_first end
                             order by o.generation_id limit c_rows) q
        limit c_rows
+    ), heads as materialized (
+      select l.lane_id, q.generation_id, q.tenant_id
+        from (select a.lane_id, least(c_heads, c_rows / count(*) over ()) as share
+                from (select a.lane_id from (select distinct o.lane_id from ai.active_lanes o) a order by random() limit c_lanes) a) l
+       cross join lateral (select o.generation_id, o.tenant_id from ai.queue o where o.lane_id = l.lane_id order by o.generation_id limit l.share) q
     ), late as materialized (
-      select k.lane_id, k.generation_id
-        from looked k
+      select k.lane_id, k.generation_id, k.in_turn, row_number() over (partition by k.in_turn order by k.lane_id, k.generation_id) as n
+        from (select o.*, true as in_turn from looked o union all select o.*, false from heads o) k
        cross join lateral (select from ai.settings s
                              join ai.generations g on g.tenant_id = k.tenant_id and g.id = k.generation_id and g.status = 'queued'
                             where greatest(g.created_at, g.run_after) + coalesce(g.deadline_ms, s.deadline_ms) * interval '1 ms' <= p_now offset 0) g
-       order by k.lane_id, k.generation_id
-       limit c_ends
     )
     select l.lanes, l.ids,
-           case when cardinality(l.ids) = c_ends then l.lanes[c_ends] || ':' || l.ids[c_ends]
+           case when l.last is not null then l.last
                 when r.n = c_rows then (select k.lane_id || ':' || k.generation_id from looked k order by k.lane_id desc, k.generation_id desc limit 1)
                 when cardinality(v_lanes) = c_rows then v_lanes[c_rows] || ':' || c_last
                 else '' end
       into v_late, v_ids, v_next
       from (select count(*) as n from looked) r
-     cross join (select array_agg(t.lane_id order by t.lane_id, t.generation_id) as lanes, array_agg(t.generation_id order by t.lane_id, t.generation_id) as ids from late t) l;
+     cross join (select array_agg(t.lane_id order by t.n) as lanes, array_agg(t.generation_id order by t.n) as ids,
+                        max(t.lane_id || ':' || t.generation_id) filter (where t.in_turn and t.n = c_ends) as last
+                   from late t where t.n <= c_ends) l;
   end if;
   if v_next <> v_place then
     perform set_config('ai.overdue_after', v_next, false);
@@ -334,7 +343,7 @@ begin
   return v_count;
 end
 $$;
-comment on function ai.end_queued_overdue(timestamptz) is 'Ends what is queued beyond its deadline in parked lanes and paused batches; gives how many.';
+comment on function ai.end_queued_overdue(timestamptz) is 'Ends what is queued beyond its deadline in parked lanes, in paused batches and at the heads of the others; gives how many.';
 
 revoke execute on function ai.after_ends(uuid[], uuid[]), ai.continue_parent(uuid, uuid, uuid, text, text, text, bigint), ai.release_followers(uuid, uuid),
   ai.stop_leading(uuid, uuid), ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz), ai.end_queued_overdue(timestamptz) from public;

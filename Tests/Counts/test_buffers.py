@@ -111,3 +111,19 @@ def test_cancelling_looks_at_no_more_pages_beside_many_batches(load: Load, pages
     load.database.execute("vacuum analyze ai.lanes")
     after = pages(load)
     assert after <= before * 1.3, f"{after} pages instead of {before}"
+
+
+def test_upkeep_looks_for_what_is_late_at_no_more_pages_of_a_deep_queue(load: Load, quiet: Database) -> None:
+    session = quiet.connect()
+
+    def pages() -> int:
+        return min(buffers(session, "select ai.end_queued_overdue(now())") for _ in range(3))
+
+    load.insert(1_000)
+    before = pages()
+    load.insert(29_000)
+    after = pages()
+    assert after <= before * 1.3, f"upkeep looked at {after} pages instead of {before}"
+    ask_for_many(load, tenants=1000, each=20)
+    crowded = pages()
+    assert crowded <= before * 20, f"upkeep looked at {crowded} pages instead of {before}, at ten times as many rows"

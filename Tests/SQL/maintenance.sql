@@ -314,6 +314,28 @@ select ai.tend_partitions(ai.now()) \g /dev/null
 select is(t.partition_problems(), null, 'until it is over');
 select set_config('ai.clock_offset', '0', true) \g /dev/null
 
+-- All workers are full, and no claim comes: upkeep ends what is late at the heads of the lanes
+delete from ai.queue; delete from ai.active_lanes;
+create function t.ask_many(p_count integer, p_tenant uuid default t.alpha(), p_user text default 'ann') returns bigint language sql as $$
+  select count(t.ask('in time', p_tenant => p_tenant, p_user => p_user)) from generate_series(1, p_count)
+$$;
+select t.ask('late', p_deadline_ms => 60000) as first \gset
+select is(t.ask_many(1000) + t.ask_many(10, t.beta(), 'bob'), 1010::bigint, 'a thousand of one tenant, and a few of another''s');
+select t.ask('late', p_deadline_ms => 60000) as last, t.ask('late', p_tenant => t.beta(), p_user => 'bob', p_deadline_ms => 60000) as of_another \gset
+select is(ai.end_queued_overdue(ai.now()), 0, 'nothing is late');
+select t.pass('61 s');
+select is(ai.end_queued_overdue(ai.now()), 2, 'of each lane the first thousand are looked at');
+select results_eq(format('select id, error ->> ''code'' from ai.generations where status = ''failed'' and id in (%L, %L, %L) order by id', :'first', :'last', :'of_another'),
+  format('values (%L::uuid, ''PT504''), (%L, ''PT504'')', :'first', :'of_another'), 'those end as a claim would end them');
+select is(t.place(:'last'), 'queue', 'what lies behind is left to claims');
+delete from ai.queue where generation_id in (select g.id from ai.generations g where g.prompt = 'in time' and g.tenant_id = t.alpha() order by g.id limit 1);
+select is(ai.end_queued_overdue(ai.now()), 1, 'until it is among them');
+delete from ai.queue;
+select t.ask_many(1001), t.ask_many(1, t.beta(), 'bob') \g /dev/null
+select t.pass('11 minutes');
+select is((select array_agg(ai.end_queued_overdue(ai.now())) from generate_series(1, 3)), array[1000, 2, 0], 'a thousand at once');
+select set_config('ai.clock_offset', '0', true) \g /dev/null
+
 -- Orphans: rows that no trigger saw
 delete from ai.queue; delete from ai.delayed; delete from ai.leases;
 update ai.generations set status = 'failed', finished_at = now() where status in ('queued', 'running');
