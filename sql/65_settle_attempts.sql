@@ -113,8 +113,15 @@ begin
                'params', case when a.signal = 'unsendable' then to_jsonb(a.dropped) end, 'provider', a.provider))
              else nullif(c.more -> 'error', 'null') end as error
       from attempts a
-     cross join lateral ai.after_attempt(a.outcome, a.unsent, a.action, a.should_retry, a.retry_after_ms, a.attempt, a.target, a.tenant_id, a.generation_id,
-                                         a.cancel_requested, a.deadline_at, p_now, v_settings.max_attempts + coalesce(a.step, 0),
+     cross join lateral (select v_settings.max_attempts + coalesce(a.step, 0) as most) b
+     -- The fence counts what was handed back unsent, too. The books do not: asked where it matters, and the attempt at hand is not on them yet.
+     cross join lateral (select case when a.outcome = 'succeeded' or a.attempt < b.most then a.attempt
+                                     else (select count(*) + 1 from ai.llm_calls c
+                                            where c.tenant_id = a.tenant_id and c.generation_id = a.generation_id and c.attempt > 0
+                                              and c.created_at >= (select g.created_at - interval '1 day' from ai.generations g
+                                                                    where g.tenant_id = a.tenant_id and g.id = a.generation_id)) end::integer as tries offset 0) n
+     cross join lateral ai.after_attempt(a.outcome, a.unsent, a.action, a.should_retry, a.retry_after_ms, n.tries, a.target, a.tenant_id, a.generation_id,
+                                         a.cancel_requested, a.deadline_at, p_now, b.most,
                                          v_settings.backoff_base_ms, v_settings.backoff_cap_ms, v_settings.retry_after_cap_ms,
                                          a.route, a.replay, a.class, coalesce(a.error_code, a.error_type)) w
       -- An answer need not be the end: one that does not fit its schema is asked for again, and tools have results.

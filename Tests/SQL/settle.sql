@@ -239,6 +239,32 @@ select is(t.poisoned(:'w', result::jsonb), expected, format('%s: %s', result, ex
 select is_empty('select from ai.llm_calls where cost < 0', 'nothing on the books is worth less than nothing');
 select is((t.generation((select generation_id from ai.llm_calls where status = 'failed' and error_class = 'unknown' limit 1))).error ->> 'class', 'unknown', 'what nobody knows is unknown');
 
+-- Five attempts are five that were sent, however often the generation was handed back before
+select t.start(:'w') as g \gset
+-- Settles what is leased and claims again when its time comes; gives how often until it has ended, at most 10 times.
+create function t.settle_again(p_worker uuid, p_id uuid, p_outcome text, p_more jsonb) returns integer language plpgsql as $$
+declare
+  v_times integer := 0;
+begin
+  while v_times < 10 and t.status(p_id) = 'running' loop
+    perform t.settle(p_worker, p_id, (select l.attempt from ai.leases l where l.generation_id = p_id), p_outcome, p_more);
+    perform t.pass('31 s');
+    perform ai.worker_heartbeat(p_worker);
+    perform t.claim(p_worker);
+    v_times := v_times + 1;
+  end loop;
+  return v_times;
+end
+$$;
+select is(t.settle_again(:'w', :'g', 'released', '{"sent": false}'), 10, 'handed back unsent it begins again');
+select is((select attempt from ai.leases where generation_id = :'g'), 11::smallint, 'with another number');
+select is(t.settle_again(:'w', :'g', 'failed', '{"signal": "http", "http_status": 503}'), 5, 'and has its five attempts');
+select results_eq(format('select attempt from ai.llm_calls where generation_id = %L order by 1', :'g'), array[11, 12, 13, 14, 15]::smallint[], 'on the books');
+select is((t.generation(:'g')).error ->> 'class', 'transient', 'and fails as the last of them');
+select t.start(:'w') as g \gset
+select t.settle_again(:'w', :'g', 'released', '{"sent": false}') \g /dev/null
+select is(t.settle_again(:'w', :'g', 'released', '{"sent": true}'), 5, 'also where it is handed back half sent');
+
 -- A model that was removed while its call ran: the end is kept all the same
 insert into ai.models (provider_id, name, wire_name) select id, 'mtap/short-lived', 'x' from ai.providers where name = 'mtap-first';
 select t.start(:'w', p_model => 'mtap/short-lived') as g \gset
