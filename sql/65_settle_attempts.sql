@@ -165,7 +165,12 @@ begin
                                  when d.rejected is null then d.message || jsonb_build_object('content', coalesce(d.shown_text, d.more ->> 'bare')) end,
            embedding = d.embedding::text::ai.embedding, stages = case when jsonb_typeof(d.stages) = 'array' then coalesce(g.stages, '[]') || d.stages else g.stages end,
            artifacts = case when d.status = 'succeeded' then d.files end,
-           finish_reason = d.finish_reason, error = case when d.status = 'failed' and d.deadline_at <= p_now then d.error || c_late else d.error end,
+           finish_reason = d.finish_reason,
+           -- What an attempt ran into is in the books; a generation that was to be cancelled did not end by it.
+           error = case when d.status = 'failed' and d.deadline_at <= p_now then d.error || c_late
+                        when d.status = 'cancelled' and d.outcome <> 'cancelled' then
+                          jsonb_build_object('class', 'cancelled', 'message', case when d.unsent then 'cancelled before it was sent' else 'cancelled while it ran' end)
+                        else d.error end,
            degraded = case when d.status <> 'failed' then g.degraded end, provider = d.provider, model_used = coalesce(d.model_used, d.model),
            input_tokens = d.input_tokens, cached_tokens = d.cached_tokens, output_tokens = d.output_tokens,
            dropped_params = case when d.signal is distinct from 'unsendable' then d.dropped end, cost = case when d.unsent or d.cost is null then g.cost else coalesce(g.cost, 0) + d.cost end,

@@ -77,12 +77,14 @@ select count(*) from t.claim(:'w') \g /dev/null
 select is(t.cancel(:'g'), 'running', 'running');
 select is(t.settle(:'w', :'g', 1, 'failed', '{"signal": "http", "http_status": 500}'), 'ended', 'a failure that would be retried');
 select is(t.status(:'g'), 'cancelled', 'is not: it was to be cancelled');
-select is((t.call(:'g', 1)).status, 'failed', 'the books say what happened to the call');
+select is((t.generation(:'g')).error, '{"class": "cancelled", "message": "cancelled while it ran"}', 'and says so');
+select results_eq(format('select status, error_class from ai.llm_calls where generation_id = %L', :'g'), $$ values ('failed', 'transient') $$, 'the books say what happened to the call');
 select t.ask() as g \gset
 select count(*) from t.claim(:'w') \g /dev/null
 select t.cancel(:'g') \g /dev/null
 select is(t.settle(:'w', :'g', 1, 'released', '{"sent": false}'), 'ended', 'what is handed back');
 select is(t.status(:'g'), 'cancelled', 'is not queued again');
+select is((t.generation(:'g')).error, '{"class": "cancelled", "message": "cancelled before it was sent"}', 'and says so');
 
 -- The request came while the attempt was going back to the queue: the settle did not see it
 select t.ask() as queued, t.ask() as delayed, t.ask() as ended, t.ask() as running \gset
@@ -110,7 +112,8 @@ select ai.worker_maintain(:'other') \g /dev/null
 select t.pass('2 s');
 select ai.worker_maintain(:'other') \g /dev/null
 select is(t.status(:'g'), 'cancelled', 'the rescue ends it');
-select is((t.call(:'g', 1)).status, 'abandoned', 'and books the call as abandoned');
+select is((t.generation(:'g')).error ->> 'class', 'cancelled', 'says why');
+select results_eq(format('select status, error_class from ai.llm_calls where generation_id = %L', :'g'), $$ values ('abandoned', 'abandoned') $$, 'and books the call as abandoned');
 
 -- Rejected, failed, and what is in no queue at all
 select t.worker('three') as w \gset
