@@ -77,5 +77,33 @@ as $$
 $$;
 comment on function ai.idempotent_generation(text) is 'Id of the caller''s generation that was inserted with this idempotency key; null: none.';
 
-revoke execute on function ai.equal_text(jsonb), ai.key_stands_for(uuid, text, jsonb[]), ai.take_key(uuid, text, uuid, jsonb, text), ai.idempotent_generation(text) from public;
+-- For upkeep: forgets keys that are as old as ai.settings.idempotency_days says, but those of generations that have not ended: they are remembered
+-- for as long again, so that not all of them are looked at each time. At most 100,000 a call, passing over what others hold: an app that forgets a person may
+-- keep its transaction open. Gives how many it forgot.
+create or replace function ai.forget_idempotency_keys(p_now timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+set enable_seqscan = off
+as $$
+declare
+  v_count integer;
+begin
+  with old as materialized (
+    select o.ctid as place, (select g.finished_at is null from ai.generations g where g.tenant_id = o.tenant_id and g.id = o.generation_id) is true as waits
+      from ai.settings s
+      join ai.idempotency_keys o on o.created_at < p_now - s.idempotency_days * interval '1 day'
+     limit 100000 for update of o skip locked
+  ), remembered as (
+    update ai.idempotency_keys k set created_at = p_now where k.ctid = any (array(select o.place from old o where o.waits))
+  )
+  delete from ai.idempotency_keys k where k.ctid = any (array(select o.place from old o where not o.waits));
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+comment on function ai.forget_idempotency_keys(timestamptz) is 'Forgets old idempotency keys of generations that have ended; gives how many.';
+
+revoke execute on function ai.equal_text(jsonb), ai.key_stands_for(uuid, text, jsonb[]), ai.take_key(uuid, text, uuid, jsonb, text), ai.idempotent_generation(text),
+  ai.forget_idempotency_keys(timestamptz) from public;
 grant execute on function ai.idempotent_generation(text) to ai_user;

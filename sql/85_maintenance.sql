@@ -134,7 +134,6 @@ declare
   v_back          boolean;
   v_unparks       boolean;
   v_done          jsonb;
-  v_count         integer;
 begin
   -- A row, not an advisory lock, which anybody could take and keep.
   select m.partitions_at, m.orphans_at into v_partitions_at, v_orphans_at from ai.maintenance m for update skip locked;
@@ -177,12 +176,7 @@ begin
   if v_partitions_at < v_now - interval '1 minute' then
     -- Rows first: partitions are locked until this transaction ends.
     v_done := v_done || ai.do_chore('rows_dropped', 'drop_old_rows', v_now) || ai.tend_partitions(v_now);
-    -- Passing over what others hold: an app that forgets a person may keep its transaction open.
-    delete from ai.idempotency_keys k
-     where k.ctid = any (array(select o.ctid from ai.settings s join ai.idempotency_keys o on o.created_at < v_now - s.idempotency_days * interval '1 day'
-                                for update of o skip locked));
-    get diagnostics v_count = row_count;
-    v_done := v_done || jsonb_build_object('keys_forgotten', v_count);
+    v_done := v_done || ai.do_chore('keys_forgotten', 'forget_idempotency_keys', v_now);
     delete from ai.workers w
      where w.ended_at < v_now - interval '1 day' and not exists (select from ai.leases l where l.worker_id = w.id);
     v_done := v_done || ai.do_chore('entries_forgotten', 'forget_expired_entries', v_now) || ai.do_chore('counters_pruned', 'prune_counters', v_now)

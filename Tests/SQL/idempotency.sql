@@ -99,12 +99,25 @@ select is(t.status(:'first'), 'failed', 'the generation has failed');
 select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$), :'first', 'its key still stands for it');
 delete from ai.generations where id = :'first';
 select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$), 'null', 'a generation that retention dropped is not made again');
-select t.pass('7 days');
-update ai.workers set heartbeat_at = ai.now();
-update ai.maintenance set partitions_at = '-infinity';
-select ai.worker_maintain(:'w') \g /dev/null
+select t.settle(:'w', l.generation_id, l.attempt, 'failed', '{"signal": "unsendable"}') from ai.leases l \g /dev/null
+select format($$ 'Why then?', idempotency_key => 'later', run_after => %L $$, now() + interval '300 days') as later_asks \gset
+select t.generate('mtap_ann', :'later_asks') as later \gset
+create function t.pass_and_maintain(p_time interval, p_worker uuid) returns jsonb language sql as $$
+  select t.pass(p_time);
+  update ai.workers set heartbeat_at = ai.now();
+  update ai.maintenance set partitions_at = '-infinity';
+  select ai.worker_maintain(p_worker)
+$$;
+select t.pass_and_maintain('7 days', :'w') \g /dev/null
 select isnt(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'k' $$), 'null', 'after a week the key is free again');
-select is((select count(*) from ai.idempotency_keys where tenant_id = t.alpha()), 1::bigint, 'the others are forgotten, too');
+select is((select count(*) from ai.idempotency_keys where tenant_id = t.alpha() and key not in ('k', 'later')), 0::bigint, 'the others are forgotten, too');
+select is(t.generate('mtap_ann', :'later_asks'), :'later', 'but for that of a generation that still waits');
+update ai.generations set status = 'failed', finished_at = ai.now() where id = :'later';
+delete from ai.delayed;
+select t.pass_and_maintain('6 days', :'w') \g /dev/null
+select ok(exists (select from ai.idempotency_keys where key = 'later'), 'it is remembered as long again');
+select t.pass_and_maintain('2 days', :'w') \g /dev/null
+select is_empty($$ select from ai.idempotency_keys where key = 'later' $$, 'and no longer');
 
 -- A refused INSERT leaves no key behind
 select is(t.generate('mtap_ann', $$ 'Why?', idempotency_key => 'refused', model => 'no/such' $$), 'PT404', 'a refused question');
