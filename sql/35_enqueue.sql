@@ -301,7 +301,8 @@ declare
   v_done record;
 begin
   with inserted as materialized (
-    select g.id, g.tenant_id, g.priority, b.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id, g.run_after, g.query_id, g.judge_ids, g.deadline_ms, g.created_at,
+    select g.id, g.tenant_id, g.priority, b.batch_id, g.user_id, g.kind, g.model, g.profile, g.api_key_id, g.run_after, g.query_id, g.judge_ids, g.deadline_ms,
+           g.created_at,
            concat_ws(E'\x01', g.tenant_id, g.priority, b.batch_id, g.user_id, g.kind, 'm' || g.model, 'p' || g.profile, 'k' || g.api_key_id) as alike,
            coalesce(g.cache_key is not null or g.template is not null or g.collection is not null or g.conversation_id is not null or g.purpose in ('chunks', 'rows'), false) as prepare
       from unnest(p_tenants, p_ids) p (tenant_id, id)
@@ -352,8 +353,8 @@ $$;
 comment on function ai.enqueue_mixed(uuid[], uuid[], timestamptz) is 'Queues, delays or lets wait generations of any kind.';
 
 -- Inserts the generations that others wait for: the embedding of a question, the verdicts of moderating models. They are
--- ordinary generations, claimed, retried, limited and booked like any other; parent_id says for whom, in whose batch's lane they are. A rule of all tenants is judged by the shared
--- model, or by nobody: never by a tenant's own of that name.
+-- ordinary generations, claimed, retried, limited and booked like any other; parent_id says for whom, in whose batch's lane they are.
+-- A rule of all tenants is judged by the shared model, or by nobody: never by a tenant's own of that name.
 create or replace function ai.ask_first(p_tenants uuid[], p_ids uuid[]) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

@@ -343,7 +343,7 @@ begin
   return v_count;
 end
 $$;
-comment on function ai.end_queued_overdue(timestamptz) is 'Ends what is queued beyond its deadline in parked lanes, in paused batches and at the heads of the others; gives how many.';
+comment on function ai.end_queued_overdue(timestamptz) is 'Ends what is queued beyond its deadline in parked lanes, paused batches and the heads of the others; gives how many.';
 
 revoke execute on function ai.after_ends(uuid[], uuid[]), ai.continue_parent(uuid, uuid, uuid, text, text, text, bigint), ai.release_followers(uuid, uuid),
   ai.stop_leading(uuid, uuid), ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz), ai.end_queued_overdue(timestamptz) from public;
