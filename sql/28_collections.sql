@@ -52,7 +52,7 @@ as $$
 declare
   v_me  record;
   v_id  bigint;
-  v_max integer := coalesce(max_tokens, greatest(400, least(8000, target_tokens * 4 / 3)));
+  v_max integer := coalesce(max_tokens, greatest(400, least(8000, target_tokens * 4::bigint / 3)));
 begin
   select * into v_me from ai.require('document:write');
   if name is null or name !~ '^[^[:space:]]([^[:cntrl:]]{0,98}[^[:space:]])?$' then

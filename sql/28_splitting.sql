@@ -135,7 +135,7 @@ as $$
 declare
   v_bytes    bytea := convert_to(p_content, 'UTF8');
   v_end      integer := length(convert_to(p_content, 'UTF8'));
-  v_target   integer := p_target * 4;
+  v_target   integer;
   v_starts   integer[];
   v_sections boolean[];
   v_paths    text[];
@@ -155,6 +155,7 @@ begin
     raise exception 'these sizes of chunks do not fit each other'
       using errcode = 'PT400', detail = 'The target is 16 tokens or more, the maximum from the target to 8000, the overlap at most half of the target.';
   end if;
+  v_target := p_target * 4;
   select coalesce(array_agg(b.at order by b.at), '{}'), array_agg(b.section order by b.at), array_agg(b.path order by b.at), count(*)
     into v_starts, v_sections, v_paths, v_blocks
     from ai.document_blocks(p_content) b where b.at < v_end;

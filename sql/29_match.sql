@@ -125,9 +125,9 @@ begin
     raise exception 'there is no query' using errcode = 'PT400', detail = 'Both query_text and query_embedding are null.';
   elsif match_count is null or match_count not between 1 and 1000 then
     raise exception 'match_count is from 1 to 1000' using errcode = 'PT400';
-  elsif coalesce(full_text_weight between 0 and 1e6 and semantic_weight between 0 and 1e6 and greatest(full_text_weight, semantic_weight) >= 1e-6
-                 and rrf_k between 1 and 10000, false) is false then
-    raise exception 'the weights are from 0 to 1000000 and not both 0, rrf_k is from 1 to 10000' using errcode = 'PT400';
+  elsif coalesce((full_text_weight = 0 or full_text_weight between 1e-6 and 1e6) and (semantic_weight = 0 or semantic_weight between 1e-6 and 1e6)
+                 and full_text_weight + semantic_weight > 0 and rrf_k between 1 and 10000, false) is false then
+    raise exception 'a weight is 0 or from 0.000001 to 1000000 and not both are 0, rrf_k is from 1 to 10000' using errcode = 'PT400';
   elsif jsonb_typeof(filter) <> 'object' then
     raise exception 'a filter is a JSON object' using errcode = 'PT400';
   end if;

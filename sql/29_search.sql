@@ -197,7 +197,8 @@ end
 $$;
 comment on function ai.rank_chunks(uuid, bigint, text, integer, jsonb) is 'Chunks of a collection that have the words of a text, best first. Internal.';
 
--- The same for apps, in the caller's own tenant: the ids of chunks, which they then read under row-level security.
+-- The same for apps, in the caller's own tenant: the ids of chunks, which they then read under row-level security; at most 1000.
+-- Raises PT400, PT401, PT403.
 create or replace function ai.text_matches(collection text, query_text text, match_count integer default 10, filter jsonb default '{}')
 returns table (id bigint, rank real)
 language plpgsql stable security definer
@@ -207,6 +208,9 @@ as $$
 declare
   v_tenant uuid := ai.tenant_for('document:read');
 begin
+  if match_count is null or match_count < 1 then
+    raise exception 'match_count must be above 0' using errcode = 'PT400';
+  end if;
   return query
     select r.chunk_id, r.rank
       from ai.collections c

@@ -170,7 +170,7 @@ begin
     raise exception 'no such member in this tenant' using errcode = 'PT403';
   end if;
 
-  if p_columns is null or cardinality(p_columns) not between 1 and 32 or array_position(p_columns, null) is not null
+  if array_ndims(p_columns) is distinct from 1 or cardinality(p_columns) > 32 or array_position(p_columns, null) is not null
      or (select count(distinct c) from unnest(p_columns) c) < cardinality(p_columns) then
     raise exception 'columns must be 1 to 32 different names' using errcode = 'PT400';
   end if;

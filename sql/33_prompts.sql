@@ -26,12 +26,13 @@ comment on function ai.resolve_template(uuid, text) is
   'The version of a template that a generation of this tenant is inserted under. cacheable: its prompt holds nothing of the caller''s.';
 
 -- Trigger BEFORE INSERT OR UPDATE, each row: numbers new versions and keeps old ones as they are, for the owner too, because
--- answers in caches and prompts in the queue belong to them. Raises PT409.
+-- answers in caches and prompts in the queue belong to them. Raises PT400, PT409.
 create or replace function ai.keep_template_versions() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  c_most constant integer := 1000000000;
   v_last integer;
 begin
   if tg_op = 'UPDATE' then
@@ -43,6 +44,9 @@ begin
   elsif new.tenant_id is distinct from ai.tenant_id() and not ai.acts_for_all() then
     return new;  -- row-level security refuses it: nothing is said about what another tenant has
   end if;
+  if array_ndims(new.context_sources) > 1 then  -- which the constraint could not look through
+    raise exception 'context_sources is a plain list of names' using errcode = 'PT400';
+  end if;
   select max(t.version) into v_last
     from ai.prompt_templates t where t.name = new.name and (t.tenant_id is null or t.tenant_id = new.tenant_id);
   if new.version is null then
@@ -50,6 +54,8 @@ begin
   elsif new.version <= v_last then
     raise exception 'version % of this template is not new', new.version
       using errcode = 'PT409', detail = format('The last one is %s.', v_last), hint = 'Leave version out: it becomes the next.';
+  elsif new.version > c_most then  -- there would be no next one
+    raise exception 'a version is at most %', c_most using errcode = 'PT400', hint = 'Leave version out: it becomes the next.';
   end if;
   return new;
 end

@@ -59,8 +59,8 @@ begin
     raise exception 'this is not a media type' using errcode = 'PT400', hint = 'Such as image/png, audio/wav, application/pdf.';
   elsif octet_length(name) not between 1 and 255 or name ~ '[[:cntrl:]]' then
     raise exception 'the name of a file has 1 to 255 bytes and no control characters' using errcode = 'PT400';
-  elsif keep <= interval '0' then
-    raise exception 'keep must be above 0' using errcode = 'PT400';
+  elsif keep <= interval '0' or keep > interval '1000 years' then
+    raise exception 'keep must be above 0, and at most 1000 years' using errcode = 'PT400';
   end if;
   insert into ai.artifacts (tenant_id, id, user_id, name, media_type, bytes, sha256, shared, status, move_at, created_at, expires_at)
   values (v_me.tenant_id, v_id, v_me.user_id, name, ai.media_type(media_type), octet_length(content), sha256(content), shared, 'ready',

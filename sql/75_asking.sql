@@ -42,7 +42,7 @@ comment on function ai.embed(text, text, text, jsonb, text, jsonb) is 'Asks for 
 -- For people in psql: call ai.ask('…', null). Inserts, commits, waits for the end (polling from 2 to 50 ms, with a
 -- commit each round, so that it holds no snapshot), and gives the answer. It must run in autocommit, outside of a
 -- transaction block; it has no SET clause, because a procedure with one cannot commit.
--- Raises PT400 inside a transaction block, what the INSERT raises, PT502 for a failed generation, the code of its error (PT402, PT422, PT429, …; else PT403) for a rejected
+-- Raises PT400 inside a transaction block, 2D000 (PostgreSQL's own) inside a function, what the INSERT raises, PT502 for a failed generation, the code of its error (PT402, PT422, PT429, …; else PT403) for a rejected
 -- one, PT409 for a cancelled one, PT504 when timeout_ms is over (the generation goes on).
 create or replace procedure ai.ask(
   question text, inout answer text default null, model text default null, profile text default null, timeout_ms integer default 120000,

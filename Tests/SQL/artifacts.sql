@@ -35,7 +35,7 @@ select is((select count(*) from ai.artifacts), 1::bigint, 'deletes nothing eithe
 select throws_ok(format('set local session authorization mtap_ann; %s', q), e, null, format('refused: %s', q))
   from (values ('select ai.add_artifact(null, ''image/png'')', 'PT400'), ('select ai.add_artifact(''x'', ''image'')', 'PT400'), ('select ai.add_artifact(''x'', null)', 'PT400'),
                ('select ai.add_artifact(''x'', ''image/png'', '''')', 'PT400'), ('select ai.add_artifact(''x'', ''image/png'', E''a\nb'')', 'PT400'),
-               ('select ai.add_artifact(''x'', ''image/png'', keep => ''0'')', 'PT400'), ('insert into ai.artifacts default values', '42501'),
+               ('select ai.add_artifact(''x'', ''image/png'', keep => ''0'')', 'PT400'), ('select ai.add_artifact(''x'', ''image/png'', keep => ''178000000 years'')', 'PT400'), ('insert into ai.artifacts default values', '42501'),
                ('select content from ai.artifact_parts', '42501'), ('select key from ai.artifact_objects', '42501'), ('select endpoint from ai.artifact_stores', '42501'),
                ('select object_id from ai.artifacts', '42501')) v (q, e);
 reset session authorization;

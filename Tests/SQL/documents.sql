@@ -70,7 +70,8 @@ select lives_ok(format('select ai.create_collection(%L, %L)', repeat('x', 100), 
 select throws_ok($$ select ai.create_collection('x', 'mtap/tiny', language => 'klingon') $$, 'PT400', null, 'an unknown language');
 select throws_ok($$ select ai.create_collection('x', 'mtap/tiny', language => 'english; drop table ai.chunks') $$, 'PT400', null, 'and none that is SQL');
 select lives_ok($$ select ai.create_collection('deutsch', 'mtap/tiny', language => 'german') $$, 'a known one');
-select throws_ok($$ select ai.create_collection('x', 'mtap/tiny', target_tokens => 10) $$, 'PT400', null, 'sizes of chunks that do not fit each other');
+select throws_ok(format($$ select ai.create_collection('x', 'mtap/tiny', %s) $$, sizes), 'PT400', null, 'sizes of chunks that do not fit each other: ' || sizes)
+  from unnest(array['target_tokens => 10', 'target_tokens => 2147483647', 'overlap_tokens => 2147483647', 'max_tokens => 2147483647', 'target_tokens => -2147483648']) sizes;
 
 -- A document's life
 select throws_ok($$ select ai.add_document('no such', 'text') $$, 'PT404', null, 'no such collection');

@@ -72,6 +72,8 @@ insert into ai.prompt_templates (tenant_id, name, system) values (t.beta(), 'bet
 select is((ai.resolve_template(t.alpha(), 'betas')).found, false, 'another tenant''s template does not exist');
 select is(t.as_role('mtap_ann', $$ insert into ai.generations (prompt, model, template) values ('x', 'mtap/one', 'betas') $$), 'PT404', 'nor for who asks with it');
 select is(t.as_role('mtap_bob', $$ insert into ai.generations (prompt, model, template) values ('x', 'mtap/one', 'betas') $$), 'ok 1', 'one''s own does');
+select throws_ok(format($$ insert into ai.prompt_templates (name, %s $$, v), 'PT400', null, v)
+  from unnest(array['version) values (''x'', 2147483647)', 'version) values (''x'', 1000000001)', 'context_sources) values (''x'', ''{{a,b},{c,d}}'')']) v;
 select throws_ok(sql, '23514', null, sql)
   from (values ($$ insert into ai.prompt_templates (name) values ('') $$), ($$ insert into ai.prompt_templates (name, match_count) values ('x', 0) $$),
                ($$ insert into ai.prompt_templates (name, match_count) values ('x', 101) $$), ($$ insert into ai.prompt_templates (name, match_threshold) values ('x', 1.1) $$),

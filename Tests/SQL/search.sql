@@ -76,6 +76,10 @@ select results_eq($$ select content from ai.hybrid_search('penguins', '[1, 0, 0]
 select results_eq($$ select content, round(score::numeric, 6), round(similarity::numeric, 3) from ai.hybrid_search('penguins', '[1, 0, 0]', 2, rrf_k => 1) $$,
   $$ values ('Penguins do not fly at all.', round(1/2.0 + 1/4.0, 6), 0.000), ('Swifts never land.', round(1/2.0, 6), 1.000) $$, 'each list adds weight / (k + rank)');
 select results_eq($$ select content from ai.hybrid_search('penguins', '[1, 0, 0]', 1, full_text_weight => 0) $$, $$ values ('Swifts never land.') $$, 'a weight of 0 switches a list off');
+select throws_ok(format('select from ai.hybrid_search(''penguins'', ''[1, 0, 0]'', %s)', w), 'PT400', null, w)
+  from unnest(array['full_text_weight => 5e-324', 'semantic_weight => 1e-7', 'full_text_weight => -1', 'semantic_weight => ''NaN''', 'full_text_weight => 1e7',
+                    'full_text_weight => 0, semantic_weight => 0', 'full_text_weight => null']) w;
+select throws_ok(format('select from ai.text_matches(''birds'', ''swallows'', %s)', n), 'PT400', 'match_count must be above 0', 'matches: ' || n) from unnest(array['-1', '0', 'null']) n;
 select results_eq($$ select content from ai.hybrid_search('penguins', '[1, 0, 0]', 5, semantic_weight => 0) $$, $$ values ('Penguins do not fly at all.') $$, 'either');
 select results_eq($$ select content from ai.hybrid_search('swifts swallows', '[1, 0, 0]', filter => '{"kind": "swallow"}') $$, $$ values ('Swallows sit on wires.') $$, 'a filter holds for both');
 select results_eq($$ select content from ai.hybrid_search(null, '[1, 0, 0]', 1) $$, $$ values ('Swifts never land.') $$, 'a vector alone');

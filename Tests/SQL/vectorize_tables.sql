@@ -86,7 +86,7 @@ select throws_ok($$ select ai.vectorize('mtap_shop.none', '{a}') $$, '42P01', nu
 select throws_ok($$ select ai.vectorize(4000000000::oid::regclass, '{a}') $$, 'PT404', null, 'by number neither');
 select throws_ok($$ select ai.vectorize(null, '{a}') $$, 'PT404', null, 'nor null');
 select throws_ok(format($$ select ai.vectorize('mtap_shop.plain', %L) $$, c), code, null, format('not the columns %s', c))
-  from (values ('{}', 'PT400'), (null, 'PT400'), ('{a,a}', 'PT400'), ('{a,NULL}', 'PT400'), ('{c}', 'PT404'), ('{ctid}', 'PT404'), ('{xmin}', 'PT404'), ('{"a, b"}', 'PT404'), ('{"a) from pg_authid--"}', 'PT404'), ('{A}', 'PT404'), ('{""}', 'PT404')) v (c, code);
+  from (values ('{}', 'PT400'), (null, 'PT400'), ('{a,a}', 'PT400'), ('{a,NULL}', 'PT400'), ('{{a},{b}}', 'PT400'), ('{c}', 'PT404'), ('{ctid}', 'PT404'), ('{xmin}', 'PT404'), ('{"a, b"}', 'PT404'), ('{"a) from pg_authid--"}', 'PT404'), ('{A}', 'PT404'), ('{""}', 'PT404')) v (c, code);
 select throws_ok(format($$ select ai.vectorize('mtap_shop.plain', %L) $$, (select array_agg('c' || i) from generate_series(1, 33) i)), 'PT400', null, 'not 33 columns');
 select throws_ok(format($$ select ai.vectorize('mtap_shop.plain', '{a}', %s) $$, a), code, null, format('not with %s', a))
   from (values ('model => ''none''', 'PT404'), ('model => ''mtap/one''', 'PT404'), ('model => null', 'PT404'), ('format => ''xml''', 'PT400'), ('format => null', 'PT400'), ('max_characters => 0', 'PT400'),
