@@ -74,10 +74,39 @@ end
 $$;
 comment on function ai.gather_context() is 'Trigger: reads the context sources of a generation as the caller.';
 
-revoke execute on function ai.gather_context() from public;
+-- Trigger BEFORE INSERT OR UPDATE of query, each row: opens the query in the parentheses in which it will be read, and fetches nothing. Raises PT400 for
+-- what is not one SELECT that only reads. That it may not be read, or names what is not there, says nothing: it will be read as another
+-- role, and perhaps later than its tables are made.
+create or replace function ai.check_context_query() returns trigger
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+declare
+  v_cursor refcursor;
+begin
+  begin
+    perform set_config('transaction_read_only', 'on', true);
+    open v_cursor for execute format(E'select to_jsonb(q) from (%s\n) q', new.query);
+    close v_cursor;
+  exception
+    when syntax_error or feature_not_supported or invalid_cursor_definition or read_only_sql_transaction then
+      raise exception 'the query of the context source % is refused: %', new.name, sqlerrm
+        using errcode = 'PT400', detail = 'It is read as: select … from (the query).', hint = 'One SELECT that locks nothing, without a semicolon.';
+    when others then
+      null;
+  end;
+  return new;
+end
+$$;
+comment on function ai.check_context_query() is 'Trigger: refuses the query of a context source that is not one SELECT.';
+
+revoke execute on function ai.gather_context(), ai.check_context_query() from public;
 
 -- objects
 
+create or replace trigger check_query before insert or update of query on ai.context_sources
+  for each row execute function ai.check_context_query();
 create or replace trigger gather before insert on ai.generations
   for each row when (new.context_sources is not null)  -- a condition is parsed by every statement, so it is short
   execute function ai.gather_context();

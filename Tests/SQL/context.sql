@@ -103,16 +103,28 @@ select is(t.with(role, 'x', 'select to_jsonb(count(*)) from ai.context_sources w
   from (values ('mtap_ann', '2'), ('mtap_bob', '3'), ('mtap_stray', '0'), ('mtap_worker', '42501'), ('mtap_monitor', '42501')) v (role, expected);
 select throws_ok(sql, '23514', null, sql)
   from (values ($$ insert into ai.context_sources (name, query) values ('Bad Name', 'select 1') $$), ($$ insert into ai.context_sources (name, query) values ('x>', 'select 1') $$),
-               ($$ insert into ai.context_sources (name, query) values ('x', '') $$), ($$ insert into ai.context_sources (name, query, max_rows) values ('x', 'select 1', 0) $$),
+               ($$ insert into ai.context_sources (name, query, max_rows) values ('x', 'select 1', 0) $$),
                ($$ insert into ai.context_sources (name, query, max_rows) values ('x', 'select 1', 1001) $$), ($$ insert into ai.context_sources (name, query, max_bytes) values ('x', 'select 1', 1) $$)) v (sql);
 
--- 5. One SELECT that writes nothing
+-- 5. One SELECT that writes nothing. What is another thing is refused where it is written.
+select throws_ok(format('insert into ai.context_sources (name, query) values (''refused'', %L)', query), 'PT400', null, 'refused: ' || query)
+  from unnest(array['select 1; select 2', 'select 1 as a;', 'table shop.log; ', 'delete from shop.log returning *', 'selec 1', 'commit', 'set role postgres', '-- nothing', ' ', '',
+                    'with d as (delete from shop.log returning *) select * from d', 'select 1) q; delete from shop.log; select 1 from (select 1', 'select * from shop.log for update']) query;
+select throws_ok($$ insert into ai.context_sources (name, query) values ('refused', 'select 1 as a;') $$, 'PT400', 'the query of the context source refused is refused: syntax error at or near ";"',
+                 'with the words of the parser');
+select throws_ok($$ update ai.context_sources set query = query || ';' where name = 'orders' $$, 'PT400', null, 'or changed');
+select lives_ok($$ update ai.context_sources set description = 'Orders.' where name = 'orders' $$, 'what is not changed is not looked at');
+select lives_ok($$ insert into ai.context_sources (name, query) values ('later', 'select * from shop.later') $$, 'a table may come later than the query');
+select results_eq('select line from shop.log', array['kept'], 'nothing was run');
+-- And once more where it is read, for what came before that trigger, or around it.
+alter table ai.context_sources disable trigger check_query;
 select t.source('q' || row_number() over (), query) from (values
   ('select shop.write()'), ('select shop.unlock()'), ('select shop.temporary()'), ('select nextval(''shop.numbers'')'),
   ('with d as (delete from shop.log returning *) select * from d'), ('delete from shop.log returning *'),
   ('select 1) q; delete from shop.log; select 1 from (select 1'), ('select 1; select 2'), ('select 1;'), ('commit'), ('set role postgres'),
   ('select * from shop.log for update'), ('selec 1'), ('select * from shop.none'), ('select 1/0'), ('select * from orders'), ('select shop.telling()'), ('table shop.log; '), ('-- nothing'),
   ('select pg_advisory_unlock_all() from shop.write()')) v (query) \g /dev/null
+alter table ai.context_sources enable trigger check_query;
 select is(t.with('mtap_ann', 'q' || n), 'PT500', format('refused: %s', (select query from ai.context_sources where name = 'q' || n))) from generate_series(1, 20) n;
 select results_eq('select line from shop.log', array['kept'], 'nothing was written');
 select is((select last_value::text || is_called from shop.numbers), '1false', 'no number was taken');
