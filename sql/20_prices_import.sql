@@ -138,14 +138,18 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+  c_wrong constant jsonpath := '$.providers[*] ? (!(@.type() == "object" && @.name.type() == "string" && @.dialect.type() == "string")'
+                               ' || exists(@.models) && @.models.type() != "array" || exists(@.models[*] ? (!(@.type() == "object" && @.name.type() == "string"))))';
   v_provider record;
   v_model    record;
   v_known    record;
   v_id       bigint;
   v_owner    bigint;
 begin
-  if jsonb_typeof(catalog) is distinct from 'object' or jsonb_typeof(catalog -> 'providers') is distinct from 'array' or valid_from is null or not isfinite(valid_from) then
-    raise exception 'this is no catalog' using errcode = 'PT400', hint = 'catalog/catalog.json, or: martlet catalog show';
+  if jsonb_typeof(catalog) is distinct from 'object' or jsonb_typeof(catalog -> 'providers') is distinct from 'array' or valid_from is null or not isfinite(valid_from)
+     or catalog @? c_wrong then
+    raise exception 'this is no catalog'
+      using errcode = 'PT400', detail = 'A catalog has providers, a provider has a name and a dialect, and each of its models a name.', hint = 'catalog/catalog.json, or: martlet catalog show';
   elsif exists (select from unnest(load_catalog.providers) o where not exists (select from jsonb_array_elements(catalog -> 'providers') p where p.value ->> 'name' = o)) then
     raise exception 'the catalog has no such provider' using errcode = 'PT404', hint = 'martlet catalog list';
   end if;

@@ -127,7 +127,10 @@ update ai.providers set dialect = 'openai' where name = 'mtap-cat';
 select is((select row(m.capabilities, m.max_output_tokens)::text from ai.models m where m.name = 'mtap-cat/big'), '("{""tools"": true, ""vision"": true}",5)', 'here, too');
 select throws_ok(format('select ai.load_catalog(%s)', args), state, null, format('load_catalog(%s)', args))
   from (values ('null', 'PT400'), ($$'[]'$$, 'PT400'), ($$'{}'$$, 'PT400'), ($$'{"providers": []}', '{nobody}'$$, 'PT404'), ($$'{"providers": []}', null, null$$, 'PT400'),
-               ($$'{"providers": [{"name": "X", "dialect": "openai"}]}'$$, '23514')) v (args, state);
+               ($$'{"providers": [{"name": "X", "dialect": "openai"}]}'$$, '23514'), ($$'{"providers": [5]}'$$, 'PT400'), ($$'{"providers": [{"name": "mtap-x"}]}'$$, 'PT400'),
+               ($$'{"providers": [{"name": 5, "dialect": "openai"}]}'$$, 'PT400'), ($$'{"providers": [{"name": "mtap-x", "dialect": null}]}'$$, 'PT400'),
+               ($$'{"providers": [{"name": "mtap-x", "dialect": "openai", "models": {"name": "a"}}]}'$$, 'PT400'), ($$'{"providers": [{"name": "mtap-x", "dialect": "openai", "models": ["a"]}]}'$$, 'PT400'),
+               ($$'{"providers": [{"name": "mtap-x", "dialect": "openai", "models": [{"kind": "chat"}]}]}'$$, 'PT400')) v (args, state);
 
 select is(t.as_role(r, s), '42501', format('%s: %s', r, left(s, 30)))
   from (values ('mtap_ann'), ('mtap_adm'), ('mtap_worker'), ('mtap_monitor')) u (r)
