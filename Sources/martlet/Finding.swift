@@ -28,7 +28,7 @@ struct Finding: Encodable, Sendable {
     if error.sqlState == "42501" {
       self.init(
         check, .warn, "this role may not look: \(error.message)",
-        hint: "Connect as the role that owns the schema ai, or as a member of ai_monitor.")
+        hint: "Connect as the role that owns the schema ai.")
     } else {
       self.init(check, .fail, error.description, hint: error.hint ?? martlet.hint(for: error))
     }

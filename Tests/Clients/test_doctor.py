@@ -57,6 +57,10 @@ def test_an_app_role_is_told_what_it_may_not_see(
     assert states(findings)["round trip"] == "ok"
     assert states(findings)["schema"] == "warn"
     assert states(findings)["worker"] == "warn"
+    assert "ai_monitor" in findings["worker"][0]["hint"]
+    for check in ("partitions", "secrets", "master keys"):
+        assert states(findings)[check] == "warn"
+        assert findings[check][0]["hint"] == "Connect as the role that owns the schema ai."
 
 
 @pytest.mark.parametrize(
