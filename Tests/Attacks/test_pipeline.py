@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from Attacks.tenants import MARKER, VECTOR, World, outcome
-from databases import Database
+from databases import Database, refused
 from protocol import PlainWorker
 
 QUESTION = "What is the code of the vault?"
@@ -180,7 +180,8 @@ def test_what_looks_like_a_placeholder_is_text(world: World, text: str) -> None:
 
 
 def test_a_context_source_reads_with_the_rights_of_who_asks(world: World) -> None:
-    """The operator's query over a table that ann may not read: PT403, and nothing of it is in a prompt; what writes is refused, too."""
+    """The operator's query over a table that ann may not read: PT403, and nothing of it is in a prompt. What writes is refused: where it is written,
+    and where it is read, had it come in around that."""
     db = world.database
     db.execute("create table public.payroll (salary text)")
     db.execute("insert into public.payroll values (%s)", MARKER)
@@ -189,7 +190,13 @@ def test_a_context_source_reads_with_the_rights_of_who_asks(world: World) -> Non
         ("hurt", "insert into public.payroll values ('x') returning salary"),
         ("both", "select 1) q; delete from public.payroll; select (1"),
     ):
-        db.execute("insert into ai.context_sources (tenant_id, name, query) values (null, %s, %s)", name, query)
+        source = "insert into ai.context_sources (tenant_id, name, query) values (null, %s, %s)"
+        if name != "pay":
+            with refused("PT400"):
+                db.execute(source, name, query)
+            db.execute("alter table ai.context_sources disable trigger check_query")
+        db.execute(source, name, query)
+        db.execute("alter table ai.context_sources enable trigger check_query")
         db.execute(
             "insert into ai.prompt_templates (tenant_id, name, version, context_sources) values (null, %s, 1, array[%s])",
             name,
