@@ -27,6 +27,7 @@ SETTINGS = {
     "hnsw.iterative_scan": "relaxed_order",
     "search_path": "pg_temp, public, ai",
     "plan_cache_mode": "force_custom_plan",
+    "statement_timeout": "1min",
     "default_transaction_isolation": "serializable",
     "default_transaction_deferrable": "on",
     "transform_null_equals": "on",
