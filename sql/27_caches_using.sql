@@ -15,9 +15,11 @@ as $$
 #variable_conflict use_column
 declare
   v_caller record;
+  v_reads  boolean;
   v_model  text;
 begin
   select * into v_caller from ai.require('inference:execute');
+  v_reads := v_caller.permissions && '{document:read,*}';
   if query_vec is null or similarity_threshold is null or similarity_threshold not between 0 and 1 or match_count is null or match_count not between 1 and 100 then
     raise exception 'find_cached_response() takes a vector, a threshold from 0 to 1 and a count from 1 to 100' using errcode = 'PT400';
   end if;
@@ -40,6 +42,8 @@ begin
        and (find_cached_response.template is null or s.template = find_cached_response.template)
        and (s.collection is null or s.collection_version is not distinct from ai.collection_version(s.tenant_id, s.collection))
        and (s.template is null or s.template_version is not distinct from (select t.version from ai.resolve_template(s.tenant_id, s.template) t where t.found))
+       -- As in asking: who may not read documents is answered from the collection that a template names, and from no other.
+       and (v_reads or s.collection is null or s.collection = (select t.collection from ai.resolve_template(s.tenant_id, s.template) t where t.found))
      order by n.similarity desc, e.created_at desc
      limit match_count;
 end
