@@ -206,8 +206,8 @@ end
 $$;
 comment on function ai.stop_waiting(uuid, uuid) is 'Takes a generation out of ai.waiting; false: it was not there.';
 
--- Ends what has waited for another until its deadline. Gives how many; at most 1,000 a call.
-create or replace function ai.end_overdue(p_now timestamptz) returns integer
+-- Ends generations that wait for another, in the order given, as late. Gives how many.
+create or replace function ai.end_waiting(p_tenants uuid[], p_ids uuid[]) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -215,27 +215,81 @@ declare
   v_one   record;
   v_count integer := 0;
 begin
-  for v_one in
-    select distinct w.tenant_id, w.generation_id from ai.waiting w where w.deadline_at <= p_now order by w.generation_id limit 1000
-  loop
+  for v_one in select u.* from unnest(p_tenants, p_ids) with ordinality u (tenant_id, id, n) order by u.n loop
+    if ai.stop_waiting(v_one.tenant_id, v_one.id) then
+      perform ai.end_generation(v_one.tenant_id, v_one.id, 'failed',
+        '{"class": "deadline", "code": "PT504", "message": "what it waited for did not come within deadline_ms"}');
+      v_count := v_count + 1;
+    end if;
+  end loop;
+  return v_count;
+end
+$$;
+comment on function ai.end_waiting(uuid[], uuid[]) is 'Ends generations that waited for another for too long; gives how many.';
+
+-- Ends what has waited for another until its deadline. Gives how many; at most 1,000 a call.
+create or replace function ai.end_overdue(p_now timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_all   record;
+  v_count integer := 0;
+begin
+  select array_agg(w.tenant_id) as tenants, array_agg(w.generation_id) as ids into v_all
+    from (select distinct o.tenant_id, o.generation_id from ai.waiting o where o.deadline_at <= p_now order by o.generation_id limit 1000) w;
+  begin
+    return ai.end_waiting(v_all.tenants, v_all.ids);
+  exception when others then
+    -- What is wrong with one must not keep the rest of maintenance from being done. What only says `again` goes on.
+    if ai.says_again(sqlstate) then
+      raise;
+    end if;
+  end;
+  for v_at in 1 .. cardinality(v_all.ids) loop
     begin
-      if ai.stop_waiting(v_one.tenant_id, v_one.generation_id) then
-        perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'failed',
-          '{"class": "deadline", "code": "PT504", "message": "what it waited for did not come within deadline_ms"}');
-        v_count := v_count + 1;
-      end if;
+      v_count := v_count + ai.end_waiting(array[v_all.tenants[v_at]], array[v_all.ids[v_at]]);
     exception when others then
-      -- What is wrong with one must not keep the rest of maintenance from being done. What only says `again` goes on.
       if ai.says_again(sqlstate) then
         raise;
       end if;
-      raise warning 'generation % cannot be ended: %', v_one.generation_id, sqlstate;
+      raise warning 'generation % cannot be ended: %', v_all.ids[v_at], sqlstate;
     end;
   end loop;
   return v_count;
 end
 $$;
 comment on function ai.end_overdue(timestamptz) is 'Ends generations that waited for another beyond their deadline; gives how many.';
+
+-- Takes rows off their lanes of the queue and ends them (ai.end_unclaimable()). Gives how many. Locks them, skipping what others hold, then their generations.
+create or replace function ai.end_queued(p_lanes bigint[], p_ids uuid[], p_now timestamptz) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_ids    uuid[];
+  v_owners uuid[];
+begin
+  with gone as (
+    delete from ai.queue q
+     where q.ctid = any (array(select o.ctid from unnest(p_lanes, p_ids) u (lane_id, generation_id)
+                                 join ai.queue o on o.lane_id = u.lane_id and o.generation_id = u.generation_id
+                                order by o.generation_id for update of o skip locked))
+    returning q.generation_id, q.tenant_id
+  )
+  select array_agg(g.generation_id), array_agg(g.tenant_id) into v_ids, v_owners from gone g;
+  if v_ids is null then
+    return 0;
+  end if;
+  perform ai.end_unclaimable(v_ids, v_owners, p_now);
+  return cardinality(v_ids);
+end
+$$;
+comment on function ai.end_queued(bigint[], uuid[], timestamptz) is 'Ends what is queued; gives how many.';
 
 -- Ends, as a claim would (ai.end_unclaimable()), what is queued beyond its deadline where claims do not come for long: in lanes that are
 -- parked for a limit, and in those of paused batches. Gives how many. A call reads at most c_rows of these rows in the order of their key,
@@ -269,7 +323,6 @@ declare
   v_late  bigint[];  -- lanes of what is late
   v_ids   uuid[];
   v_one   record;
-  v_owner uuid;
   v_count integer := 0;
 begin
   if v_place ~ '^[0-9]{1,18}:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
@@ -323,21 +376,22 @@ begin
     return 0;
   end if;
 
-  for v_one in select u.lane_id, u.generation_id from unnest(v_late, v_ids) u (lane_id, generation_id) order by u.generation_id loop
+  begin
+    return ai.end_queued(v_late, v_ids, p_now);
+  exception when others then
+    -- What is wrong with one must not keep the others from their end. What only says `again` goes on.
+    if ai.says_again(sqlstate) then
+      raise;
+    end if;
+  end;
+  for v_one in select u.lane_id, u.id from unnest(v_late, v_ids) u (lane_id, id) order by u.id loop
     begin
-      delete from ai.queue q
-       where q.ctid = any (array(select o.ctid from ai.queue o where o.lane_id = v_one.lane_id and o.generation_id = v_one.generation_id for update skip locked))
-      returning q.tenant_id into v_owner;
-      if found then
-        perform ai.end_unclaimable(array[v_one.generation_id], array[v_owner], p_now);
-        v_count := v_count + 1;
-      end if;
+      v_count := v_count + ai.end_queued(array[v_one.lane_id], array[v_one.id], p_now);
     exception when others then
-      -- What is wrong with one must not keep the others from their end. What only says `again` goes on.
       if ai.says_again(sqlstate) then
         raise;
       end if;
-      raise warning 'generation % cannot be ended: %', v_one.generation_id, sqlstate;
+      raise warning 'generation % cannot be ended: %', v_one.id, sqlstate;
     end;
   end loop;
   return v_count;
@@ -346,4 +400,5 @@ $$;
 comment on function ai.end_queued_overdue(timestamptz) is 'Ends what is queued beyond its deadline in parked lanes, paused batches and the heads of the others; gives how many.';
 
 revoke execute on function ai.after_ends(uuid[], uuid[]), ai.continue_parent(uuid, uuid, uuid, text, text, text, bigint), ai.release_followers(uuid, uuid),
-  ai.stop_leading(uuid, uuid), ai.stop_waiting(uuid, uuid), ai.end_overdue(timestamptz), ai.end_queued_overdue(timestamptz) from public;
+  ai.stop_leading(uuid, uuid), ai.stop_waiting(uuid, uuid), ai.end_waiting(uuid[], uuid[]), ai.end_overdue(timestamptz),
+  ai.end_queued(bigint[], uuid[], timestamptz), ai.end_queued_overdue(timestamptz) from public;

@@ -124,6 +124,32 @@ end
 $$;
 comment on function ai.unqueue(uuid, uuid) is 'Takes a generation off the queue; false: it was not there, or is held.';
 
+-- Ends generations that were asked to be cancelled, in the order given, where they are queued or delayed, and forgets the requests of those that have ended.
+-- Gives how many it ended. Locks the queue or delayed rows, skipping what others hold.
+create or replace function ai.end_requested(p_tenants uuid[], p_ids uuid[]) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_one   record;
+  v_count integer := 0;
+begin
+  for v_one in select u.* from unnest(p_tenants, p_ids) with ordinality u (tenant_id, id, n) order by u.n loop
+    delete from ai.delayed d
+     where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.id for update skip locked));
+    if found or ai.unqueue(v_one.tenant_id, v_one.id) then
+      perform ai.end_generation(v_one.tenant_id, v_one.id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
+      v_count := v_count + 1;
+    elsif exists (select from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.id and g.finished_at is null) then
+      continue;  -- on its way from one table to another, or held by somebody: the next call finds it
+    end if;
+    perform ai.forget_cancellations(v_one.id);
+  end loop;
+  return v_count;
+end
+$$;
+comment on function ai.end_requested(uuid[], uuid[]) is 'Ends what is to be cancelled and does not run; gives how many.';
+
 -- Ends what was asked to be cancelled while its attempt was failing, at most 100 a call, because claims call it; and forgets requests of what has
 -- ended, which may be as many as an app asks for at the last moment. Gives how many it ended. Locks the requests and the queue or delayed rows, skipping
 -- what others hold.
@@ -132,7 +158,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_one   record;
+  v_all   record;
   v_count integer := 0;
 begin
   delete from ai.cancellations c
@@ -141,29 +167,28 @@ begin
       where not exists (select from ai.leases l where l.generation_id = o.generation_id offset 0)  -- by its key, no join
         and not exists (select from ai.generations g where g.tenant_id = o.tenant_id and g.id = o.generation_id and g.finished_at is null offset 0)
       limit 10000 for update skip locked));
-  for v_one in
-    select distinct on (r.generation_id) r.generation_id, r.tenant_id
-      from (select c.generation_id, c.tenant_id from ai.cancellations c
-             where not exists (select from ai.leases l where l.generation_id = c.generation_id offset 0)
-             limit 100 for update skip locked) r
-     order by r.generation_id
-  loop
+  select array_agg(r.tenant_id) as tenants, array_agg(r.generation_id) as ids into v_all
+    from (select distinct on (c.generation_id) c.generation_id, c.tenant_id
+            from (select o.generation_id, o.tenant_id from ai.cancellations o
+                   where not exists (select from ai.leases l where l.generation_id = o.generation_id offset 0)
+                   limit 100 for update skip locked) c
+           order by c.generation_id) r;
+  begin
+    return ai.end_requested(v_all.tenants, v_all.ids);
+  exception when others then
+    -- What is wrong with one must not keep the others from their end, nor any worker from its claim. What only says `again` goes on.
+    if ai.says_again(sqlstate) then
+      raise;
+    end if;
+  end;
+  for v_at in 1 .. cardinality(v_all.ids) loop
     begin
-      delete from ai.delayed d
-       where d.generation_id = any (array(select o.generation_id from ai.delayed o where o.generation_id = v_one.generation_id for update skip locked));
-      if found or ai.unqueue(v_one.tenant_id, v_one.generation_id) then
-        perform ai.end_generation(v_one.tenant_id, v_one.generation_id, 'cancelled', '{"class": "cancelled", "message": "cancelled between two attempts"}');
-        v_count := v_count + 1;
-      elsif exists (select from ai.generations g where g.tenant_id = v_one.tenant_id and g.id = v_one.generation_id and g.finished_at is null) then
-        continue;  -- on its way from one table to another, or held by somebody: the next call finds it
-      end if;
-      perform ai.forget_cancellations(v_one.generation_id);
+      v_count := v_count + ai.end_requested(array[v_all.tenants[v_at]], array[v_all.ids[v_at]]);
     exception when others then
-      -- What is wrong with one must not keep the others from their end, nor any worker from its claim. What only says `again` goes on.
       if ai.says_again(sqlstate) then
         raise;
       end if;
-      raise warning 'generation % cannot be cancelled: %', v_one.generation_id, sqlstate;
+      raise warning 'generation % cannot be cancelled: %', v_all.ids[v_at], sqlstate;
     end;
   end loop;
   return v_count;
@@ -172,5 +197,5 @@ $$;
 comment on function ai.end_cancelled() is 'Ends generations that were cancelled between two attempts; gives how many.';
 
 revoke execute on function ai.end_generation(uuid, uuid, text, jsonb), ai.cancel(uuid), ai.lane_of(uuid, uuid), ai.forget_cancellations(uuid),
-  ai.unqueue(uuid, uuid), ai.end_cancelled() from public;
+  ai.unqueue(uuid, uuid), ai.end_requested(uuid[], uuid[]), ai.end_cancelled() from public;
 grant execute on function ai.cancel(uuid) to ai_user;
